@@ -1,0 +1,37 @@
+"""The errors that nnlite raises. Each is also the built-in kind that a reader would expect to catch."""
+
+
+class NNLiteError(Exception):
+    """The base of every error of nnlite's own."""
+
+
+class ShapeError(NNLiteError, ValueError):
+    """An array, or a layer's input, has the wrong shape. The message names the layer and both shapes."""
+
+
+class DataError(NNLiteError, ValueError):
+    """A data set or a batch is unusable: wrong labels, lengths that differ, nothing in it, a damaged file."""
+
+
+class DownloadError(DataError, OSError):
+    """A data set was not found and could not be fetched. The message says what was tried and what to do."""
+
+
+class FileError(NNLiteError, ValueError):
+    """A saved model is damaged, or does not fit the model that it is loaded into."""
+
+
+class DeviceError(NNLiteError, RuntimeError):
+    """No such device, or arrays of two devices were mixed. The message names both sides."""
+
+
+class StateError(NNLiteError, RuntimeError):
+    """A call at the wrong time: backward without a training forward, a layer that another model has taken."""
+
+
+class NonFiniteError(NNLiteError, FloatingPointError):
+    """A loss became NaN or infinite. The message says at which step."""
+
+
+class GradientError(NNLiteError, AssertionError):
+    """A backward pass disagrees with central differences. The message says where and by how much."""
