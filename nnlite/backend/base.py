@@ -1,0 +1,63 @@
+"""What a backend offers: an array module and a dozen operations, written here in plain `xp` for every backend."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nnlite.backend.conv import ConvPlan
+from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
+from nnlite.backend.random import random_bits
+from nnlite.backend.window import Array, Window
+
+
+class Backend:
+    """Arrays and kernels of one device. A subclass overrides only what a measurement justifies."""
+
+    device: str
+    xp: Any
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """`x` as an array of this device; host data is moved here."""
+        raise NotImplementedError
+
+    def to_host(self, x: Array) -> Any:
+        """`x` as a NumPy array."""
+        raise NotImplementedError
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array for the duration of one operation, undefined at first; the next one of that name may be the same."""
+        array: Array = self.xp.empty(shape, dtype)
+        return array
+
+    def conv_plan(self, window: Window, filters: int, groups: int) -> ConvPlan:
+        """The algorithm for a convolution of this shape: a rule of the shape alone, never a timing."""
+        return ConvPlan(self, window, filters, groups)
+
+    def max_pool_plan(self, window: Window) -> MaxPoolPlan:
+        """The algorithm for max-pooling."""
+        return MaxPoolPlan(self, window)
+
+    def average_pool_plan(self, window: Window) -> AveragePoolPlan:
+        """The algorithm for average-pooling."""
+        return AveragePoolPlan(self, window)
+
+    def moments(self, a: Array) -> tuple[Array, Array]:
+        """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
+        mean = a.mean(axis=0)
+        deviation = self.xp.subtract(a, mean, out=self.scratch("deviation", a.shape, a.dtype))
+        return mean, self.xp.einsum("mc,mc->c", deviation, deviation)
+
+    def erf(self, x: Array) -> Array:
+        """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""
+        t = 1 / (1 + 0.3275911 * abs(x))
+        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+        result: Array = self.xp.copysign(1 - series * self.xp.exp(-x * x), x)
+        return result
+
+    def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
+        """Rows `start` to `start + rows` of a random table of uint32 (rows, words); see `backend/random.py`."""
+        return self.asarray(random_bits(key, stream, start, rows, words))
+
+    def map_shards(self, work: Callable[[int], None], count: int) -> None:
+        """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays."""
+        for index in range(count):
+            work(index)

@@ -1,0 +1,55 @@
+"""Memory that is used again: by one operation for its duration, by one shard between forward and backward."""
+
+import math
+from typing import Any
+
+from nnlite.backend.window import Array
+
+
+class Buffers:
+    """Arrays by name, made when first asked for and used again as long as they are large enough."""
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+        self._arrays: dict[str, tuple[Array, Array]] = {}  # the whole buffer, and the view last asked for
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of undefined contents; it shares memory with what `name` was given before."""
+        flat, view = self._arrays.get(name, (None, None))
+        if view is not None and view.shape == shape and view.dtype == dtype:
+            return view
+        size = math.prod(shape)
+        if flat is None or flat.dtype != dtype or flat.size < size:
+            flat = self.xp.empty(size, dtype)
+        view = flat[:size].reshape(shape)
+        self._arrays[name] = flat, view
+        return view
+
+
+class Memory:
+    """What one operation keeps of one shard between its forward and its backward pass.
+
+    `swept` says that backward follows forward at once on the same thread: then even large things, such as patches, are
+    worth keeping. Otherwise they are made again, so that what a batch keeps does not outgrow its activations.
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self.swept = False
+        self._own = Buffers(xp)
+        self._kept: dict[str, Array] = {}
+
+    def persist(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array that stays until backward."""
+        array = self._kept[name] = self._own.get(name, shape, dtype)
+        return array
+
+    def keep_if_swept(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array | None:
+        """An array that stays until backward if that follows at once; else None."""
+        if self.swept:
+            return self.persist(name, shape, dtype)
+        self._kept.pop(name, None)
+        return None
+
+    def kept(self, name: str) -> Array | None:
+        """What forward kept under this name, or None."""
+        return self._kept.get(name)

@@ -1,0 +1,66 @@
+"""The CPU: NumPy, shards on threads, one BLAS thread in each."""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nnlite.backend.base import Backend
+from nnlite.backend.memory import Buffers
+from nnlite.backend.threads import map_shards
+from nnlite.backend.window import Array
+from nnlite.errors import DataError, DeviceError
+
+_exact_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+class NumpyBackend(Backend):
+    """Arrays in main memory."""
+
+    device = "cpu"
+    xp = np
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """A real numeric NumPy array; raises DataError for other kinds, DeviceError for arrays of a GPU."""
+        if hasattr(x, "__cuda_array_interface__"):
+            raise DeviceError(f"the model is on 'cpu', this {type(x).__module__} array on 'cuda': move one of them")
+        array: Array = np.asarray(x, dtype)
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"expects real numbers, got an array of {array.dtype}")
+        return array
+
+    def to_host(self, x: Array) -> Array:
+        """`x` itself."""
+        return x
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """This thread's scratch array of that name."""
+        try:
+            buffers: Buffers = self._local.buffers
+        except AttributeError:
+            buffers = self._local.buffers = Buffers(np)
+        return buffers.get(name, shape, dtype)
+
+    def erf(self, x: Array) -> Array:
+        """The error function: to the last bits in float64, where gradients are checked."""
+        return _exact_erf(x).astype(np.float64) if x.dtype == np.float64 else super().erf(x)
+
+    def map_shards(self, work: Callable[[int], None], count: int) -> None:
+        """Call `work(0)` ... `work(count - 1)` on the threads of `nn.set_num_threads`."""
+        map_shards(work, count)
+
+    def __reduce__(self) -> Any:
+        return get_numpy_backend, ()
+
+
+_backend = NumpyBackend()
+
+
+def get_numpy_backend() -> NumpyBackend:
+    """The one CPU backend."""
+    return _backend

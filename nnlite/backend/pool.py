@@ -1,0 +1,99 @@
+"""Max and average pooling: elementwise passes over the taps of a window. Images are (N, H, W, C)."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from nnlite.backend.window import Array, Window
+
+if TYPE_CHECKING:
+    from nnlite.backend.base import Backend
+    from nnlite.backend.memory import Memory
+
+
+class _PoolPlan:
+    """What both kinds of pooling share: padding, and spreading deltas back over overlapping windows."""
+
+    def __init__(self, backend: "Backend", window: Window) -> None:
+        self.backend, self.window = backend, window
+        self.out_shape = (*window.out_size, window.in_shape[2])
+
+    def _pad(self, a: Array, value: float) -> Array:
+        if not self.window.is_padded:
+            return a
+        padded = self.backend.scratch("padded", (len(a), *self.window.padded_size, a.shape[3]), a.dtype)
+        for border in self.window.borders():
+            padded[border] = value
+        padded[self.window.interior] = a
+        return padded
+
+    def _out(self, shape: tuple[int, ...], dtype: Any, out: Array | None) -> Array:
+        return self.backend.xp.empty(shape, dtype) if out is None else out
+
+    def _unpad(self, padded: Array, out: Array | None) -> Array:
+        if not self.window.is_padded:
+            return padded
+        out = self._out((len(padded), *self.window.in_shape), padded.dtype, out)
+        out[...] = padded[self.window.interior]
+        return out
+
+    def _padded_target(self, n: int, dtype: Any, out: Array | None) -> Array:
+        shape = (n, *self.window.padded_size, self.window.in_shape[2])
+        return self._out(shape, dtype, None if self.window.is_padded else out)
+
+
+class MaxPoolPlan(_PoolPlan):
+    """y = the largest of each window; of equal ones the first takes the delta."""
+
+    def forward(self, a: Array, memory: "Memory", training: bool, out: Array | None) -> Array:
+        """(N, H, W, C) -> (N, OH, OW, C); keeps which tap won, one byte each."""
+        xp, padded = self.backend.xp, self._pad(a, -math.inf)
+        y = self._out((len(a), *self.out_shape), a.dtype, out)
+        y[...] = padded[self.window.taps[0]]
+        if not training:
+            for tap in self.window.taps[1:]:
+                xp.maximum(y, padded[tap], out=y)
+            return y
+        winner = memory.persist("winner", y.shape, xp.uint8 if len(self.window.taps) < 256 else xp.int32)
+        winner[...] = 0
+        for k, tap in enumerate(self.window.taps[1:], start=1):
+            candidate = padded[tap]
+            larger = candidate > y
+            xp.maximum(winner, larger * winner.dtype.type(k), out=winner)
+            xp.maximum(y, candidate, out=y)
+        return y
+
+    def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:
+        """Each delta goes to the pixel that won its window."""
+        xp, winner = self.backend.xp, memory.kept("winner")
+        da = self._padded_target(len(delta), delta.dtype, out)
+        if self.window.tiles_exactly:
+            for k, tap in enumerate(self.window.taps):
+                xp.multiply(delta, winner == k, out=da[tap])
+        else:
+            da[...] = 0
+            for k, tap in enumerate(self.window.taps):
+                da[tap] += delta * (winner == k)
+        return self._unpad(da, out)
+
+
+class AveragePoolPlan(_PoolPlan):
+    """y = the mean of each window, padded zeros counted."""
+
+    def forward(self, a: Array, out: Array | None) -> Array:
+        """(N, H, W, C) -> (N, OH, OW, C)."""
+        padded = self._pad(a, 0.0)
+        y = self._out((len(a), *self.out_shape), a.dtype, out)
+        y[...] = padded[self.window.taps[0]]
+        for tap in self.window.taps[1:]:
+            y += padded[tap]
+        y /= len(self.window.taps)
+        return y
+
+    def backward(self, delta: Array, out: Array | None) -> Array:
+        """Each delta is shared out evenly over its window."""
+        share = delta / len(self.window.taps)
+        da = self._padded_target(len(delta), delta.dtype, out)
+        da[...] = 0
+        for tap in self.window.taps:
+            da[tap] += share
+        return self._unpad(da, out)

@@ -1,0 +1,169 @@
+"""The threads that shards run on, the turnstile that keeps sums in order, and the lock between readers and writers."""
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from nnlite.backend.blas import single_threaded_blas
+
+_local = threading.local()
+
+
+class _Pool:
+    """The executor behind `map_shards`: made when first needed, made anew after a fork or a change of size."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.threads: int | None = None
+        self.executor: ThreadPoolExecutor | None = None
+
+    def size(self) -> int:
+        if self.threads is None:
+            self.threads = _default_threads()
+        return self.threads
+
+    def resize(self, threads: int) -> None:
+        with self.lock:
+            self.threads, old, self.executor = threads, self.executor, None
+        if old is not None:
+            old.shutdown(wait=False)
+
+    def get(self) -> ThreadPoolExecutor:
+        with self.lock:
+            if self.executor is None:
+                self.executor = ThreadPoolExecutor(max(1, self.size() - 1), thread_name_prefix="nnlite")
+            return self.executor
+
+
+def _default_threads() -> int:
+    given = os.environ.get("NNLITE_NUM_THREADS")
+    if given is not None:
+        if not given.isdigit() or int(given) < 1:
+            raise ValueError(f"NNLITE_NUM_THREADS must be a positive integer, not {given!r}")
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_pool = _Pool()
+
+
+def set_num_threads(threads: int) -> None:
+    """Set how many threads nnlite computes on. The results are the same bits for every number.
+
+    Default: `NNLITE_NUM_THREADS` where it is set, else the cores that this process may use.
+    Raises ValueError for anything but a positive integer.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"the number of threads must be a positive integer, not {threads!r}")
+    _pool.resize(threads)
+
+
+def get_num_threads() -> int:
+    """How many threads nnlite computes on."""
+    return _pool.size()
+
+
+def map_shards(work: Callable[[int], None], count: int) -> None:
+    """Call `work(0)` ... `work(count - 1)`, begun in this order, on the pool and the calling thread.
+
+    An exception stops the indices that have not begun and is raised here once all others are done. Called from a pool
+    thread it runs them one after another, so that the pool never waits for itself.
+    """
+    helpers = min(_pool.size(), count) - 1
+    if helpers <= 0 or getattr(_local, "busy", False):
+        for index in range(count):
+            work(index)
+        return
+    indices, errors = itertools.count(), list[BaseException]()
+
+    def loop() -> None:
+        _local.busy = True
+        try:
+            while not errors and (index := next(indices)) < count:
+                work(index)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            _local.busy = False
+
+    futures = [_pool.get().submit(loop) for _ in range(helpers)]
+    loop()
+    for future in futures:
+        if not future.cancel():
+            future.result()
+    if errors:
+        raise errors[0]
+
+
+class Turnstile:
+    """Lets the shards of a batch through in order: `with turnstile.turn(i):` waits for 0 ... i - 1."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._broken = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, index: int) -> Iterator[None]:
+        """Run the block when all earlier shards have passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next == index or self._broken)
+        yield
+        with self._changed:
+            self._next = index + 1
+            self._changed.notify_all()
+
+    def break_open(self) -> None:
+        """Let everybody through: a shard failed, its sum is lost anyway."""
+        with self._changed:
+            self._broken = True
+            self._changed.notify_all()
+
+
+class ReadersWriterLock:
+    """Many readers or one writer: inference reads the parameters, an optimiser's step writes them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readers = 0
+        self._writing = False
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold the parameters as they are."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._writing)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Wait until nobody reads; nobody reads until the block ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._writing and not self._readers)
+            self._writing = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+
+
+def _after_fork() -> None:
+    _pool.lock, _pool.executor, _local.busy = threading.Lock(), None, False
+    single_threaded_blas._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

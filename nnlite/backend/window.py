@@ -1,0 +1,128 @@
+"""The geometry of a sliding window, shared by convolutions and pooling. Arrays are (N, H, W, C)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from nnlite.errors import ShapeError
+
+Array = NDArray[Any]
+Pair = tuple[int, int]
+Padding = int | Pair | Literal["same", "valid"]
+
+
+def pair(value: int | Pair, name: str, least: int = 1) -> Pair:
+    """An int for both axes, or (height, width); raises ShapeError below `least`."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in both):
+        raise ShapeError(f"{name} must be an integer or a pair of integers of at least {least}, not {value!r}")
+    return both[0], both[1]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A kernel that slides over an image: out = (in + padding - dilation (kernel - 1) - 1) // stride + 1."""
+
+    in_shape: tuple[int, int, int]
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    padding: tuple[Pair, Pair]  # ((top, bottom), (left, right))
+
+    @classmethod
+    def of(
+        cls,
+        in_shape: tuple[int, ...],
+        kernel: int | Pair,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+    ) -> "Window":
+        """Resolve the user's spelling; raises ShapeError where it makes no sense for images of `in_shape`."""
+        if len(in_shape) != 3:
+            raise ShapeError(f"expects images of shape (height, width, channels), got {in_shape}")
+        k, s, d = pair(kernel, "kernel_size"), pair(stride, "stride"), pair(dilation, "dilation")
+        pads = _resolve_padding(in_shape[:2], k, s, d, padding)
+        window = cls((in_shape[0], in_shape[1], in_shape[2]), k, s, d, pads)
+        if min(window.out_size) < 1:
+            raise ShapeError(f"the kernel covers {window.span}, more than the padded input {window.padded_size}")
+        return window
+
+    @cached_property
+    def span(self) -> Pair:
+        """Height and width that the dilated kernel covers."""
+        (kh, kw), (dh, dw) = self.kernel, self.dilation
+        return dh * (kh - 1) + 1, dw * (kw - 1) + 1
+
+    @cached_property
+    def padded_size(self) -> Pair:
+        """Height and width of the padded image."""
+        return self.in_shape[0] + sum(self.padding[0]), self.in_shape[1] + sum(self.padding[1])
+
+    @cached_property
+    def out_size(self) -> Pair:
+        """Height and width of the output."""
+        (h, w), (sh, sw) = self.padded_size, self.stride
+        return (h - self.span[0]) // sh + 1, (w - self.span[1]) // sw + 1
+
+    @cached_property
+    def taps(self) -> list[tuple[slice, slice, slice]]:
+        """For each place in the kernel, row by row: the pixels of the padded image that it meets."""
+        (oh, ow), (sh, sw), (dh, dw) = self.out_size, self.stride, self.dilation
+        every = slice(None)
+        return [
+            (every, slice(i * dh, i * dh + sh * (oh - 1) + 1, sh), slice(j * dw, j * dw + sw * (ow - 1) + 1, sw))
+            for i in range(self.kernel[0])
+            for j in range(self.kernel[1])
+        ]
+
+    @cached_property
+    def is_padded(self) -> bool:
+        """Whether there is any padding."""
+        return self.padded_size != self.in_shape[:2]
+
+    @cached_property
+    def tiles_exactly(self) -> bool:
+        """Whether every pixel meets the kernel exactly once."""
+        (oh, ow), (kh, kw) = self.out_size, self.kernel
+        return self.stride == self.kernel and self.dilation == (1, 1) and self.padded_size == (oh * kh, ow * kw)
+
+    @cached_property
+    def interior(self) -> tuple[slice, slice, slice]:
+        """Where the image lies in the padded image."""
+        (top, _), (left, _) = self.padding
+        return slice(None), slice(top, top + self.in_shape[0]), slice(left, left + self.in_shape[1])
+
+    def borders(self) -> Iterator[tuple[slice, slice, slice]]:
+        """The padding of the padded image, as slices."""
+        (top, bottom), (left, right) = self.padding
+        h, w = self.padded_size
+        every = slice(None)
+        yield every, slice(0, top), every
+        yield every, slice(h - bottom, h), every
+        yield every, slice(top, h - bottom), slice(0, left)
+        yield every, slice(top, h - bottom), slice(w - right, w)
+
+
+def _resolve_padding(
+    size: tuple[int, ...], kernel: Pair, stride: Pair, dilation: Pair, padding: Padding
+) -> tuple[Pair, Pair]:
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding == "same":
+        axes = zip(size, kernel, stride, dilation, strict=True)
+        rows, columns = (_same_padding(*axis) for axis in axes)
+        return rows, columns
+    if isinstance(padding, str):
+        raise ShapeError(f'padding must be an integer, a pair, "same" or "valid", not {padding!r}')
+    ph, pw = pair(padding, "padding", least=0)
+    return (ph, ph), (pw, pw)
+
+
+def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> Pair:
+    out = -(-size // stride)
+    total = max(0, (out - 1) * stride + dilation * (kernel - 1) + 1 - size)
+    return total // 2, total - total // 2

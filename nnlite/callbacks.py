@@ -1,0 +1,76 @@
+"""What happens around training: three hooks, and early stopping built on them."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from nnlite.errors import DataError
+
+if TYPE_CHECKING:
+    from nnlite.train import Trainer
+
+
+class Callback:
+    """Three hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch."""
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        """Before the first step."""
+
+    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+        """After each epoch and its validation; `row` is the new line of the history."""
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """After the last step."""
+
+    def state(self) -> dict[str, Any]:
+        """What must be kept to go on later, as JSON can hold it."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
+
+class EarlyStopping(Callback):
+    """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs; take the best weights back.
+
+    The best parameters *and* buffers are restored. mode: "min" or "max"; default: "max" for names that hold accuracy,
+    precision, recall or f1, else "min". Raises DataError for a name that the history has not.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        mode: Literal["min", "max"] | None = None,
+        restore_best: bool = True,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, not {patience}")
+        if mode not in (None, "min", "max"):
+            raise ValueError(f'mode must be "min" or "max", not {mode!r}')
+        grows = any(word in monitor for word in ("accuracy", "precision", "recall", "f1"))
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.sign = -1 if (mode or ("max" if grows else "min")) == "max" else 1
+        self.restore_best = restore_best
+        self.best, self.waited, self.best_epoch = math.inf, 0, 0
+        self.snapshot: Any = None
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        self.best, self.waited, self.snapshot = math.inf, 0, None
+
+    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+        if self.monitor not in row:
+            raise DataError(f"EarlyStopping watches {self.monitor!r}, the history has {', '.join(row)}")
+        value = self.sign * row[self.monitor]
+        if value < self.best - self.min_delta:
+            self.best, self.waited, self.best_epoch = value, 0, trainer.epochs
+            self.snapshot = trainer.model.snapshot() if self.restore_best else None
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            trainer.stop()
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        if self.snapshot is not None:
+            trainer.model.restore(self.snapshot)

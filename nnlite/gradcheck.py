@@ -1,0 +1,125 @@
+"""Does backward compute the derivative of forward? Asked of a copy, in float64, by central differences."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlite.backend import single_threaded_blas
+from nnlite.errors import GradientError
+from nnlite.layers.base import Layer
+from nnlite.model import Sequential
+
+Array = NDArray[Any]
+_STEP = 1e-5  # relative to the direction's largest entry: rounding and curvature both stay below 1e-9
+_NUDGES = 8
+
+
+def gradcheck(layer_or_model: Layer, x: Any, seed: int = 0, tolerance: float = 1e-6, pass_id: int = 1) -> None:
+    """Compare backward with central differences; raise GradientError, saying where and by how much.
+
+    For each array theta, the input and every parameter, with a random cotangent u of the output and a random direction v:
+    <u, J v> by differences against <J' u, v> by backward must agree within tolerance (|u| |J v| + |J' u| |v|). A cotangent
+    of ones would be blind for softmax and batch norm, whose outputs have constant sums.
+
+    layer_or_model: stays as it is; a copy in float64 is checked. x: (N, ...) inputs; where a kink (ReLU at 0, a tie in
+    max-pool) lies between the two points of a difference, x is moved a little, with a warning that says so.
+    Random layers draw the masks of `pass_id` each time; running statistics are held.
+    """
+    x = np.array(x, np.float64)
+    rng = np.random.default_rng(seed)
+    with single_threaded_blas:
+        model = _float64_copy(layer_or_model, x.shape[1:])
+        for attempt in range(_NUDGES + 1):
+            try:
+                _check(model, x, rng, tolerance, pass_id)
+                break
+            except _Kink as kink:
+                if attempt == _NUDGES:
+                    raise GradientError(f"{kink}, even after moving x {_NUDGES} times") from None
+                x = x + rng.standard_normal(x.shape) * 1e-2 * (1 + abs(x).max())
+    if attempt:
+        warnings.warn(f"gradcheck: x lay on a kink and was moved {attempt} times", UserWarning, stacklevel=2)
+
+
+class _Kink(Exception):
+    """The two one-sided differences disagree: forward is not differentiable between the points."""
+
+
+def _float64_copy(layer: Layer, in_shape: tuple[int, ...]) -> Sequential:
+    layer = copy.deepcopy(layer)
+    parts = layer.layers if isinstance(layer, Sequential) else [layer]
+    model = Sequential(*parts, input_shape=in_shape, seed=getattr(layer, "seed", 0), dtype="float64")
+    model.unfreeze("*") if len(model.params) else None
+    return model
+
+
+def _check(model: Sequential, x: Array, rng: np.random.Generator, tolerance: float, pass_id: int) -> None:
+    def forward(inputs: Array) -> Array:
+        held = model.buffers.copy()
+        z: Array = model.forward(inputs, training=True, pass_id=pass_id)
+        model.buffers[...] = held
+        return z
+
+    z = forward(x)
+    u = rng.standard_normal(z.shape)
+    dx = model.backward(u).copy()
+    gradients = {name: g.copy() for name, g in model.named_grads().items()}
+    _compare(model, "dJ/dx", x, dx, u, forward, rng, tolerance, lambda moved: forward(moved))
+    for name, parameter in model.named_params().items():
+        _compare(
+            model, f"dJ/d({name})", parameter, gradients[name], u, forward, rng, tolerance, _at(parameter, x, forward)
+        )
+
+
+def _at(parameter: Array, x: Array, forward: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    def moved(value: Array) -> Array:
+        held = parameter.copy()
+        parameter[...] = value
+        z = forward(x)
+        parameter[...] = held
+        return z
+
+    return moved
+
+
+def _compare(
+    model: Sequential,
+    what: str,
+    theta: Array,
+    gradient: Array,
+    u: Array,
+    forward: Callable[[Array], Array],
+    rng: np.random.Generator,
+    tolerance: float,
+    f: Callable[[Array], Array],
+) -> None:
+    v = rng.standard_normal(theta.shape)
+    h = _STEP / max(1.0, abs(v).max(initial=0))
+    centre, theta = f(theta), theta.copy()
+    after, before = f(theta + h * v), f(theta - h * v)
+    Jv = (after - before) / (2 * h)
+    numeric, analytic = float(np.vdot(u, Jv)), float(np.vdot(gradient, v))
+    scale = float(np.linalg.norm(u) * np.linalg.norm(Jv) + np.linalg.norm(gradient) * np.linalg.norm(v)) + 1e-300
+    rounding = 16 * np.finfo(np.float64).eps * float(np.linalg.norm(u) * np.linalg.norm(centre)) / h
+    if abs(numeric - analytic) <= tolerance * scale + rounding:
+        return
+    bend = float(np.linalg.norm(after - 2 * centre + before)) / h
+    if bend > 1e-3 * float(np.linalg.norm(Jv)) + 1e-9:
+        raise _Kink(f"{what}: forward has a kink at x")
+    where = _where(model, what)
+    raise GradientError(
+        f"{where}: central differences give <u, J v> = {numeric:.9g}, backward gives <J' u, v> = {analytic:.9g}; "
+        f"error {abs(numeric - analytic) / scale:.2g}, allowed {tolerance:.2g}"
+    )
+
+
+def _where(model: Sequential, what: str) -> str:
+    name = what.removeprefix("dJ/d(").removesuffix(")")
+    for slot in model.vectors.trained:
+        if slot.name == name:
+            return f"{slot.layer!r}, {what}"
+    return f"{model.layers[0]!r}, {what}" if len(model) == 1 else what

@@ -1,0 +1,118 @@
+"""Initialisers: functions (shape, rng) -> float64 array. Shapes are (n_out, n_in) or (filters, kh, kw, channels / groups).
+
+fan_in is the number of inputs of a unit, fan_out the number of outputs that an input reaches.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+Shape = tuple[int, ...]
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """(fan_in, fan_out) of weights of this shape; a vector counts as one input a unit."""
+    return math.prod(shape[1:]), shape[0] * math.prod(shape[1:-1])
+
+
+def he_normal(shape: Shape, rng: np.random.Generator) -> Values:
+    """Normal with variance 2 / fan_in, for ReLU. Source: He et al. 2015, equation 10."""
+    return rng.normal(0, math.sqrt(2 / fans(shape)[0]), shape)
+
+
+def he_uniform(shape: Shape, rng: np.random.Generator) -> Values:
+    """Uniform with variance 2 / fan_in. Source: He et al. 2015, equation 10."""
+    return _uniform(2 / fans(shape)[0], shape, rng)
+
+
+def glorot_normal(shape: Shape, rng: np.random.Generator) -> Values:
+    """Normal with variance 2 / (fan_in + fan_out), for tanh. Source: Glorot and Bengio 2010, equation 12."""
+    return rng.normal(0, math.sqrt(2 / sum(fans(shape))), shape)
+
+
+def glorot_uniform(shape: Shape, rng: np.random.Generator) -> Values:
+    """Uniform with variance 2 / (fan_in + fan_out). Source: Glorot and Bengio 2010, equation 16."""
+    return _uniform(2 / sum(fans(shape)), shape, rng)
+
+
+def lecun_normal(shape: Shape, rng: np.random.Generator) -> Values:
+    """Normal with variance 1 / fan_in. Source: LeCun et al. 1998, Efficient BackProp, equation 16."""
+    return rng.normal(0, math.sqrt(1 / fans(shape)[0]), shape)
+
+
+def lecun_uniform(shape: Shape, rng: np.random.Generator) -> Values:
+    """Uniform with variance 1 / fan_in. Source: LeCun et al. 1998, Efficient BackProp, equation 16."""
+    return _uniform(1 / fans(shape)[0], shape, rng)
+
+
+def zeros(shape: Shape, rng: Any = None) -> Values:
+    """Zero everywhere."""
+    return np.zeros(shape)
+
+
+def ones(shape: Shape, rng: Any = None) -> Values:
+    """One everywhere."""
+    return np.ones(shape)
+
+
+def constant(value: float) -> Callable[[Shape, Any], Values]:
+    """An initialiser that gives `value` everywhere."""
+    return lambda shape, rng: np.full(shape, float(value))
+
+
+def orthogonal(shape: Shape, rng: np.random.Generator) -> Values:
+    """Orthonormal rows (or columns, where there are more units than inputs). Source: Saxe et al. 2014, section 3."""
+    rows, columns = shape[0], math.prod(shape[1:])
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diag(r))  # so that q is uniform over the orthogonal group (Mezzadri 2007)
+    return np.ascontiguousarray(q if rows >= columns else q.T).reshape(shape)
+
+
+def dirac(shape: Shape, rng: Any = None) -> Values:
+    """Filters that pass channel i on to output i, the rest zero: a convolution that begins as the identity."""
+    if len(shape) != 4:
+        raise ValueError(f"dirac initialises convolutions (filters, kh, kw, channels), not {shape}")
+    filters, kh, kw, channels = shape
+    values = np.zeros(shape)
+    same = np.arange(min(filters, channels))
+    values[same, (kh - 1) // 2, (kw - 1) // 2, same] = 1
+    return values
+
+
+def _uniform(variance: float, shape: Shape, rng: np.random.Generator) -> Values:
+    limit = math.sqrt(3 * variance)
+    return rng.uniform(-limit, limit, shape)
+
+
+_NAMED = (
+    he_normal,
+    he_uniform,
+    glorot_normal,
+    glorot_uniform,
+    lecun_normal,
+    lecun_uniform,
+    zeros,
+    ones,
+    orthogonal,
+    dirac,
+)
+
+
+def find(init: "str | Callable[[Shape, Any], Any]") -> Callable[[Shape, Any], Any]:
+    """The initialiser of that name, or the function itself; raises ValueError for an unknown name."""
+    if callable(init):
+        return init
+    for function in _NAMED:
+        if function.__name__ == init:
+            return function
+    raise ValueError(f"no initialiser {init!r}: use one of {', '.join(f.__name__ for f in _NAMED)}, or a function")
+
+
+def initial_values(seed: int) -> "Callable[[str | Callable[[Shape, Any], Any], Shape], Any]":
+    """A function (init, shape) -> values that draws from one generator of this seed, on the host."""
+    rng = np.random.default_rng(seed)
+    return lambda init, shape: find(init)(shape, rng)

@@ -1,0 +1,36 @@
+"""The layers: the textbook."""
+
+from nnlite.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from nnlite.layers.base import BatchLayer, Context, Layer
+from nnlite.layers.conv import Conv2D
+from nnlite.layers.dense import Dense
+from nnlite.layers.dropout import Dropout
+from nnlite.layers.norm import BatchNorm, LayerNorm, Normalize
+from nnlite.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from nnlite.layers.reshape import Flatten, Reshape
+from nnlite.layers.residual import Residual
+
+__all__ = [
+    "GELU",
+    "AvgPool2D",
+    "BatchLayer",
+    "BatchNorm",
+    "Context",
+    "Conv2D",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2D",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "MaxPool2D",
+    "Normalize",
+    "ReLU",
+    "Reshape",
+    "Residual",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]

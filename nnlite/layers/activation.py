@@ -1,0 +1,136 @@
+"""Activation functions: a = f(z), value by value (Softmax: row by row). Their input is called a, their output y."""
+
+import math
+from typing import Literal
+
+from nnlite.backend import Array
+from nnlite.layers.base import Context, Layer
+
+
+class ReLU(Layer):
+    """y = max(a, 0)      dJ/da = delta where y > 0, else 0"""
+
+    elementwise, keeps, shares_memory = True, "output", False
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.y = self.xp.maximum(a, 0, out=ctx.out)
+        return ctx.y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.xp.multiply(delta, ctx.y > 0, out=ctx.out)
+
+
+class LeakyReLU(Layer):
+    """y = a where a > 0, else slope a      dJ/da = delta where y > 0, else slope delta
+
+    slope: at least 0, so that y tells the sign of a; raises ValueError otherwise. Default 0.01.
+    """
+
+    elementwise, keeps, shares_memory = True, "output", False
+
+    def __init__(self, slope: float = 0.01) -> None:
+        if not 0 <= slope < 1:
+            raise ValueError(f"slope must be in [0, 1), not {slope}")
+        self.slope = slope
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.y = self.xp.maximum(a, self.slope * a, out=ctx.out)
+        return ctx.y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.xp.multiply(delta, self.xp.where(ctx.y > 0, 1, self.slope).astype(delta.dtype), out=ctx.out)
+
+
+class Sigmoid(Layer):
+    """y = 1 / (1 + exp(-a))      dJ/da = delta y (1 - y)"""
+
+    elementwise, keeps, shares_memory = True, "output", False
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        e = self.xp.exp(-abs(a))  # of -|a|, so that nothing overflows
+        ctx.y = self.xp.divide(self.xp.where(a >= 0, 1, e), 1 + e, out=ctx.out)
+        return ctx.y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.xp.multiply(delta, ctx.y * (1 - ctx.y), out=ctx.out)
+
+
+class Tanh(Layer):
+    """y = tanh(a)      dJ/da = delta (1 - y^2)"""
+
+    elementwise, keeps, shares_memory = True, "output", False
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.y = self.xp.tanh(a, out=ctx.out)
+        return ctx.y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.xp.multiply(delta, 1 - ctx.y * ctx.y, out=ctx.out)
+
+
+class GELU(Layer):
+    """y = a Phi(a)      dJ/da = delta (Phi(a) + a phi(a))      Phi, phi: distribution and density of the normal law
+
+    approximate: "none" (erf) or "tanh", where Phi(a) = (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3).
+    Source: Hendrycks and Gimpel 2016, section 2.  Raises ValueError for another `approximate`.
+    """
+
+    elementwise, keeps, shares_memory = True, "input", False
+
+    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f'approximate must be "none" or "tanh", not {approximate!r}')
+        self.approximate = approximate
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.a = a
+        return self.xp.multiply(a, self._Phi(a), out=ctx.out)
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        a, Phi = ctx.a, self._Phi(ctx.a)
+        if self.approximate == "tanh":
+            slope = Phi + a * 2 * Phi * (1 - Phi) * (math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * a * a))
+        else:
+            slope = Phi + a * self.xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
+        return self.xp.multiply(delta, slope, out=ctx.out)
+
+    def _Phi(self, a: Array) -> Array:
+        if self.approximate == "tanh":
+            return 0.5 * (1 + self.xp.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a * a * a)))
+        return 0.5 * (1 + self.backend.erf(a * (1 / math.sqrt(2))))
+
+
+class SiLU(Layer):
+    """y = a s(a)      dJ/da = delta s (1 + a (1 - s))      s(a) = 1 / (1 + exp(-a))"""
+
+    elementwise, keeps, shares_memory = True, "input", False
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.a = a
+        return self.xp.multiply(a, self._sigmoid(a), out=ctx.out)
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        s = self._sigmoid(ctx.a)
+        return self.xp.multiply(delta, s * (1 + ctx.a * (1 - s)), out=ctx.out)
+
+    def _sigmoid(self, a: Array) -> Array:
+        e = self.xp.exp(-abs(a))
+        return self.xp.where(a >= 0, 1, e) / (1 + e)
+
+
+class Softmax(Layer):
+    """y_i = exp(a_i) / sum over j of exp(a_j)      dJ/da_i = y_i (delta_i - sum over j of delta_j y_j)
+
+    Over the last axis. To train a classifier leave it out: `CrossEntropy` takes logits.
+    """
+
+    keeps, shares_memory = "output", False
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        e = self.xp.exp(a - a.max(axis=-1, keepdims=True))
+        ctx.y = self.xp.divide(e, e.sum(axis=-1, keepdims=True), out=ctx.out)
+        return ctx.y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        mean = (delta * ctx.y).sum(axis=-1, keepdims=True)
+        return self.xp.multiply(ctx.y, delta - mean, out=ctx.out)

@@ -1,0 +1,233 @@
+"""What every layer is: an equation forward, its delta backward, and parameters declared with their shapes."""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from nnlite.backend import Array, Backend, Memory, get_backend
+from nnlite.errors import ShapeError
+
+Shape = tuple[int, ...]
+Init = str | Callable[[Shape, Any], Any]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An array that a layer declares: trained (a parameter) or only kept (a buffer, such as a running mean).
+
+    `work_shape` is the shape in which shards add up the gradient, where that differs from the parameter's own.
+    """
+
+    shape: Shape
+    init: Init
+    trained: bool = True
+    work_shape: Shape = ()
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+@dataclass
+class Shard:
+    """Where a piece of the batch stands: rows `start` to `start + rows` of training pass `pass_id`."""
+
+    start: int = 0
+    rows: int = 0
+    pass_id: int = 0
+    seed: int = 0
+    training: bool = False
+
+
+class Context(Memory):
+    """What one layer keeps of one shard between forward and backward; the layer adds what it likes.
+
+    Given by the model: `dW`, `db`, ... (where backward writes the gradient of `W`, `b`, ...), `prepared` (what the layer's
+    `prepare` returned), `batch` (what `combine` returned, for layers that need the batch), `out` (an array of the result's
+    shape that forward or backward may write to, or None), `trained` (false where no gradient of the parameters is wanted)
+    and `needs_delta` (false where nobody wants dJ/da).
+    """
+
+    def __init__(self, xp: Any = None, layer_id: int = 0, shard: Shard | None = None, dtype: Any = None) -> None:
+        super().__init__(xp)
+        self.layer_id, self.dtype = layer_id, dtype
+        self.shard = shard or Shard()
+        self.prepared: Any = None
+        self.batch: Any = None
+        self.delta_batch: Any = None
+        self.trained = self.needs_delta = True
+        self._target: Array | tuple[str, Shape] | None = None
+
+    @property
+    def training(self) -> bool:
+        """Whether this is a training pass."""
+        return self.shard.training
+
+    @property
+    def out(self) -> Array | None:
+        """Where the result may be written; asked for at most once in a forward or backward pass."""
+        if type(self._target) is tuple:
+            name, shape = self._target
+            return self._own.get(name, (self.shard.rows, *shape), self.dtype)
+        return self._target  # type: ignore[return-value]
+
+    def aim(self, target: "Array | tuple[str, Shape] | None") -> None:
+        """Choose what `out` gives: an array, or a buffer of this context by name and shape of a row."""
+        self._target = target
+
+
+class Layer:
+    """The base of all layers. A subclass writes `build`, `forward` and `backward`, and keeps its constructor's
+    arguments under their own names (they are its configuration: printed, copied and saved).
+
+    It also says what `plan.py` may rely on; the defaults are the careful ones. `samplewise`: each sample is treated by itself.
+    `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
+    `shares_memory`: the result may be the input's memory, as with Flatten.
+    """
+
+    samplewise: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = False
+    keeps: ClassVar[Literal["input", "output", "both"] | None] = "both"
+    shares_memory: ClassVar[bool] = True
+
+    backend: Backend = get_backend("cpu")
+    in_shape: Shape
+    out_shape: Shape
+    declared: dict[str, Parameter]
+    frozen: set[str]
+    owner: Any = None  # the root model that holds the values
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Give every layer its bookkeeping, so that a subclass need not call `super().__init__()`."""
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__name__}() takes no arguments")
+        layer = super().__new__(cls)
+        layer.declared, layer.frozen = {}, set()
+        return layer
+
+    def build(self, in_shape: Shape) -> Shape:
+        """Declare parameters for inputs of `in_shape` (without the batch axis) and return the shape of the output."""
+        return in_shape
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        """The equation. Keeps in `ctx` what backward needs; writes neither to `a` nor to the layer."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def backward(self, delta: Array, ctx: Context) -> Array | None:
+        """From delta = dJ/d(output): write the gradients into `ctx.dW`, ..., return dJ/d(input)."""
+        raise TypeError(f"{type(self).__name__} has no backward")
+
+    def prepare(self) -> Any:
+        """What all shards of a pass share, made once: `ctx.prepared`."""
+        return None
+
+    def finish(self, name: str, work: Array, gradient: Array) -> None:
+        """Turn the sum over shards, of the parameter's `work_shape`, into its gradient."""
+        gradient[...] = work
+
+    def flops(self) -> int:
+        """Floating-point operations of a forward pass, for one sample."""
+        return 0
+
+    def temporaries(self) -> int:
+        """Values of temporary memory that one sample needs, besides input and output."""
+        return 0
+
+    def declare(self, name: str, shape: Shape, init: Init, trained: bool = True, work_shape: Shape = ()) -> None:
+        """Declare an array; it is `self.<name>` once the model is built."""
+        self.declared[name] = Parameter(tuple(shape), init, trained, tuple(work_shape) or tuple(shape))
+
+    def declare_shapes(self, in_shape: Shape) -> Shape:
+        """Build for `in_shape`, keeping both shapes."""
+        self.declared.clear()
+        out_shape = tuple(self.build(tuple(in_shape)))
+        self.in_shape, self.out_shape = tuple(in_shape), out_shape
+        return out_shape
+
+    def bind(self, name: str, view: Array) -> None:
+        """Make `self.<name>` this view of the model's vector."""
+        self.__dict__[name] = view
+
+    def children(self) -> dict[str, "Layer"]:
+        """The layers inside this one, by the name they have in the model's names."""
+        return {}
+
+    @property
+    def xp(self) -> Any:
+        """The array module: numpy or cupy."""
+        return self.backend.xp
+
+    @classmethod
+    def arguments(cls) -> list[inspect.Parameter]:
+        """The constructor's parameters."""
+        if cls.__init__ is object.__init__:
+            return []
+        return list(inspect.signature(cls.__init__).parameters.values())[1:]
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        return {p.name: getattr(self, p.name) for p in self.arguments()}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Parameters are copied into the model's vector, so that a view stays a view."""
+        if name in self.__dict__ and name in self.declared:
+            self._assign(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _assign(self, name: str, value: Any) -> None:
+        view: Array = self.__dict__[name]
+        if value is view:
+            return
+        array = self.backend.asarray(value)
+        if array.shape != view.shape:
+            raise ShapeError(f"{self!r}: {name} has shape {view.shape}, not {array.shape}")
+        view[...] = array
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "owner"}
+
+    def __repr__(self) -> str:
+        positional, named = [], []
+        for p in self.arguments():
+            value = getattr(self, p.name)
+            if p.kind is p.VAR_POSITIONAL:
+                positional += [repr(v) for v in value]
+            elif p.default is p.empty:
+                positional.append(repr(value))
+            elif value != p.default:
+                named.append(f"{p.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(positional + named)})"
+
+
+class BatchLayer(Layer):
+    """A layer that needs the whole batch: a barrier between runs of shards.
+
+    Forward:  `statistics(a)` of each shard -> `combine(all)` = `ctx.batch` -> `forward` of each shard; `commit(batch)` once.
+    Backward: `delta_statistics(delta, ctx)` of each shard -> `combine_deltas(all, ctx)` = `ctx.delta_batch`, writing the
+    gradients -> `backward` of each shard. The model sets `ctx.a`, the layer's input, before each of these.
+    """
+
+    samplewise, keeps, shares_memory = False, "input", False
+
+    def statistics(self, a: Array) -> Any:
+        """A shard's part of what the batch must know."""
+        raise TypeError(f"{type(self).__name__} has no statistics")
+
+    def combine(self, parts: list[Any]) -> Any:
+        """The parts, in the order of the shards, as one."""
+        raise TypeError(f"{type(self).__name__} has no combine")
+
+    def commit(self, batch: Any) -> None:
+        """Take the batch into the running statistics, once a training pass."""
+
+    def delta_statistics(self, delta: Array, ctx: Context) -> Any:
+        """A shard's part of what backward must know of the batch."""
+        raise TypeError(f"{type(self).__name__} has no delta_statistics")
+
+    def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
+        """The parts as one; writes the gradients into `ctx`."""
+        raise TypeError(f"{type(self).__name__} has no combine_deltas")

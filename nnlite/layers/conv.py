@@ -1,0 +1,75 @@
+"""The convolution."""
+
+from typing import Any
+
+from nnlite.backend import Array, Padding, Pair, Window
+from nnlite.errors import ShapeError
+from nnlite.layers.base import Context, Init, Layer, Shape
+
+
+class Conv2D(Layer):
+    """z[i, j] = W patch(a, i, j) + b: a Dense layer on every patch, with the same weights.
+
+    a: (N, H, W, C)   W: (filters, kh, kw, C / groups)   b: (filters,)   z: (N, OH, OW, filters)
+    OH = (H + padding - dilation (kh - 1) - 1) // stride + 1, OW likewise.
+
+    Backward, with delta = dJ/dz:   dJ/dW = sum of delta[i, j] patch(a, i, j)'    dJ/db = sum of delta[i, j]
+    dJ/da: each pixel collects W' delta[i, j] from every patch that it was part of.
+
+    kernel_size, stride, padding, dilation: an integer or (height, width).  padding: also "valid" (none) or "same"
+    (OH = ceil(H / stride), surplus at bottom and right).  groups: filters see only their share of the channels;
+    groups = C is a depthwise convolution.  Raises ShapeError for inputs that are no images, a kernel larger than the
+    padded input, and groups that do not divide the channels and the filters.
+    """
+
+    keeps, shares_memory = "input", False
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        init: Init = "he_normal",
+    ) -> None:
+        self.filters, self.kernel_size, self.stride, self.padding = filters, kernel_size, stride, padding
+        self.dilation, self.groups, self.bias, self.init = dilation, groups, bias, init
+
+    def build(self, in_shape: Shape) -> Shape:
+        window = Window.of(in_shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        channels = in_shape[2]
+        if self.groups < 1 or self.filters < 1 or channels % self.groups or self.filters % self.groups:
+            raise ShapeError(f"groups={self.groups} must divide {channels} channels and {self.filters} filters")
+        self.plan = self.backend.conv_plan(window, self.filters, self.groups)
+        W_shape = (self.filters, *window.kernel, channels // self.groups)
+        self.declare("W", W_shape, self.init, work_shape=self.plan.work_shape)
+        if self.bias:
+            self.declare("b", (self.filters,), "zeros")
+        return (*window.out_size, self.filters)
+
+    def prepare(self) -> Any:
+        return self.plan.prepare(self.W)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.a = a
+        return self.plan.forward(a, self.b if self.bias else None, ctx.prepared, ctx, ctx.out)
+
+    def backward(self, delta: Array, ctx: Context) -> Array | None:
+        if ctx.trained:
+            self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW)
+            if self.bias:
+                self.xp.sum(delta, axis=(0, 1, 2), out=ctx.db)
+        return self.plan.input_gradient(delta, ctx.prepared, ctx, ctx.out) if ctx.needs_delta else None
+
+    def finish(self, name: str, work: Array, gradient: Array) -> None:
+        self.plan.finish(work, gradient)
+
+    def flops(self) -> int:
+        oh, ow, filters = self.out_shape
+        return 2 * oh * ow * filters * self.declared["W"].size // filters
+
+    def temporaries(self) -> int:
+        return self.plan.temporaries

@@ -1,0 +1,47 @@
+"""The fully connected layer."""
+
+from nnlite.backend import Array
+from nnlite.errors import ShapeError
+from nnlite.layers.base import Context, Init, Layer, Shape
+
+
+class Dense(Layer):
+    """z = W a + b.      a: (N, n_in)   W: (n_out, n_in)   b: (n_out,)   z: (N, n_out)
+
+    Backward, with delta = dJ/dz:   dJ/dW = delta' a    dJ/db = sum of delta over the batch    dJ/da = delta W
+
+    units: n_out.  bias: whether there is a b.  init: of W, a name in `nn.init` or a function (shape, rng) -> array.
+    Raises ShapeError for inputs that are not vectors: put `Flatten()` before it.
+    """
+
+    keeps, shares_memory = "input", False
+
+    def __init__(self, units: int, bias: bool = True, init: Init = "he_normal") -> None:
+        self.units, self.bias, self.init = units, bias, init
+
+    def build(self, in_shape: Shape) -> Shape:
+        if len(in_shape) != 1:
+            raise ShapeError(f"expects vectors (n_in,), got {in_shape}: put a Flatten() before it")
+        if self.units < 1:
+            raise ShapeError(f"units must be at least 1, not {self.units}")
+        self.declare("W", (self.units, in_shape[0]), self.init)
+        if self.bias:
+            self.declare("b", (self.units,), "zeros")
+        return (self.units,)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.a = a
+        z = self.xp.matmul(a, self.W.T, out=ctx.out)
+        if self.bias:
+            z += self.b
+        return z
+
+    def backward(self, delta: Array, ctx: Context) -> Array | None:
+        if ctx.trained:
+            self.xp.matmul(delta.T, ctx.a, out=ctx.dW)
+            if self.bias:
+                self.xp.sum(delta, axis=0, out=ctx.db)
+        return self.xp.matmul(delta, self.W, out=ctx.out) if ctx.needs_delta else None
+
+    def flops(self) -> int:
+        return 2 * self.units * self.in_shape[0]

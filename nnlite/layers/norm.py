@@ -1,0 +1,172 @@
+"""Normalisation: of each channel over the batch, of each sample over its channels, and of the data itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nnlite.backend import Array
+from nnlite.errors import ShapeError
+from nnlite.layers.base import BatchLayer, Context, Layer, Shape
+
+
+class BatchNorm(BatchLayer):
+    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each channel over the batch and all pixels.
+
+    a, y: (N, C) or (N, H, W, C)   gamma, beta, running_mean, running_var: (C,)   m = N or N H W: values a channel
+
+    Backward:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
+                dJ/da = gamma / sqrt(var + eps) (delta - dJ/dbeta / m - x dJ/dgamma / m)
+
+    Inference uses running_mean and running_var: after each training pass running <- momentum running + (1 - momentum) batch,
+    with the unbiased variance. With one value a channel the output is beta, the gradient zero, running_var left alone.
+
+    scale, shift: whether there are gamma and beta.  Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
+    """
+
+    def __init__(self, momentum: float = 0.9, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
+        self.momentum, self.eps, self.scale, self.shift = momentum, eps, scale, shift
+
+    def build(self, in_shape: Shape) -> Shape:
+        if len(in_shape) not in (1, 3):
+            raise ShapeError(f"expects (channels,) or (height, width, channels), got {in_shape}")
+        channels = in_shape[-1:]
+        if self.scale:
+            self.declare("gamma", channels, "ones")
+        if self.shift:
+            self.declare("beta", channels, "zeros")
+        self.declare("running_mean", channels, "zeros", trained=False)
+        self.declare("running_var", channels, "ones", trained=False)
+        return in_shape
+
+    def statistics(self, a: Array) -> Any:
+        a = a.reshape(-1, a.shape[-1])
+        return len(a), *self.backend.moments(a)
+
+    def combine(self, parts: list[Any]) -> Any:
+        # Chan, Golub and LeVeque 1983: deviations within the shards plus those of the shards' means.
+        n = self.xp.asarray([float(count) for count, _, _ in parts])[:, None]
+        means = self.xp.stack([mean for _, mean, _ in parts]).astype("float64")
+        m, mean = n.sum(), (n * means).sum(axis=0) / n.sum()
+        squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
+        return m, mean, squares / m
+
+    def commit(self, batch: Any) -> None:
+        m, mean, var = batch
+        self.running_mean += (1 - self.momentum) * (mean - self.running_mean)
+        if m > 1:
+            self.running_var += (1 - self.momentum) * (var * m / (m - 1) - self.running_var)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.a = a
+        mean, inv_std = self._moments(a, ctx)
+        y = self.xp.subtract(a, mean, out=ctx.out)
+        y *= inv_std * self.gamma if self.scale else inv_std
+        if self.shift:
+            y += self.beta
+        return y
+
+    def delta_statistics(self, delta: Array, ctx: Context) -> Any:
+        mean, inv_std = self._moments(delta, ctx)
+        d = delta.reshape(-1, delta.shape[-1])
+        x = ((ctx.a - mean) * inv_std).reshape(d.shape)
+        return d.sum(axis=0), self.xp.einsum("mc,mc->c", d, x)
+
+    def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
+        dbeta, dgamma = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
+        if self.shift:
+            ctx.dbeta[...] = dbeta
+        if self.scale:
+            ctx.dgamma[...] = dgamma
+        m = ctx.batch[0]
+        return dbeta / m, dgamma / m
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        mean, inv_std = self._moments(delta, ctx)
+        mean_delta, mean_delta_x = (v.astype(delta.dtype) for v in ctx.delta_batch)
+        da = self.xp.subtract(ctx.a, mean, out=ctx.out)
+        da *= -inv_std * mean_delta_x
+        da += delta
+        da -= mean_delta
+        da *= inv_std * self.gamma if self.scale else inv_std
+        return da
+
+    def _moments(self, like: Array, ctx: Context) -> tuple[Array, Array]:
+        """The mean and 1 / sqrt(var + eps) in use, in the dtype of `like`."""
+        mean, var = ctx.batch[1:] if ctx.training else (self.running_mean, self.running_var)
+        return mean.astype(like.dtype), (1 / self.xp.sqrt(var + self.eps)).astype(like.dtype)
+
+
+class LayerNorm(Layer):
+    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each sample (and pixel) over its C channels.
+
+    a, y: (N, ..., C)   gamma, beta: (C,)
+
+    Backward, with d = gamma delta:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
+                                      dJ/da = (d - mean of d - x mean of (d x)) / sqrt(var + eps)
+
+    scale, shift: whether there are gamma and beta.  Source: Ba, Kiros and Hinton 2016, equation 4.
+    """
+
+    keeps, shares_memory = None, False
+
+    def __init__(self, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
+        self.eps, self.scale, self.shift = eps, scale, shift
+
+    def build(self, in_shape: Shape) -> Shape:
+        if self.scale:
+            self.declare("gamma", in_shape[-1:], "ones")
+        if self.shift:
+            self.declare("beta", in_shape[-1:], "zeros")
+        return in_shape
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        deviation = a - a.mean(axis=-1, keepdims=True)
+        ctx.inv_std = 1 / self.xp.sqrt((deviation * deviation).mean(axis=-1, keepdims=True) + self.eps)
+        ctx.x = deviation * ctx.inv_std
+        y = self.xp.multiply(ctx.x, self.gamma if self.scale else 1, out=ctx.out)
+        if self.shift:
+            y += self.beta
+        return y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        over_batch = tuple(range(delta.ndim - 1))
+        if self.shift:
+            self.xp.sum(delta, axis=over_batch, out=ctx.dbeta)
+        if self.scale:
+            self.xp.sum(delta * ctx.x, axis=over_batch, out=ctx.dgamma)
+        d = delta * self.gamma if self.scale else delta
+        d = d - d.mean(axis=-1, keepdims=True) - ctx.x * (d * ctx.x).mean(axis=-1, keepdims=True)
+        return self.xp.multiply(d, ctx.inv_std, out=ctx.out)
+
+
+class Normalize(Layer):
+    """y = (a - mean) / std, with constants given by the user.     a, y: (N, ..., C)     dJ/da = delta / std
+
+    mean, std: one number, or one for each channel, in the units of the data (0 to 255 for uint8 images). They are part of
+    the model and saved with it. Raises ValueError unless every std is positive, ShapeError for other numbers of channels.
+    """
+
+    elementwise, keeps, shares_memory = True, None, False
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        self.mean, self.std = _numbers(mean), _numbers(std)
+        if not all(s > 0 for s in (self.std if isinstance(self.std, tuple) else (self.std,))):
+            raise ValueError(f"every std must be positive, not {std}")
+
+    def build(self, in_shape: Shape) -> Shape:
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if isinstance(value, tuple) and len(value) != in_shape[-1]:
+                raise ShapeError(f"{name} has {len(value)} values for inputs {in_shape} of {in_shape[-1]} channels")
+        return in_shape
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        y = self.xp.subtract(a, self.xp.asarray(self.mean, a.dtype), out=ctx.out)
+        y *= 1 / self.xp.asarray(self.std, a.dtype)
+        return y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.xp.multiply(delta, 1 / self.xp.asarray(self.std, delta.dtype), out=ctx.out)
+
+
+def _numbers(value: float | Sequence[float]) -> float | tuple[float, ...]:
+    """A float or a tuple of floats, from any sequence or array."""
+    return tuple(float(v) for v in value) if hasattr(value, "__len__") else float(value)

@@ -1,0 +1,81 @@
+"""The residual connection, and the three movements of a stack that it consists of when a shard goes through it."""
+
+from typing import Any
+
+from nnlite.backend import Array
+from nnlite.errors import ShapeError
+from nnlite.layers.base import Layer, Shape
+
+
+def build_chain(layers: dict[str, Layer], in_shape: Shape) -> Shape:
+    """Build layers one after another; a ShapeError names the layer that it comes from."""
+    shape = in_shape
+    for name, layer in layers.items():
+        try:
+            shape = layer.declare_shapes(shape)
+        except ShapeError as error:
+            raise ShapeError(f"layer {name} {layer!r}: {error}") from None
+    return shape
+
+
+class Residual(Layer):
+    """y = f(a) + s(a),  f = layers, one after another, s = shortcut, the identity where it is empty.
+
+    Backward: dJ/da = f'(delta) + s'(delta), each branch's own backward pass.
+
+    layers: at least one.  shortcut: a layer or a sequence of layers, typically Conv2D(n, 1, stride=2), for branches that
+    change the shape. Raises ShapeError where the shapes of both branches differ.  Source: He et al. 2015, equations 1 and 2.
+    """
+
+    def __init__(self, *layers: Layer, shortcut: Any = ()) -> None:
+        self.layers = list(layers)
+        self.shortcut = [shortcut] if isinstance(shortcut, Layer) else list(shortcut)
+
+    def main_branch(self) -> dict[str, Layer]:
+        """The layers of f by name: "0", "1", ..."""
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def shortcut_branch(self) -> dict[str, Layer]:
+        """The layers of s by name: "shortcut.0", ..."""
+        return {f"shortcut.{i}": layer for i, layer in enumerate(self.shortcut)}
+
+    def children(self) -> dict[str, Layer]:
+        return self.main_branch() | self.shortcut_branch()
+
+    def build(self, in_shape: Shape) -> Shape:
+        f, s = build_chain(self.main_branch(), in_shape), build_chain(self.shortcut_branch(), in_shape)
+        if f != s:
+            raise ShapeError(f"the branches give {f} and, on the shortcut, {s}")
+        return f
+
+
+class Fork:
+    """Remember `a` for the shortcut; backward, add what came back along it."""
+
+    def forward(self, a: Array, stack: list[Array]) -> Array:
+        stack.append(a)
+        return a
+
+    def backward(self, delta: Array, stack: list[Array]) -> Array:
+        return delta + stack.pop()
+
+
+class Swap:
+    """Go over from one branch to the other."""
+
+    def forward(self, a: Array, stack: list[Array]) -> Array:
+        stack[-1], a = a, stack[-1]
+        return a
+
+    backward = forward
+
+
+class Add:
+    """The sum of both branches; backward, the same delta for both."""
+
+    def forward(self, a: Array, stack: list[Array]) -> Array:
+        return a + stack.pop()
+
+    def backward(self, delta: Array, stack: list[Array]) -> Array:
+        stack.append(delta)
+        return delta

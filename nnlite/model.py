@@ -1,0 +1,335 @@
+"""The model: layers one after another, their values in flat vectors, and the ways to run them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from nnlite.backend import Array, ReadersWriterLock, get_backend, single_threaded_blas
+from nnlite.errors import DataError, DeviceError, ShapeError, StateError
+from nnlite.layers.base import Layer, Shape
+from nnlite.layers.residual import build_chain
+from nnlite.plan import Plan, Run, make_plan
+from nnlite.shards import RunMemory, TrainingPass, find_first_trained, infer
+from nnlite.vectors import Slot, Vectors, refuse_repeats, walk
+
+if TYPE_CHECKING:
+    from nnlite.losses import Loss
+
+
+class Sequential(Layer):
+    """Layers one after another: a -> layers[0] -> ... -> z.     x: (N, *input_shape)   z: (N, *out_shape)
+
+    input_shape: the shape of one sample. With it the model is built at once; without it, it is a part of another model.
+    seed: of the initial values and of the randomness in a pass. dtype: "float32" or "float64".
+    device: "cpu" or "cuda"; `to` moves the model.
+    Raises ShapeError, naming the layer and both shapes, where a layer does not fit the one before it.
+    """
+
+    def __init__(self, *layers: Layer, input_shape: Shape | None = None, seed: int = 0, dtype: str = "float32") -> None:
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"expects layers, got {layer!r}")
+        if not layers:
+            raise ShapeError("a Sequential needs at least one layer")
+        if str(dtype) not in ("float32", "float64"):
+            raise ValueError(f'dtype must be "float32" or "float64", not {dtype!r}')
+        self.layers = list(layers)
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.seed, self.dtype, self.passes = seed, str(dtype), 0
+        self._rewrite = True
+        self._moved_to: Any = None
+        if self.input_shape is not None:
+            self._assemble(self.input_shape)
+
+    # ---- building
+
+    def children(self) -> dict[str, Layer]:
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def build(self, in_shape: Shape) -> Shape:
+        return build_chain(self.children(), in_shape)
+
+    def _assemble(self, input_shape: Shape) -> None:
+        """Infer all shapes, gather the values of all layers in flat vectors, and make the plan."""
+        every = list(_everything(self))
+        leaves = list(walk(self.children()))
+        refuse_repeats(leaves)
+        for layer in every:
+            layer.backend = self.backend
+        self.declare_shapes(input_shape)
+        self.vectors = Vectors(leaves, self.backend, self.dtype, self.seed)
+        for layer in every:
+            if layer.owner not in (None, self):
+                layer.owner._moved_to = f"layer {layer!r}"
+            layer.owner = self
+        self._take_up(leaves)
+        for path, layer in _parts(self):
+            layer.vectors = self.vectors.part(path + ".")
+            layer._take_up(list(walk(layer.children())))
+
+    def _take_up(self, leaves: list[tuple[str, Layer]]) -> None:
+        self.layer_ids = {path: i for i, (path, _) in enumerate(leaves)}
+        self.lock = ReadersWriterLock()
+        self.freezes = 0
+        self._make_plan()
+
+    def _make_plan(self) -> None:
+        self.plan: Plan = make_plan(self.children(), self.in_shape, self._rewrite)
+        self._memories: dict[int, RunMemory] = {}
+        self._training: TrainingPass | None = None
+        self.first_trained = find_first_trained(self.plan.training)
+
+    def memory_of(self, run: Run) -> RunMemory:
+        """The memory that passes through this run use again."""
+        memory = self._memories.get(id(run))
+        if memory is None:
+            memory = self._memories.setdefault(id(run), RunMemory(self, run))
+        return memory
+
+    @property
+    def rewrite(self) -> bool:
+        """Whether `plan.py` may rewrite neighbouring layers into fused and in-place steps. The results are the same."""
+        return self._rewrite
+
+    @rewrite.setter
+    def rewrite(self, value: bool) -> None:
+        self._rewrite = bool(value)
+        self._make_plan()
+
+    # ---- running
+
+    def __call__(self, x: Any) -> Array:
+        """z = model(x): inference.     x: (N, *input_shape), any real numbers   z: (N, *out_shape), on the model's device"""
+        with single_threaded_blas, self._root().lock.reading():
+            return infer(self, self._input(x))
+
+    def forward(self, x: Any, ctx: Any = None, *, training: bool = False, pass_id: int | None = None) -> Array:
+        """As a call; with training=True, as in training (batch statistics, dropout), and `backward` may follow.
+
+        pass_id: the number of the training pass, which dropout draws from; default: the next.
+        """
+        if not training:
+            return self(x)
+        with single_threaded_blas:
+            self._drop_training()
+            current = TrainingPass(self, self._input(x), self._next_pass(pass_id))
+            current.forward(current.last)
+            with self.lock.writing():
+                current.commit()
+        self._training = current
+        return current.states[-1][0]
+
+    def backward(self, delta: Any, ctx: Any = None) -> Array:
+        """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. Raises StateError without one."""
+        current = self._training
+        if current is None:
+            raise StateError("backward needs a forward(x, training=True) before it, one for each call")
+        delta = self.backend.asarray(delta, self.dtype)
+        if delta.shape != (current.n, *self.out_shape):
+            raise ShapeError(
+                f"delta must have the shape of the outputs {(current.n, *self.out_shape)}, not {delta.shape}"
+            )
+        self._training = None
+        with single_threaded_blas:
+            return current.backward(delta)
+
+    def loss_and_grad(
+        self,
+        x: Any,
+        t: Any,
+        criterion: "Loss",
+        sample_weight: Any = None,
+        out: Array | None = None,
+        pass_id: int | None = None,
+    ) -> float:
+        """The loss of a batch; fills `grads`. The same bits as forward, criterion and backward, in less memory and time.
+
+        x: (N, *input_shape)   t: targets as the criterion takes them   sample_weight: (N,)   out: (N, *out_shape), receives z
+        """
+        x = self._input(x)
+        if len(t) != len(x):
+            raise DataError(f"{len(x)} samples, but {len(t)} targets")
+        shape = (len(x), *self.out_shape)
+        if out is not None and out.shape != shape:
+            raise ShapeError(f"out must have shape {shape}, not {out.shape}")
+        t, sample_weight, total = criterion.prepare(shape, self.params.dtype, t, sample_weight, self.backend)
+        with single_threaded_blas:
+            self._drop_training()
+            current = TrainingPass(self, x, self._next_pass(pass_id))
+            loss = current.sweep(t, criterion, sample_weight, total, out)
+            with self.lock.writing():
+                current.commit()
+        return loss
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Hold inference off while the parameters change."""
+        with single_threaded_blas, self._root().lock.writing():
+            yield
+
+    def _input(self, x: Any) -> Array:
+        self._root()
+        x = self.backend.asarray(x)
+        if x.shape[1:] != self.in_shape or x.ndim != 1 + len(self.in_shape):
+            first = self.layers[0]
+            raise ShapeError(
+                f"layer 0 {first!r}: expects inputs (N, {', '.join(map(str, self.in_shape))}), got {x.shape}"
+            )
+        if len(x) == 0:
+            raise DataError("the batch is empty")
+        return x
+
+    def _root(self) -> "Sequential":
+        """The model that holds the values: this one, or the one that it is a part of."""
+        if self.owner is None:
+            raise StateError(
+                "this Sequential has no input_shape: give it one, or make it a part of a model that has one"
+            )
+        if self._moved_to is not None:
+            raise StateError(f"{self._moved_to} now belongs to another model; copy.deepcopy layers to keep both")
+        root: Sequential = self.owner
+        return root
+
+    def _next_pass(self, pass_id: int | None) -> int:
+        if pass_id is not None:
+            return pass_id
+        self.passes += 1
+        return self.passes
+
+    def _drop_training(self) -> None:
+        if self._training is not None:
+            self._training.release()
+            self._training = None
+
+    # ---- values
+
+    @property
+    def params(self) -> Array:
+        """All trained values in one vector; layers and names are views of it."""
+        return self.vectors.params
+
+    @property
+    def grads(self) -> Array:
+        """dJ/d(params) of the last backward pass; zero where frozen."""
+        return self.vectors.grads
+
+    @property
+    def buffers(self) -> Array:
+        """What is kept but not trained: running statistics."""
+        return self.vectors.buffers
+
+    def named_params(self) -> dict[str, Array]:
+        """Views of `params` by name, such as "0.W"."""
+        return self.vectors.named(self.vectors.trained, self.params)
+
+    def named_grads(self) -> dict[str, Array]:
+        """Views of `grads` by the names of the parameters."""
+        return self.vectors.named(self.vectors.trained, self.grads)
+
+    def named_buffers(self) -> dict[str, Array]:
+        """Views of `buffers` by name, such as "1.running_mean"."""
+        return self.vectors.named(self.vectors.kept, self.buffers)
+
+    def snapshot(self) -> tuple[Array, Array]:
+        """Copies of params and buffers."""
+        return self.params.copy(), self.buffers.copy()
+
+    def restore(self, snapshot: tuple[Array, Array]) -> None:
+        """Take the values of a snapshot."""
+        with self.updating():
+            self.params[...], self.buffers[...] = (self.backend.asarray(v) for v in snapshot)
+
+    def freeze(self, pattern: str) -> None:
+        """Stop training the parameters whose names match, such as "0.*": no gradient, no update. Statistics go on."""
+        for slot in self._matching(pattern):
+            slot.layer.frozen.add(slot.attribute)
+
+    def unfreeze(self, pattern: str) -> None:
+        """Train the parameters whose names match again."""
+        for slot in self._matching(pattern):
+            slot.layer.frozen.discard(slot.attribute)
+
+    def _matching(self, pattern: str) -> Iterator[Slot]:
+        slots = [slot for slot in self.vectors.trained if fnmatchcase(slot.name, pattern)]
+        if not slots:
+            raise ValueError(f"no parameter matches {pattern!r}: the names are {', '.join(self.named_params())}")
+        yield from slots
+        self.freezes += 1
+        self.first_trained = find_first_trained(self.plan.training)
+        for slot in slots:
+            if slot.frozen:
+                self.grads[slot.place] = 0
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self.backend.device
+
+    def to(self, device: str) -> "Sequential":
+        """Move the model to "cpu" or "cuda"; raises DeviceError where there is none. Returns the model."""
+        backend = get_backend(device)
+        if self.owner is not self:
+            raise DeviceError("only a whole model moves: call `to` on the model that this one is a part of")
+        if backend is not self.backend:
+            self._training = None
+            for _, layer in walk(self.children()):
+                for name in layer.declared:
+                    layer.bind(name, backend.asarray(self.backend.to_host(getattr(layer, name))))
+            self.backend = backend
+            self._assemble(self.in_shape)
+        return self
+
+    # ---- copying, saving, showing
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("layers", "input_shape", "seed", "dtype", "passes", "declared", "frozen", "_rewrite", "backend")
+        return {name: self.__dict__[name] for name in kept if name in self.__dict__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _moved_to=None)
+        if self.input_shape is not None:
+            self._assemble(self.input_shape)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write configuration and values to one safetensors file; see `nnlite.load`."""
+        from nnlite.serialize import save
+
+        save(self, path)
+
+    def load_weights(self, path: str | PathLike[str], strict: bool = True) -> list[str]:
+        """Take values by name from a saved model; returns the names that were taken.
+
+        strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits.
+        """
+        from nnlite.serialize import load_weights
+
+        return load_weights(self, path, strict)
+
+    def summary(self) -> None:
+        """Print each layer's output shape, number of parameters, and MFLOP of a forward pass for one sample."""
+        from nnlite.summary import summary
+
+        print(summary(self))
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.layers[index]
+
+
+def _everything(layer: Layer) -> Iterator[Layer]:
+    """The layer and all layers inside it."""
+    yield layer
+    for child in layer.children().values():
+        yield from _everything(child)
+
+
+def _parts(layer: Layer, prefix: str = "") -> Iterator[tuple[str, Sequential]]:
+    """The Sequentials inside a layer, with their paths."""
+    for name, child in layer.children().items():
+        if isinstance(child, Sequential):
+            yield prefix + name, child
+        yield from _parts(child, f"{prefix}{name}.")

@@ -1,0 +1,240 @@
+"""Optimisers: each writes one update of the flat parameter vector p from the flat gradient vector g.
+
+Formulas and defaults are PyTorch's. r is the learning rate of the step, t the number of the step, from 1.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from nnlite.backend import Array, backend_of, single_threaded_blas
+from nnlite.errors import StateError
+
+if TYPE_CHECKING:
+    from nnlite.model import Sequential
+    from nnlite.vectors import Slot
+
+Rate = float | Callable[[int], float]
+_BLOCK = 1 << 15  # values of a block: parameters, gradient and state of one stay in the cache
+
+
+class Optimizer:
+    """What all optimisers share: the rate, the state vectors, clipping, and the walk over the parameters in blocks.
+
+    learning_rate: a number, or a schedule, a function of the step (from 0); assignable at any time.
+    weight_decay: of an L2 penalty; it is added to the gradient as weight_decay p.
+    clip_norm: if the norm of all gradients is larger, they are scaled down to it (Pascanu et al. 2013, algorithm 1).
+    `steps` counts the steps made. A subclass names its state vectors in `state_names` and writes `update`.
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, learning_rate: Rate, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
+        if not callable(learning_rate) and not learning_rate >= 0:
+            raise ValueError(f"learning_rate must not be negative, got {learning_rate}")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+        self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
+        self.steps = 0
+        self.state: dict[str, Array] = {}
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.learning_rate(self.steps) if callable(self.learning_rate) else self.learning_rate)
+
+    def step(self, model: "Sequential") -> None:
+        """Update the model's parameters, except the frozen ones, from its gradients."""
+        with model.updating():
+            if self.clip_norm is not None:
+                clip(model.grads, self.clip_norm)
+            self.update_slots(model, lambda slot: True)
+
+    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool]") -> None:
+        """One step for the parameters that are wanted and not frozen."""
+        vectors = [model.params, model.grads, *self._state_of(model)]
+        rate, blocks = self.rate, _blocks(model.vectors.select(wanted))
+        self.steps += 1
+
+        def work(i: int) -> None:
+            p, g, *state = (vector[blocks[i]] for vector in vectors)
+            if self.weight_decay and not self.decouples_decay:
+                g = g + self.weight_decay * p
+            self.update(p, g, *state, rate=rate)
+
+        model.backend.map_shards(work, len(blocks))
+
+    decouples_decay = False
+
+    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
+        """Write one update into p and the state; g is only read."""
+        raise TypeError(f"{type(self).__name__} has no update")
+
+    def _state_of(self, model: "Sequential") -> list[Array]:
+        for name in self.state_names:
+            if name not in self.state:
+                self.state[name] = model.backend.xp.zeros_like(model.params)
+            vector = self.state[name]
+            if vector.shape != model.params.shape:
+                raise StateError(
+                    f"this {type(self).__name__} has optimised a model of {len(vector)} parameters, "
+                    f"this one has {len(model.params)}: make a new optimiser"
+                )
+            if backend_of(vector) is not model.backend:
+                self.state[name] = model.backend.asarray(backend_of(vector).to_host(vector))
+        return [self.state[name] for name in self.state_names]
+
+
+class SGD(Optimizer):
+    """v <- momentum v + g      p <- p - r v      or, with nesterov, p <- p - r (g + momentum v)
+
+    Raises ValueError for nesterov without momentum.  Source: Sutskever et al. 2013, section 2, in PyTorch's form.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Rate = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay, clip_norm)
+        if not 0 <= momentum < 1 or (nesterov and not momentum):
+            raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
+        self.momentum, self.nesterov = momentum, nesterov
+        self.state_names = ("velocity",) if momentum else ()
+
+    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
+        for v in state:
+            v *= self.momentum
+            v += g
+            g = g + self.momentum * v if self.nesterov else v
+        p -= rate * g
+
+
+class Adam(Optimizer):
+    """m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      p <- p - r m' / (sqrt(v') + eps)
+
+    m' = m / (1 - b1^t), v' = v / (1 - b2^t).  Source: Kingma and Ba 2015, algorithm 1.
+    """
+
+    state_names = ("m", "v")
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay, clip_norm)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be in [0, 1), got {betas}")
+        self.betas, self.eps = betas, eps
+
+    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
+        (m, v), (b1, b2) = state, self.betas
+        if self.weight_decay and self.decouples_decay:
+            p *= 1 - rate * self.weight_decay
+        m += (1 - b1) * (g - m)
+        v += (1 - b2) * (g * g - v)
+        root = v**0.5
+        root *= 1 / math.sqrt(1 - b2**self.steps)
+        root += self.eps
+        p -= rate / (1 - b1**self.steps) * m / root
+
+
+class AdamW(Adam):
+    """Adam, and p <- (1 - r weight_decay) p before it.  Source: Loshchilov and Hutter 2019, algorithm 2."""
+
+    decouples_decay = True
+
+    def __init__(
+        self,
+        learning_rate: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, betas, eps, weight_decay, clip_norm)
+
+
+class RMSProp(Optimizer):
+    """v <- alpha v + (1 - alpha) g^2      p <- p - r g / (sqrt(v) + eps)
+
+    Source: Hinton 2012, lecture 6e of Neural Networks for Machine Learning.
+    """
+
+    state_names = ("v",)
+
+    def __init__(
+        self,
+        learning_rate: Rate = 0.01,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay, clip_norm)
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+        self.alpha, self.eps = alpha, eps
+
+    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
+        (v,) = state
+        v += (1 - self.alpha) * (g * g - v)
+        p -= rate * g / (v**0.5 + self.eps)
+
+
+class ParameterGroups:
+    """Optimisers by name pattern: each parameter goes to the first pattern that its name matches.
+
+        nn.ParameterGroups({"*.b": nn.SGD(0.1), "0.*": nn.Adam(1e-4), "*": nn.Adam(1e-3)})
+
+    Patterns are those of `fnmatch`; a parameter that none matches is left alone. clip_norm: over all groups together.
+    Raises ValueError for a pattern that matches nothing, and where a group has a clip_norm of its own.
+    """
+
+    def __init__(self, groups: Mapping[str, Optimizer], clip_norm: float | None = None) -> None:
+        if any(optimizer.clip_norm is not None for optimizer in groups.values()):
+            raise ValueError("clip_norm belongs to the ParameterGroups: the norm is that of all gradients together")
+        self.groups, self.clip_norm = dict(groups), clip_norm
+
+    def step(self, model: "Sequential") -> None:
+        """One step of every group."""
+        self._refuse_idle_patterns([slot.name for slot in model.vectors.trained])
+        with model.updating():
+            if self.clip_norm is not None:
+                clip(model.grads, self.clip_norm)
+            for pattern, optimizer in self.groups.items():
+                optimizer.update_slots(model, lambda slot, pattern=pattern: self._group_of(slot.name) == pattern)  # type: ignore[misc]
+
+    def _group_of(self, name: str) -> str | None:
+        return next((pattern for pattern in self.groups if fnmatchcase(name, pattern)), None)
+
+    def _refuse_idle_patterns(self, names: list[str]) -> None:
+        for pattern in self.groups:
+            if not any(self._group_of(name) == pattern for name in names):
+                raise ValueError(f"no parameter falls to the group {pattern!r}: the names are {', '.join(names)}")
+
+
+def clip(gradients: Array, clip_norm: float) -> None:
+    """Scale the gradients so that their Euclidean norm is at most `clip_norm`."""
+    with single_threaded_blas:
+        norm = math.sqrt(float((gradients @ gradients)))
+    if norm > clip_norm:
+        gradients *= clip_norm / (norm + 1e-6)
+
+
+def _blocks(places: list[slice]) -> list[slice]:
+    return [
+        slice(start, min(start + _BLOCK, place.stop))
+        for place in places
+        for start in range(place.start, place.stop, _BLOCK)
+    ]

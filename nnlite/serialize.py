@@ -1,0 +1,159 @@
+"""Models as files: safetensors, with the configuration as canonical JSON in the metadata key `nnlite`.
+
+The same model gives the same bytes. Layers are found by name among nnlite's own and those given, never by import path.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import nnlite.layers
+from nnlite.errors import FileError, NNLiteError
+from nnlite.layers.base import Layer
+
+if TYPE_CHECKING:
+    from nnlite.model import Sequential
+
+FORMAT = 1
+Arrays = dict[str, Any]
+
+
+def save(model: "Sequential", path: str | PathLike[str]) -> None:
+    """Write the model's configuration and values; a temporary file is renamed, so an old file is whole until the end."""
+    from safetensors.numpy import save as to_bytes
+
+    arrays = {name: np.ascontiguousarray(model.backend.to_host(view)) for name, view in _entries(model).items()}
+    frozen = sorted(slot.name for slot in model.vectors.trained if slot.frozen)
+    description = {"format": FORMAT, "model": describe(model), "passes": model.passes, "frozen": frozen}
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    write_whole(path, to_bytes(arrays, metadata={"nnlite": text}))
+
+
+def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: str = "cpu") -> "Sequential":
+    """The model that `model.save(path)` wrote.
+
+    layers: the user's own layer classes that it contains. Raises FileError for a damaged file, an unknown layer, or values
+    that do not fit; FileNotFoundError where there is no such file.
+    """
+    arrays, description = _read(path)
+    try:
+        model: Sequential = build(description["model"], _classes(layers))
+        passes, frozen = int(description["passes"]), list(description["frozen"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"{path}: its configuration does not describe a model: {error}") from error
+    _take(model, arrays, strict=True, path=path)
+    for name in frozen:
+        model.freeze(name)
+    model.passes = passes
+    return model.to(device)
+
+
+def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -> list[str]:
+    """Take the values of a saved model by name; the names that were taken. See `Sequential.load_weights`."""
+    arrays, _ = _read(path)
+    return _take(model, arrays, strict, path)
+
+
+def describe(layer: Layer) -> dict[str, Any]:
+    """The layer's class and constructor's arguments, as JSON can hold them."""
+    return {"class": type(layer).__name__, **{name: _encode(value) for name, value in layer.config().items()}}
+
+
+def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
+    """The layer that `describe` described."""
+    arguments = {name: _decode(value, classes) for name, value in description.items() if name != "class"}
+    kind = classes.get(description["class"])
+    if kind is None:
+        raise FileError(
+            f"unknown layer {description['class']!r}: pass its class, nnlite.load(path, layers=[{description['class']}])"
+        )
+    star = [p.name for p in kind.arguments() if p.kind is p.VAR_POSITIONAL]
+    positional = arguments.pop(star[0]) if star else ()
+    return kind(*positional, **arguments)
+
+
+def write_whole(path: str | PathLike[str], data: bytes) -> None:
+    """Write a file so that there is never half of it: a temporary file beside it, renamed."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _entries(model: "Sequential") -> Arrays:
+    return model.named_params() | model.named_buffers()
+
+
+def _classes(layers: Iterable[type[Layer]]) -> dict[str, type[Layer]]:
+    from nnlite.model import Sequential
+
+    own = {name: getattr(nnlite.layers, name) for name in nnlite.layers.__all__}
+    return own | {"Sequential": Sequential} | {kind.__name__: kind for kind in layers}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Layer):
+        return describe(value)
+    if isinstance(value, list | tuple):
+        return [_encode(v) for v in value]
+    if callable(value):
+        return None  # a function cannot be saved; it is an initialiser, and the values are
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:
+    if isinstance(value, dict):
+        return build(value, classes)
+    return tuple(_decode(v, classes) for v in value) if isinstance(value, list) else value
+
+
+def _read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        description = json.loads(metadata["nnlite"])
+        if description["format"] != FORMAT:
+            raise FileError(f"{path}: format {description['format']}, this nnlite reads format {FORMAT}")
+    except FileNotFoundError:
+        raise
+    except NNLiteError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise FileError(f"{path}: not a model that nnlite saved, or damaged: {error!r}") from error
+    return arrays, description
+
+
+def _take(model: "Sequential", arrays: Arrays, strict: bool, path: Any) -> list[str]:
+    own = _entries(model)
+    wrong = {n for n in own.keys() & arrays.keys() if own[n].shape != arrays[n].shape or arrays[n].dtype.kind != "f"}
+    problems = [f"extra {n}" for n in sorted(arrays.keys() - own.keys())]
+    problems += [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
+    problems += [f"{n} has shape {arrays[n].shape}, here {own[n].shape}" for n in sorted(wrong)]
+    if strict and problems:
+        raise FileError(f"{path} does not fit this model: {'; '.join(problems)}")
+    taken = [n for n in own if n in arrays and n not in wrong]
+    with model.updating():
+        for name in taken:
+            own[name][...] = model.backend.asarray(arrays[name])
+    return taken

@@ -1,0 +1,47 @@
+"""The table that `model.summary()` prints."""
+
+from typing import TYPE_CHECKING
+
+from nnlite.layers.base import Layer
+
+if TYPE_CHECKING:
+    from nnlite.model import Sequential
+
+
+def summary(model: "Sequential") -> str:
+    """A line a layer: its name and kind, output shape, parameters, MFLOP of a forward pass for one sample; and the sums."""
+    rows = [("layer", "output shape", "parameters", "MFLOP")]
+    rows += [("input", str(model.in_shape), "", "")]
+    rows += [_row(path, layer) for path, layer in _lines(model)]
+    trained = len(model.params) - sum(s.parameter.size for s in model.vectors.trained if s.frozen)
+    total = ("total", str(model.out_shape), f"{len(model.params):,}", f"{_mflop(model):.2f}")
+    widths = [max(len(row[column]) for row in [*rows, total]) for column in range(4)]
+    lines = [_line(row, widths) for row in rows]
+    rule = "-" * len(lines[0])
+    note = f"{trained:,} trained, {len(model.params) - trained:,} frozen, {len(model.buffers):,} kept; {model.dtype} on {model.device}"
+    return "\n".join([lines[0], rule, *lines[1:], rule, _line(total, widths), note])
+
+
+def _lines(layer: Layer, prefix: str = "") -> list[tuple[str, Layer]]:
+    lines = []
+    for name, child in layer.children().items():
+        lines += [(prefix + name, child), *_lines(child, f"{prefix}{name}.")]
+    return lines
+
+
+def _row(path: str, layer: Layer) -> tuple[str, str, str, str]:
+    if layer.children():
+        return f"{path} {type(layer).__name__}", str(layer.out_shape), "", ""
+    parameters = sum(p.size for p in layer.declared.values() if p.trained)
+    flops = f"{layer.flops() / 1e6:.2f}" if layer.flops() else ""
+    return f"{path} {layer!r}", str(layer.out_shape), f"{parameters:,}" if parameters else "", flops
+
+
+def _mflop(layer: Layer) -> float:
+    children = layer.children().values()
+    return sum(_mflop(child) for child in children) if children else layer.flops() / 1e6
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    name, shape, parameters, mflop = row
+    return f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {parameters:>{widths[2]}}  {mflop:>{widths[3]}}"

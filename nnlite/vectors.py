@@ -1,0 +1,173 @@
+"""The flat vectors of a model: parameters, gradients, buffers; layers and names hold views of them."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nnlite.backend import Array, Backend, single_threaded_blas
+from nnlite.errors import ShapeError, StateError
+from nnlite.init import initial_values
+from nnlite.layers.base import Layer, Parameter
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One named array of a model and its place in a flat vector; `work` is its place in the shards' gradient vectors."""
+
+    path: str
+    layer: Layer
+    attribute: str
+    parameter: Parameter
+    place: slice
+    work: slice
+
+    @property
+    def name(self) -> str:
+        """Such as "3.shortcut.0.W"."""
+        return f"{self.path}.{self.attribute}"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it gets no gradient and no update."""
+        return self.attribute in self.layer.frozen
+
+
+def walk(layers: dict[str, Layer], prefix: str = "") -> Iterator[tuple[str, Layer]]:
+    """All layers without children, depth first, with their paths."""
+    for name, layer in layers.items():
+        children = layer.children()
+        if children:
+            yield from walk(children, f"{prefix}{name}.")
+        else:
+            yield prefix + name, layer
+
+
+def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
+    """Raise StateError if one object stands at two places."""
+    seen: dict[int, str] = {}
+    for path, layer in layers:
+        if id(layer) in seen:
+            raise StateError(
+                f"the same {layer!r} object stands at {seen[id(layer)]} and {path}: make two layers, or copy.deepcopy it"
+            )
+        seen[id(layer)] = path
+
+
+class Vectors:
+    """`params`, `grads`, `buffers`, and the slots that say what lies where.
+
+    `work`: where shards add up their gradients; `grads` itself, unless a layer adds up in another shape.
+    """
+
+    def __init__(self, leaves: list[tuple[str, Layer]], backend: Backend, dtype: Any, seed: int) -> None:
+        self.backend, self.dtype = backend, dtype
+        self.trained = _slots(leaves, trained=True)
+        self.kept = _slots(leaves, trained=False)
+        empty = backend.xp.empty
+        self.params, self.buffers = empty(_end(self.trained), dtype), empty(_end(self.kept), dtype)
+        self.grads = backend.xp.zeros(_end(self.trained), dtype)
+        self.work = backend.xp.zeros(self._work_size, dtype) if self._has_own_work else self.grads
+        self._fill(seed)
+        self.bind()
+
+    @property
+    def slots(self) -> list[tuple[Slot, Array]]:
+        """All slots, each with the vector that it lies in."""
+        return [(s, self.params) for s in self.trained] + [(s, self.buffers) for s in self.kept]
+
+    @property
+    def _work_size(self) -> int:
+        """Length of the shards' gradient vectors."""
+        return self.trained[-1].work.stop if self.trained else 0
+
+    @property
+    def _has_own_work(self) -> bool:
+        """Whether some gradient is added up in another shape than its parameter's."""
+        return any(slot.parameter.work_shape != slot.parameter.shape for slot in self.trained)
+
+    def bind(self) -> None:
+        """Make the layers' arrays views of the vectors."""
+        for slot, vector in self.slots:
+            slot.layer.bind(slot.attribute, vector[slot.place].reshape(slot.parameter.shape))
+
+    def named(self, slots: list[Slot], vector: Array) -> dict[str, Array]:
+        """Views of `vector` by name."""
+        return {slot.name: vector[slot.place].reshape(slot.parameter.shape) for slot in slots}
+
+    def part(self, prefix: str) -> "Vectors":
+        """The vectors of the layers below a path: slices of these."""
+        part: Vectors = object.__new__(Vectors)
+        part.backend, part.dtype = self.backend, self.dtype
+        part.trained, place, work = _below(prefix, self.trained)
+        part.params, part.grads = self.params[place], self.grads[place]
+        part.work = part.grads if self.work is self.grads else self.work[work]
+        part.kept, place, _ = _below(prefix, self.kept)
+        part.buffers = self.buffers[place]
+        return part
+
+    def select(self, wanted: Callable[[Slot], bool]) -> list[slice]:
+        """Where the wanted, unfrozen parameters lie, neighbours as one slice."""
+        return _merge([slot.place for slot in self.trained if not slot.frozen and wanted(slot)])
+
+    def _fill(self, seed: int) -> None:
+        """Values of layers that were built before move here; the others are drawn, in order, from one generator."""
+        with single_threaded_blas:
+            draw = initial_values(seed)
+            for slot, vector in self.slots:
+                held = slot.layer.__dict__.get(slot.attribute)
+                if held is not None and held.shape != slot.parameter.shape:
+                    raise ShapeError(
+                        f"layer {slot.name} was built with shape {held.shape}, here it needs {slot.parameter.shape}"
+                    )
+                values = draw(slot.parameter.init, slot.parameter.shape) if held is None else held
+                vector[slot.place] = self.backend.asarray(values, self.dtype).reshape(-1)
+
+
+def _slots(leaves: list[tuple[str, Layer]], trained: bool) -> list[Slot]:
+    slots, start, work = list[Slot](), 0, 0
+    for path, layer in leaves:
+        for attribute, parameter in layer.declared.items():
+            if parameter.trained == trained:
+                stop, work_stop = start + parameter.size, work + math.prod(parameter.work_shape)
+                slots.append(Slot(path, layer, attribute, parameter, slice(start, stop), slice(work, work_stop)))
+                start, work = stop, work_stop
+    return slots
+
+
+def _below(prefix: str, slots: list[Slot]) -> tuple[list[Slot], slice, slice]:
+    """The slots below a path, named and placed from there, and where they lie in the whole."""
+    inside = [slot for slot in slots if slot.path.startswith(prefix)]
+    if not inside:
+        return [], slice(0, 0), slice(0, 0)
+    place = slice(inside[0].place.start, inside[-1].place.stop)
+    work = slice(inside[0].work.start, inside[-1].work.stop)
+    moved = [
+        replace(
+            slot,
+            path=slot.path.removeprefix(prefix),
+            place=shift(slot.place, place.start),
+            work=shift(slot.work, work.start),
+        )
+        for slot in inside
+    ]
+    return moved, place, work
+
+
+def shift(place: slice, start: int) -> slice:
+    """The same place, counted from `start`."""
+    return slice(place.start - start, place.stop - start)
+
+
+def _end(slots: list[Slot]) -> int:
+    return slots[-1].place.stop if slots else 0
+
+
+def _merge(places: list[slice]) -> list[slice]:
+    merged = list[slice]()
+    for place in places:
+        if merged and merged[-1].stop == place.start:
+            merged[-1] = slice(merged[-1].start, place.stop)
+        elif place.stop > place.start:
+            merged.append(place)
+    return merged
