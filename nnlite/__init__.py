@@ -6,8 +6,9 @@ loss = model.loss_and_grad(x, t, nn.CrossEntropy())
 nn.Adam(1e-3).step(model)
 """
 
-from nnlite import init
+from nnlite import data, init, metrics, schedules
 from nnlite.backend import get_num_threads, set_num_threads
+from nnlite.callbacks import Callback, EarlyStopping
 from nnlite.errors import (
     DataError,
     DeviceError,
@@ -20,6 +21,7 @@ from nnlite.errors import (
     StateError,
 )
 from nnlite.gradcheck import gradcheck
+from nnlite.history import History
 from nnlite.layers import (
     GELU,
     AvgPool2D,
@@ -45,8 +47,77 @@ from nnlite.layers import (
     Tanh,
 )
 from nnlite.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy, Huber, Loss, softmax
+from nnlite.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
 from nnlite.model import Sequential
 from nnlite.optim import SGD, Adam, AdamW, Optimizer, ParameterGroups, RMSProp
 from nnlite.serialize import load
+from nnlite.train import Trainer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "F1",
+    "GELU",
+    "MAE",
+    "MSE",
+    "SGD",
+    "Accuracy",
+    "Adam",
+    "AdamW",
+    "AvgPool2D",
+    "BatchLayer",
+    "BatchNorm",
+    "BinaryCrossEntropy",
+    "Callback",
+    "ConfusionMatrix",
+    "Context",
+    "Conv2D",
+    "CrossEntropy",
+    "DataError",
+    "Dense",
+    "DeviceError",
+    "DownloadError",
+    "Dropout",
+    "EarlyStopping",
+    "FileError",
+    "Flatten",
+    "GlobalAvgPool2D",
+    "GradientError",
+    "History",
+    "Huber",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Loss",
+    "MaxPool2D",
+    "Metric",
+    "NNLiteError",
+    "NonFiniteError",
+    "Normalize",
+    "Optimizer",
+    "ParameterGroups",
+    "Precision",
+    "RMSProp",
+    "ReLU",
+    "Recall",
+    "Reshape",
+    "Residual",
+    "Sequential",
+    "ShapeError",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "StateError",
+    "Tanh",
+    "TopK",
+    "Trainer",
+    "data",
+    "get_num_threads",
+    "gradcheck",
+    "init",
+    "load",
+    "metrics",
+    "schedules",
+    "set_num_threads",
+    "softmax",
+]

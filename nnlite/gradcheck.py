@@ -70,9 +70,7 @@ def _check(model: Sequential, x: Array, rng: np.random.Generator, tolerance: flo
     gradients = {name: g.copy() for name, g in model.named_grads().items()}
     _compare(model, "dJ/dx", x, dx, u, forward, rng, tolerance, lambda moved: forward(moved))
     for name, parameter in model.named_params().items():
-        _compare(
-            model, f"dJ/d({name})", parameter, gradients[name], u, forward, rng, tolerance, _at(parameter, x, forward)
-        )
+        _compare(model, f"dJ/d({name})", parameter, gradients[name], u, forward, rng, tolerance, _at(parameter, x, forward))
 
 
 def _at(parameter: Array, x: Array, forward: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -128,9 +128,7 @@ class Sequential(Layer):
             raise StateError("backward needs a forward(x, training=True) before it, one for each call")
         delta = self.backend.asarray(delta, self.dtype)
         if delta.shape != (current.n, *self.out_shape):
-            raise ShapeError(
-                f"delta must have the shape of the outputs {(current.n, *self.out_shape)}, not {delta.shape}"
-            )
+            raise ShapeError(f"delta must have the shape of the outputs {(current.n, *self.out_shape)}, not {delta.shape}")
         self._training = None
         with single_threaded_blas:
             return current.backward(delta)
@@ -174,9 +172,7 @@ class Sequential(Layer):
         x = self.backend.asarray(x)
         if x.shape[1:] != self.in_shape or x.ndim != 1 + len(self.in_shape):
             first = self.layers[0]
-            raise ShapeError(
-                f"layer 0 {first!r}: expects inputs (N, {', '.join(map(str, self.in_shape))}), got {x.shape}"
-            )
+            raise ShapeError(f"layer 0 {first!r}: expects inputs (N, {', '.join(map(str, self.in_shape))}), got {x.shape}")
         if len(x) == 0:
             raise DataError("the batch is empty")
         return x
@@ -184,9 +180,7 @@ class Sequential(Layer):
     def _root(self) -> "Sequential":
         """The model that holds the values: this one, or the one that it is a part of."""
         if self.owner is None:
-            raise StateError(
-                "this Sequential has no input_shape: give it one, or make it a part of a model that has one"
-            )
+            raise StateError("this Sequential has no input_shape: give it one, or make it a part of a model that has one")
         if self._moved_to is not None:
             raise StateError(f"{self._moved_to} now belongs to another model; copy.deepcopy layers to keep both")
         root: Sequential = self.owner
@@ -316,7 +310,7 @@ class Sequential(Layer):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         return self.layers[index]
 
 

@@ -6,7 +6,7 @@ Formulas and defaults are PyTorch's. r is the learning rate of the step, t the n
 import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nnlite.backend import Array, backend_of, single_threaded_blas
 from nnlite.errors import StateError
@@ -227,14 +227,12 @@ class ParameterGroups:
 def clip(gradients: Array, clip_norm: float) -> None:
     """Scale the gradients so that their Euclidean norm is at most `clip_norm`."""
     with single_threaded_blas:
-        norm = math.sqrt(float((gradients @ gradients)))
+        norm = math.sqrt(float(gradients @ gradients))
     if norm > clip_norm:
         gradients *= clip_norm / (norm + 1e-6)
 
 
 def _blocks(places: list[slice]) -> list[slice]:
     return [
-        slice(start, min(start + _BLOCK, place.stop))
-        for place in places
-        for start in range(place.start, place.stop, _BLOCK)
+        slice(start, min(start + _BLOCK, place.stop)) for place in places for start in range(place.start, place.stop, _BLOCK)
     ]

@@ -7,6 +7,7 @@ the same bits.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from nnlite.backend import Array
@@ -15,9 +16,7 @@ from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
 BUDGET = 1 << 20  # bytes of the largest step of a shard: input, output and temporaries should stay in the L2 cache
-FLOPS_PER_SUMMED_VALUE = (
-    1140  # adding one value of a gradient costs about 57 of a product's; at 5% that is 20 times more
-)
+FLOPS_PER_SUMMED_VALUE = 1140  # adding one value of a gradient costs about 57 of a product's; at 5% that is 20 times more
 
 
 @dataclass
@@ -143,7 +142,7 @@ def _flatten(layers: dict[str, Layer], prefix: str) -> list[Step]:
 def _pool_before_relu(steps: list[Step]) -> list[Step]:
     """ReLU then max-pool is max-pool then ReLU, forward and backward, on a fraction of the values."""
     steps = list(steps)
-    for i, (first, second) in enumerate(zip(steps, steps[1:], strict=False)):
+    for i, (first, second) in enumerate(pairwise(steps)):
         if _is(first, ReLU) and _is(second, MaxPool2D):
             relu, pool = first.layer, second.layer  # type: ignore[union-attr]
             relu_after = type(relu)()

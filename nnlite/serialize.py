@@ -51,7 +51,8 @@ def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: 
     for name in frozen:
         model.freeze(name)
     model.passes = passes
-    return model.to(device)
+    model.to(device)
+    return model
 
 
 def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -> list[str]:

@@ -29,9 +29,7 @@ class Workspace:
         self.input = Buffers(xp)
         self.steps = run.steps
         self.contexts = [
-            Context(
-                xp, model.layer_ids.get(step.path, 0) if isinstance(step, LayerStep) else 0, self.shard, model.dtype
-            )
+            Context(xp, model.layer_ids.get(step.path, 0) if isinstance(step, LayerStep) else 0, self.shard, model.dtype)
             for step in run.steps
         ]
         self.exit = Context(xp, 0, self.shard, model.dtype)
@@ -71,8 +69,7 @@ class GradientVector:
         start = slots[0].work.start if slots else 0
         place = {id(step.layer): i for i, step in enumerate(run.steps) if isinstance(step, LayerStep)}
         self.views = [
-            (place[id(s.layer)], f"d{s.attribute}", vector[shift(s.work, start)].reshape(s.parameter.work_shape))
-            for s in slots
+            (place[id(s.layer)], f"d{s.attribute}", vector[shift(s.work, start)].reshape(s.parameter.work_shape)) for s in slots
         ]
 
     def bind(self, contexts: list[Context]) -> None:
@@ -275,9 +272,7 @@ class TrainingPass(Pass):
         self._finish()
         return sum(losses)
 
-    def _backward_run(
-        self, k: int, deltas: State, loss_of: Callable[[Array, int, slice], Array] | None = None
-    ) -> State:
+    def _backward_run(self, k: int, deltas: State, loss_of: Callable[[Array, int, slice], Array] | None = None) -> State:
         """Run k backward; with `loss_of` it goes forward first, shard by shard, in one sweep."""
         run, memory, turnstile = self.runs[k], self.memory[k], Turnstile()
         single = len(self.cuts[k]) == 1

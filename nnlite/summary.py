@@ -18,7 +18,8 @@ def summary(model: "Sequential") -> str:
     widths = [max(len(row[column]) for row in [*rows, total]) for column in range(4)]
     lines = [_line(row, widths) for row in rows]
     rule = "-" * len(lines[0])
-    note = f"{trained:,} trained, {len(model.params) - trained:,} frozen, {len(model.buffers):,} kept; {model.dtype} on {model.device}"
+    counts = f"{trained:,} trained, {len(model.params) - trained:,} frozen, {len(model.buffers):,} kept"
+    note = f"{counts}; {model.dtype} on {model.device}"
     return "\n".join([lines[0], rule, *lines[1:], rule, _line(total, widths), note])
 
 

@@ -100,9 +100,7 @@ class Trainer:
         """End training after this epoch."""
         self._stopped = True
 
-    def _epoch(
-        self, source: Any, batch_size: int, held_out: Any, shuffle: bool, seed: int, progress: "_Progress"
-    ) -> None:
+    def _epoch(self, source: Any, batch_size: int, held_out: Any, shuffle: bool, seed: int, progress: "_Progress") -> None:
         for metric in self.metrics:
             metric.reset()
         mean, samples, start = _Mean(), 0, time.perf_counter()
@@ -142,7 +140,7 @@ class Trainer:
             metric.update(z, t, w)
 
     def _results(self) -> dict[str, float]:
-        return {metric.name: metric.result() for metric in self.metrics}  # type: ignore[misc]
+        return {metric.name: metric.result() for metric in self.metrics}
 
     def _shown(self) -> dict[str, float]:
         return {name: value for name, value in self._results().items() if isinstance(value, float)}
@@ -211,9 +209,7 @@ def _source(data: Any) -> Any:
 def _batches(
     source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False
 ) -> Iterator[tuple[Any, Any, Any]]:
-    batches = (
-        source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle) if isinstance(source, Dataset) else source
-    )
+    batches = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle) if isinstance(source, Dataset) else source
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise DataError(f"a batch must be (x, t) or (x, t, weights), got {type(batch).__name__}")

@@ -26,9 +26,7 @@ class SingleThreadedBLAS:
                 self._limit()
             self._count += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
             self._count -= 1
             if self._count == 0:

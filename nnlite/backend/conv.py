@@ -64,7 +64,7 @@ class ConvPlan:
         if not window.is_padded:
             return padded
         if out is None:
-            return xp.ascontiguousarray(padded[window.interior])  # type: ignore[no-any-return]
+            return xp.ascontiguousarray(padded[window.interior])
         out[...] = padded[window.interior]
         return out
 

@@ -29,7 +29,7 @@ class CupyBackend(Backend):
 
     def erf(self, x: Array) -> Array:
         """The error function."""
-        from cupyx.scipy.special import erf  # type: ignore[import-not-found]
+        from cupyx.scipy.special import erf
 
         result: Array = erf(x)
         return result
@@ -40,7 +40,7 @@ class CupyBackend(Backend):
 
 def _import_cupy() -> Any:
     try:
-        import cupy  # type: ignore[import-not-found]
+        import cupy
     except ImportError as error:
         raise DeviceError("device 'cuda' needs CuPy: pip install 'nnlite[cuda12]' or 'nnlite[cuda13]'") from error
     if not cupy.cuda.is_available():

@@ -48,7 +48,7 @@ class NumpyBackend(Backend):
 
     def erf(self, x: Array) -> Array:
         """The error function: to the last bits in float64, where gradients are checked."""
-        return _exact_erf(x).astype(np.float64) if x.dtype == np.float64 else super().erf(x)
+        return np.asarray(_exact_erf(x), np.float64) if x.dtype == np.float64 else super().erf(x)
 
     def map_shards(self, work: Callable[[int], None], count: int) -> None:
         """Call `work(0)` ... `work(count - 1)` on the threads of `nn.set_num_threads`."""

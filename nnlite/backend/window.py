@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from numpy.typing import NDArray
-
 from nnlite.errors import ShapeError
 
-Array = NDArray[Any]
+Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = tuple[int, int]
 Padding = int | Pair | Literal["same", "valid"]
 
@@ -107,9 +105,7 @@ class Window:
         yield every, slice(top, h - bottom), slice(w - right, w)
 
 
-def _resolve_padding(
-    size: tuple[int, ...], kernel: Pair, stride: Pair, dilation: Pair, padding: Padding
-) -> tuple[Pair, Pair]:
+def _resolve_padding(size: tuple[int, ...], kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> tuple[Pair, Pair]:
     if padding == "valid":
         return (0, 0), (0, 0)
     if padding == "same":

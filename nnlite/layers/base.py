@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nnlite.backend import Array, Backend, Memory, get_backend
 from nnlite.errors import ShapeError
@@ -61,6 +61,12 @@ class Context(Memory):
         self.trained = self.needs_delta = True
         self._target: Array | tuple[str, Shape] | None = None
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # what the layer and the model add
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
     @property
     def training(self) -> bool:
         """Whether this is a training pass."""
@@ -72,7 +78,7 @@ class Context(Memory):
         if type(self._target) is tuple:
             name, shape = self._target
             return self._own.get(name, (self.shard.rows, *shape), self.dtype)
-        return self._target  # type: ignore[return-value]
+        return self._target
 
     def aim(self, target: "Array | tuple[str, Shape] | None") -> None:
         """Choose what `out` gives: an array, or a buffer of this context by name and shape of a row."""
@@ -107,6 +113,10 @@ class Layer:
         layer = super().__new__(cls)
         layer.declared, layer.frozen = {}, set()
         return layer
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # the declared arrays
 
     def build(self, in_shape: Shape) -> Shape:
         """Declare parameters for inputs of `in_shape` (without the batch axis) and return the shape of the output."""

@@ -1,6 +1,6 @@
 """Normalisation: of each channel over the batch, of each sample over its channels, and of the data itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nnlite.backend import Array
@@ -169,4 +169,4 @@ class Normalize(Layer):
 
 def _numbers(value: float | Sequence[float]) -> float | tuple[float, ...]:
     """A float or a tuple of floats, from any sequence or array."""
-    return tuple(float(v) for v in value) if hasattr(value, "__len__") else float(value)
+    return tuple(float(v) for v in value) if isinstance(value, Iterable) else float(value)

@@ -1,0 +1,134 @@
+"""Train a small convolutional network on CIFAR-10, in NumPy.
+
+python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results in out/cifar10
+python examples/cifar10.py --limit 2000 --epochs 1 --data shapes    # a quick look, offline
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from pictures import confusion_picture, sample_picture
+
+import nnlite as nn
+
+
+def tutorial_cnn(seed: int) -> nn.Sequential:
+    """The CNN of the TensorFlow tutorial on CIFAR-10 (https://www.tensorflow.org/tutorials/images/cnn)."""
+    return nn.Sequential(
+        nn.Normalize(mean=0, std=255),
+        nn.Conv2D(32, 3, init="glorot_uniform"),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(64, 3, init="glorot_uniform"),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(64, 3, init="glorot_uniform"),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dense(64, init="glorot_uniform"),
+        nn.ReLU(),
+        nn.Dense(10, init="glorot_uniform"),
+        input_shape=(32, 32, 3),
+        seed=seed,
+    )
+
+
+MODELS = {"tutorial": tutorial_cnn}
+OPTIMIZERS = {
+    "adam": lambda rate: nn.Adam(rate or 1e-3),
+    "adamw": lambda rate: nn.AdamW(rate or 1e-3),
+    "sgd": lambda rate: nn.SGD(rate or 0.05, momentum=0.9, nesterov=True),
+    "rmsprop": lambda rate: nn.RMSProp(rate or 1e-3),
+}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="tutorial")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, help="default: 0.001; 0.05 for sgd")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
+    parser.add_argument("--seed", type=int, default=0, help="of initial values and order of the data")
+    parser.add_argument("--threads", type=int, help="default: the cores that this process may use")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--data", choices=["auto", "cifar10", "shapes"], default="auto")
+    parser.add_argument("--data-dir", type=Path, help="default: NNLITE_DATA, else the user's cache folder")
+    parser.add_argument("--limit", type=int, help="train and test on the first so many images only")
+    parser.add_argument("--out", type=Path, default=Path("out/cifar10"))
+    return parser.parse_args(arguments)
+
+
+def load_data(args: argparse.Namespace) -> nn.data.Datasets:
+    """CIFAR-10 where it is found or can be had; else, with --data auto, the generated shapes."""
+    if args.data == "shapes":
+        return nn.data.shapes(n=args.limit or 20_000, seed=args.seed)
+    try:
+        return nn.data.cifar10(root=args.data_dir)
+    except nn.DownloadError as error:
+        if args.data == "cifar10":
+            raise
+        print(f"{error}\n\n*** TRAINING ON GENERATED SHAPES: these numbers are not CIFAR-10's ***\n", file=sys.stderr)
+        return nn.data.shapes(n=args.limit or 20_000, seed=args.seed)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, object]:
+    args = parse(arguments)
+    if args.threads:
+        nn.set_num_threads(args.threads)
+    data = load_data(args)
+    train, test = data.train.subset(args.limit), data.test.subset(args.limit)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    start = time.perf_counter()
+    model = MODELS[args.model](args.seed).to(args.device)
+    model.summary()
+    optimizer = OPTIMIZERS[args.optimizer](args.learning_rate)
+    trainer = nn.Trainer(model, nn.CrossEntropy(), optimizer, metrics=[nn.Accuracy()])
+    history = trainer.fit(train, epochs=args.epochs, batch_size=args.batch_size, validation=test, seed=args.seed)
+    seconds = time.perf_counter() - start
+
+    logits = trainer.predict(test.images)
+    matrix = nn.ConfusionMatrix(n_classes=10)
+    matrix.update(logits, test.labels)
+    f1 = nn.F1(average="macro")
+    f1.update(logits, test.labels)
+    accuracy = float((logits.argmax(axis=1) == test.labels).mean())
+    print("\n" + nn.metrics.classification_report(matrix.result(), data.classes))
+
+    metrics = {
+        "dataset": data.name,
+        "model": args.model,
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "train_images": len(train),
+        "test_images": len(test),
+        "test_accuracy": accuracy,
+        "macro_f1": f1.result(),
+        "train_seconds": round(seconds, 2),
+        "images_per_second": round(float(np.median(history["samples_per_second"])), 1) if args.epochs else 0.0,
+        "threads": nn.get_num_threads(),
+        "device": args.device,
+        "versions": {"nnlite": nn.__version__, "numpy": np.__version__, "python": platform.python_version()},
+    }
+    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    history.to_csv(args.out / "history.csv")
+    model.save(args.out / "model.safetensors")
+    history.plot(args.out / "curves.png")
+    confusion_picture(matrix.result(), data.classes, args.out / "confusion.png")
+    sample_picture(test.images, test.labels, nn.softmax(logits), data.classes, args.out / "samples.png")
+    print(f"test accuracy {accuracy:.4f} on {data.name}; {seconds:.0f} s; results in {args.out}")
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except nn.NNLiteError as problem:
+        sys.exit(f"{type(problem).__name__}: {problem}")

@@ -1,0 +1,54 @@
+"""What training showed, epoch by epoch."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from nnlite.serialize import write_whole
+
+
+class History(dict[str, list[float]]):
+    """Columns by name, one value an epoch: history["val_accuracy"][-1]. A column has NaN where an epoch had no value."""
+
+    @property
+    def epochs(self) -> int:
+        """Number of rows."""
+        return max((len(column) for column in self.values()), default=0)
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add the row of an epoch."""
+        epochs = self.epochs
+        for name in {**self, **row}:
+            self.setdefault(name, [math.nan] * epochs).append(float(row.get(name, math.nan)))
+
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """Write a line for each epoch, counted from 1."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", *self])
+        writer.writerows([i + 1, *(repr(column[i]) for column in self.values())] for i in range(self.epochs))
+        write_whole(path, text.getvalue().encode())
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Draw the curves: losses at the left, everything else that has a validation at the right. Needs matplotlib."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("the plot needs matplotlib: pip install 'nnlite[examples]'") from error
+        losses = [name for name in self if name.removeprefix("val_") == "loss"]
+        others = [name for name in self if name not in losses and name not in ("seconds", "samples_per_second")]
+        figure = Figure(figsize=(10, 4) if others else (5.5, 4), layout="constrained")
+        for axes, names in zip(figure.subplots(1, 2 if others else 1, squeeze=False)[0], (losses, others), strict=False):
+            self._draw(axes, names)
+        figure.savefig(path, dpi=110)
+
+    def _draw(self, axes: Any, names: list[str]) -> None:
+        for name in names:
+            style = {"linestyle": "-", "marker": "o"} if name.startswith("val_") else {"linestyle": "--", "marker": "."}
+            axes.plot(range(1, self.epochs + 1), self[name], label=name.replace("_", " "), markersize=4, **style)
+        axes.set(xlabel="epoch", ylabel="loss" if "loss" in names else "")
+        axes.grid(alpha=0.3)
+        axes.legend()

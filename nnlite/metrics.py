@@ -1,0 +1,212 @@
+"""Metrics, streamed over batches: `update` with outputs and targets, then `result`. They agree with scikit-learn."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlite.backend import backend_of
+from nnlite.errors import DataError
+
+Average = Literal["macro", "micro"] | None
+
+
+class Metric:
+    """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`."""
+
+    name: str
+
+    def reset(self) -> None:
+        """Begin anew."""
+
+    def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
+        """Take in a batch.     z: (N, C) outputs, or (N,), (N, 1) logits of two classes   t: (N,) labels or (N, C)"""
+
+    def result(self) -> Any:
+        """The value over all batches since `reset`. Raises DataError where there was none."""
+
+    def state(self) -> dict[str, Any]:
+        """What has been counted so far, as JSON can hold it."""
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in self._counts().items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for name, value in state.items():
+            setattr(self, name, np.asarray(value) if isinstance(value, list) else value)
+
+    def _counts(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name.startswith("counted")}
+
+
+class _Share(Metric):
+    """The weighted share of samples for which `hits` says true."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.counted_hits = self.counted_weight = 0.0
+
+    def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
+        z, t = _outputs_and_labels(z, t)
+        hits = self.hits(z, t)
+        weight = np.ones(len(t)) if sample_weight is None else _to_host(sample_weight).astype(np.float64)
+        self.counted_hits += float(hits @ weight)
+        self.counted_weight += float(weight.sum())
+
+    def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which samples count."""
+        raise TypeError(f"{type(self).__name__} has no hits")
+
+    def result(self) -> float:
+        if not self.counted_weight:
+            raise DataError(f"{self.name}: no sample was counted")
+        return self.counted_hits / self.counted_weight
+
+
+class Accuracy(_Share):
+    """The share of samples whose largest output (the first of equal ones) is at the label."""
+
+    name = "accuracy"
+
+    def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.asarray(_decide(z) == t)
+
+
+class TopK(_Share):
+    """The share of samples whose label is among the k largest outputs. Of equal outputs the lower class comes first."""
+
+    def __init__(self, k: int = 5) -> None:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        super().__init__()
+        self.k, self.name = k, f"top{k}_accuracy"
+
+    def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:
+        best = np.argsort(-z, axis=1, kind="stable")[:, : self.k]
+        return np.asarray((best == t[:, None]).any(axis=1))
+
+
+class ConfusionMatrix(Metric):
+    """matrix[i, j] = number of samples of class i (or their weight) that were taken for class j.
+
+    n_classes: default: as many as the outputs have columns.
+    """
+
+    name = "confusion_matrix"
+
+    def __init__(self, n_classes: int | None = None) -> None:
+        self.n_classes = n_classes
+        self.reset()
+
+    def reset(self) -> None:
+        self.counted = np.zeros((self.n_classes or 0, self.n_classes or 0))
+
+    def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
+        z, t = _outputs_and_labels(z, t)
+        predicted, classes = _decide(z), max(2, z.shape[1] if z.ndim > 1 else 2, self.n_classes or 0)
+        if self.n_classes and t.max() >= self.n_classes:
+            raise DataError(f"labels must be in 0 ... {self.n_classes - 1}, found {t.max()}")
+        if classes > len(self.counted):
+            self.counted = np.pad(self.counted, (0, classes - len(self.counted)))
+        np.add.at(self.counted, (t, predicted), 1.0 if sample_weight is None else _to_host(sample_weight))
+
+    def result(self) -> NDArray[np.float64]:
+        if not self.counted.any():
+            raise DataError(f"{self.name}: no sample was counted")
+        return self.counted
+
+
+class _PerClass(ConfusionMatrix):
+    """A figure of each class, from the confusion matrix; `average` makes one of them."""
+
+    def __init__(self, average: Average = "macro") -> None:
+        if average not in ("macro", "micro", None):
+            raise ValueError(f'average must be "macro", "micro" or None, not {average!r}')
+        super().__init__()
+        self.average = average
+
+    def result(self) -> Any:
+        matrix = super().result()
+        hits, predicted, true = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
+        if self.average == "micro":
+            return float(self.figure(hits.sum(), predicted.sum(), true.sum()))
+        figures = self.figure(hits, predicted, true)
+        seen = (predicted > 0) | (true > 0)  # scikit-learn averages over the classes that occur
+        return float(figures[seen].mean()) if self.average == "macro" else figures
+
+    @staticmethod
+    def figure(hits: Any, predicted: Any, true: Any) -> Any:
+        """The figure, from the numbers of hits, of predictions and of samples of a class."""
+        raise TypeError("no figure")
+
+
+class Precision(_PerClass):
+    """hits / predictions of a class; 0 where it was never predicted. average: "macro", "micro", or None for each class."""
+
+    name = "precision"
+
+    @staticmethod
+    def figure(hits: Any, predicted: Any, true: Any) -> Any:
+        return _ratio(hits, predicted)
+
+
+class Recall(_PerClass):
+    """hits / samples of a class; 0 where it never occurred. average: "macro", "micro", or None for each class."""
+
+    name = "recall"
+
+    @staticmethod
+    def figure(hits: Any, predicted: Any, true: Any) -> Any:
+        return _ratio(hits, true)
+
+
+class F1(_PerClass):
+    """2 hits / (predictions + samples) of a class, the harmonic mean of precision and recall. average: as there."""
+
+    name = "f1"
+
+    @staticmethod
+    def figure(hits: Any, predicted: Any, true: Any) -> Any:
+        return _ratio(2 * hits, predicted + true)
+
+
+def classification_report(matrix: NDArray[Any], classes: Sequence[str]) -> str:
+    """A table of precision, recall, F1 and number of samples of each class, and their means, from a confusion matrix."""
+    hits, predicted, true = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
+    figures = np.stack([kind.figure(hits, predicted, true) for kind in (Precision, Recall, F1)], axis=1)
+    width = max(len(name) for name in (*classes, "macro mean"))
+    lines = [f"{'':<{width}}  precision  recall      f1  samples"]
+    rows = [*zip(classes, figures, true, strict=True), ("macro mean", figures.mean(axis=0), true.sum())]
+    lines += [f"{name:<{width}}  {p:9.3f}  {r:6.3f}  {f:6.3f}  {count:7.0f}" for name, (p, r, f), count in rows]
+    return "\n".join(lines)
+
+
+def _ratio(a: Any, b: Any) -> Any:
+    return np.divide(a, b, out=np.zeros(np.shape(b)), where=np.asarray(b) > 0)
+
+
+def _decide(z: NDArray[Any]) -> NDArray[Any]:
+    """The class of each sample."""
+    return np.asarray((z > 0).astype(np.int64) if z.ndim == 1 else z.argmax(axis=1))
+
+
+def _outputs_and_labels(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    z, t = _to_host(z), _to_host(t)
+    if len(z) != len(t):
+        raise DataError(f"{len(z)} outputs, but {len(t)} targets")
+    z = z.reshape(len(z)) if z.shape[1:] == (1,) else z
+    if t.ndim == 2:
+        t = t.reshape(len(t)) if t.shape[1] == 1 else t.argmax(axis=1)
+    if t.dtype.kind not in "iub" and not (t == t.astype(np.int64)).all():
+        raise DataError(f"labels must be integers, not {t.dtype}")
+    t = t.astype(np.int64)
+    classes = z.shape[1] if z.ndim > 1 else 2
+    if len(t) and (t.min() < 0 or t.max() >= classes):
+        raise DataError(f"labels must be in 0 ... {classes - 1}, found {t.min() if t.min() < 0 else t.max()}")
+    return z, t
+
+
+def _to_host(array: Any) -> NDArray[Any]:
+    return np.asarray(backend_of(array).to_host(array))
