@@ -26,7 +26,7 @@ def gradcheck(layer_or_model: Layer, x: Any, seed: int = 0, tolerance: float = 1
     of ones would be blind for softmax and batch norm, whose outputs have constant sums.
 
     layer_or_model: stays as it is; a copy in float64 is checked. x: (N, ...) inputs; where a kink (ReLU at 0, a tie in
-    max-pool) lies between the two points of a difference, x is moved a little, with a warning that says so.
+    max-pool) lies between the two points of a difference, x and the copy's parameters are moved a little, with a warning.
     Random layers draw the masks of `pass_id` each time; running statistics are held.
     """
     x = np.array(x, np.float64)
@@ -40,9 +40,10 @@ def gradcheck(layer_or_model: Layer, x: Any, seed: int = 0, tolerance: float = 1
             except _Kink as kink:
                 if attempt == _NUDGES:
                     raise GradientError(f"{kink}, even after moving x {_NUDGES} times") from None
-                x = x + rng.standard_normal(x.shape) * 1e-2 * (1 + abs(x).max())
+                x = x + 1e-2 * (1 + abs(x).max()) * rng.standard_normal(x.shape)
+                model.params += 1e-2 * rng.standard_normal(model.params.shape)
     if attempt:
-        warnings.warn(f"gradcheck: x lay on a kink and was moved {attempt} times", UserWarning, stacklevel=2)
+        warnings.warn(f"gradcheck: x lay on a kink; x and the copy's parameters were moved {attempt} times", UserWarning, stacklevel=2)
 
 
 class _Kink(Exception):

@@ -50,5 +50,6 @@ class History(dict[str, list[float]]):
             style = {"linestyle": "-", "marker": "o"} if name.startswith("val_") else {"linestyle": "--", "marker": "."}
             axes.plot(range(1, self.epochs + 1), self[name], label=name.replace("_", " "), markersize=4, **style)
         axes.set(xlabel="epoch", ylabel="loss" if "loss" in names else "")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()

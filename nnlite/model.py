@@ -204,15 +204,34 @@ class Sequential(Layer):
         """All trained values in one vector; layers and names are views of it."""
         return self.vectors.params
 
+    @params.setter
+    def params(self, value: Any) -> None:
+        self._copy_into(self.vectors.params, value)
+
     @property
     def grads(self) -> Array:
         """dJ/d(params) of the last backward pass; zero where frozen."""
         return self.vectors.grads
 
+    @grads.setter
+    def grads(self, value: Any) -> None:
+        self._copy_into(self.vectors.grads, value)
+
     @property
     def buffers(self) -> Array:
         """What is kept but not trained: running statistics."""
         return self.vectors.buffers
+
+    @buffers.setter
+    def buffers(self, value: Any) -> None:
+        self._copy_into(self.vectors.buffers, value)
+
+    def _copy_into(self, vector: Array, value: Any) -> None:
+        if value is not vector:
+            array = self.backend.asarray(value)
+            if array.shape != vector.shape:
+                raise ShapeError(f"this vector has shape {vector.shape}, not {array.shape}")
+            vector[...] = array
 
     def named_params(self) -> dict[str, Array]:
         """Views of `params` by name, such as "0.W"."""

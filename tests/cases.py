@@ -1,0 +1,133 @@
+"""The table of layer cases. A new layer is one row: a name, and a strategy that draws (layers, shape of a sample)."""
+
+from hypothesis import strategies as st
+
+import nnlite as nn
+
+small = st.integers(1, 3)
+pairs = st.one_of(small, st.tuples(small, small))
+sizes = st.tuples(st.integers(5, 8), st.integers(5, 8))
+
+
+@st.composite
+def convolution(draw, depthwise=False):
+    groups = draw(st.integers(1, 3))
+    channels = groups if depthwise else groups * draw(st.integers(1, 2))
+    layer = nn.Conv2D(
+        filters=groups * draw(st.integers(1, 2)),
+        kernel_size=draw(pairs),
+        stride=draw(pairs),
+        padding=draw(
+            st.one_of(st.integers(0, 2), st.tuples(st.integers(0, 2), st.integers(0, 2)), st.sampled_from(["same", "valid"]))
+        ),
+        dilation=draw(st.one_of(st.integers(1, 2), st.tuples(st.integers(1, 2), st.integers(1, 2)))),
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+    return [layer], (*draw(sizes), channels)
+
+
+@st.composite
+def three_by_three(draw):
+    """What fast algorithms are written for: 3x3, stride 1, with all paddings and odd sizes."""
+    padding = draw(st.sampled_from([0, 1, "same", (1, 0)]))
+    return [nn.Conv2D(draw(st.integers(1, 5)), 3, padding=padding)], (
+        *draw(st.tuples(st.integers(3, 11), st.integers(3, 11))),
+        draw(st.integers(1, 5)),
+    )
+
+
+@st.composite
+def pooling(draw, kind):
+    size = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
+    least = size if isinstance(size, int) else min(size)
+    stride = draw(st.one_of(st.none(), pairs))
+    return [kind(size, stride, draw(st.integers(0, least - 1)))], (*draw(sizes), draw(small))
+
+
+@st.composite
+def options(draw, kind, shapes, **choices):
+    return [kind(**{name: draw(values) for name, values in choices.items()})], draw(st.sampled_from(shapes))
+
+
+def fixed(make, *shapes):
+    """Layers without drawn arguments, on each of these shapes."""
+    return st.sampled_from(shapes).map(lambda shape: (make(), shape))
+
+
+ANY = ((4,), (3, 2, 5))
+IMAGES = ((4, 3, 2), (5, 5, 3))
+yes_no = st.booleans()
+
+
+def small_cnn():
+    return [
+        nn.Normalize((1.0, 2.0, 3.0), 2.0),
+        nn.Conv2D(4, 3, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(6, 2),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Dense(5),
+        nn.Tanh(),
+        nn.Dense(3),
+    ]
+
+
+def residual_net():
+    return [
+        nn.Conv2D(4, 3, padding=1, bias=False),
+        nn.Residual(
+            nn.BatchNorm(), nn.ReLU(), nn.Conv2D(4, 3, padding=1), nn.BatchNorm(), nn.ReLU(), nn.Conv2D(4, 3, padding=1)
+        ),
+        nn.Residual(
+            nn.ReLU(),
+            nn.Conv2D(6, 3, stride=2, padding=1),
+            nn.Residual(nn.SiLU(), nn.Conv2D(6, 1)),
+            nn.BatchNorm(scale=False),
+            shortcut=[nn.Conv2D(6, 1, stride=2), nn.BatchNorm()],
+        ),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.GlobalAvgPool2D(),
+        nn.Dense(4),
+        nn.BatchNorm(),
+        nn.LeakyReLU(),
+        nn.Dense(3),
+    ]
+
+
+def nested():
+    inner = nn.Sequential(nn.Dense(6), nn.BatchNorm(), nn.Sequential(nn.ReLU(), nn.Dropout(0.2)))
+    return [inner, nn.Residual(nn.Sequential(nn.Dense(6), nn.Sigmoid())), nn.LayerNorm(), nn.Dense(3), nn.Softmax()]
+
+
+CASES = {
+    "Dense": st.tuples(st.integers(1, 5), st.integers(1, 5), yes_no).map(lambda v: ([nn.Dense(v[0], bias=v[2])], (v[1],))),
+    "Conv2D": convolution(),
+    "Conv2D depthwise": convolution(depthwise=True),
+    "Conv2D 3x3": three_by_three(),
+    "MaxPool2D": pooling(nn.MaxPool2D),
+    "AvgPool2D": pooling(nn.AvgPool2D),
+    "GlobalAvgPool2D": fixed(lambda: [nn.GlobalAvgPool2D()], *IMAGES),
+    "ReLU": fixed(lambda: [nn.ReLU()], *ANY),
+    "LeakyReLU": options(nn.LeakyReLU, ANY, slope=st.sampled_from([0.0, 0.01, 0.3])),
+    "Sigmoid": fixed(lambda: [nn.Sigmoid()], *ANY),
+    "Tanh": fixed(lambda: [nn.Tanh()], *ANY),
+    "GELU": options(nn.GELU, ANY, approximate=st.sampled_from(["none", "tanh"])),
+    "SiLU": fixed(lambda: [nn.SiLU()], *ANY),
+    "Softmax": fixed(lambda: [nn.Softmax()], *ANY),
+    "Flatten": fixed(lambda: [nn.Flatten()], *ANY),
+    "Reshape": fixed(lambda: [nn.Reshape((2, -1))], (4,), (3, 2, 5)),
+    "Normalize": options(
+        nn.Normalize, ((4, 3, 2), (2,)), mean=st.sampled_from([0.5, (1.0, -1.0)]), std=st.sampled_from([2.0, (0.5, 3.0)])
+    ),
+    "Dropout": options(nn.Dropout, ANY, rate=st.sampled_from([0.0, 0.3, 0.9])),
+    "BatchNorm": options(nn.BatchNorm, ANY, scale=yes_no, shift=yes_no),
+    "LayerNorm": options(nn.LayerNorm, ANY, scale=yes_no, shift=yes_no),
+    "Residual": fixed(lambda: [nn.Residual(nn.Dense(4), nn.Tanh()), nn.Residual(nn.Dense(2), shortcut=nn.Dense(2))], (4,)),
+    "small CNN": fixed(small_cnn, (6, 7, 3)),
+    "residual net": fixed(residual_net, (6, 5, 3)),
+    "nested": fixed(nested, (4,)),
+}

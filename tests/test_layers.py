@@ -1,0 +1,185 @@
+"""Every layer and composition of the table has every property."""
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from cases import CASES
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nnlite as nn
+from nnlite import plan
+
+each_case = pytest.mark.parametrize("case", CASES)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+class SquaredSum(nn.Loss):
+    """A criterion for outputs of any shape."""
+
+    def per_sample(self, z, t):
+        d = z - t
+        return (d * d).reshape(len(z), -1).sum(axis=1), 2 * d
+
+
+def draw_model(data, case, dtype="float64"):
+    layers, shape = data.draw(CASES[case])
+    return nn.Sequential(*layers, input_shape=shape, seed=3, dtype=dtype), shape
+
+
+def draw_batch(data, model, n=None):
+    rng = np.random.default_rng(data.draw(st.integers(0, 100)))
+    n = n or data.draw(st.integers(1, 7))
+    x = rng.standard_normal((n, *model.in_shape)).astype(model.dtype)
+    return x, rng.standard_normal((n, *model.out_shape)).astype(model.dtype)
+
+
+def train(model, x, t, pass_id=1):
+    """Everything that a training pass gives, by forward, criterion and backward."""
+    z = model.forward(x, training=True, pass_id=pass_id)
+    loss, delta = SquaredSum()(z, t)
+    return [z.copy(), loss, model.backward(delta), model.grads.copy(), model.buffers.copy()]
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@each_case
+@given(data=st.data())
+def test_gradient(case, data):
+    model, _ = draw_model(data, case)
+    x, _ = draw_batch(data, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # x may be moved off a kink
+        nn.gradcheck(model, x)
+
+
+@each_case
+@given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
+def test_shape_and_dtype(case, data, dtype):
+    model, _ = draw_model(data, case, dtype)
+    x, t = draw_batch(data, model)
+    z, _, dx, grads, _ = train(model, x, t)
+    assert model(x).shape == z.shape == t.shape
+    assert dx.shape == x.shape
+    assert {a.dtype for a in (z, dx, grads, model(x), model.params, model.buffers)} == {np.dtype(dtype)}
+
+
+@each_case
+@given(data=st.data())
+def test_arguments_are_not_written_to(case, data):
+    model, _ = draw_model(data, case)
+    x, delta = draw_batch(data, model)
+    before = x.copy(), delta.copy()
+    x.flags.writeable = delta.flags.writeable = False
+    z = model.forward(x, training=True)
+    kept = z.copy()
+    model.backward(delta)
+    model(x)
+    assert same(before, (x, delta))
+    assert np.array_equal(kept, z), "backward wrote to the outputs that forward returned"
+
+
+@each_case
+@given(data=st.data())
+def test_any_real_input(case, data):
+    model, _ = draw_model(data, case, "float32")
+    x, t = draw_batch(data, model)
+    x = (10 * x).astype(np.int16)
+    expected = train(model, x.astype(np.float32), t)
+    strided = np.repeat(x, 2, axis=0)[::2]
+    fortran = np.asfortranarray(x.astype(np.float64))
+    for variant in (x, strided, fortran):
+        assert same(expected[:4], train(model, variant, t)[:4])
+    wide = np.repeat(t, 2, axis=-1)[..., ::2]
+    assert same(expected[:4], train(model, x, wide)[:4])
+
+
+@each_case
+@given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
+def test_batch_equals_rows(case, data, dtype):
+    model, _ = draw_model(data, case, dtype)
+    x, t = draw_batch(data, model)
+    train(model, x, t)  # moves the running statistics
+    whole, rows = model(x), np.concatenate([model(row[None]) for row in x])
+    np.testing.assert_allclose(whole, rows, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@each_case
+@given(data=st.data())
+def test_short_last_shard_and_many_shards(case, data):
+    """Cut finely or not at all, the mathematics is the same; cut alike, the bits are, on any number of threads."""
+    model, _ = draw_model(data, case)
+    x, t = draw_batch(data, model, n=7)
+    start = model.snapshot()
+    whole = train(model, x, t)
+    fine, results = plan.BUDGET, []
+    plan.BUDGET, plan.FLOPS_PER_SUMMED_VALUE, kept = 1, 0, plan.FLOPS_PER_SUMMED_VALUE
+    try:
+        for threads in (1, 2, 3):
+            nn.set_num_threads(threads)
+            model.restore(start)
+            results.append(train(model, x, t))
+    finally:
+        plan.BUDGET, plan.FLOPS_PER_SUMMED_VALUE = fine, kept
+    assert same(results[0], results[1]) and same(results[0], results[2])
+    for a, b in zip(whole, results[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@each_case
+@given(data=st.data())
+def test_sweep_equals_forward_and_backward(case, data):
+    model, _ = draw_model(data, case, "float32")
+    x, t = draw_batch(data, model, n=7)
+    start = model.snapshot()
+    z, loss, _, grads, buffers = train(model, x, t)
+    model.restore(start)
+    out = np.empty_like(z)
+    assert model.loss_and_grad(x, t, SquaredSum(), out=out, pass_id=1) == pytest.approx(loss, rel=1e-6)
+    assert same((z, grads, buffers), (out, model.grads, model.buffers))
+
+
+@each_case
+@given(data=st.data())
+def test_rewriting_changes_no_bit(case, data):
+    model, _ = draw_model(data, case, "float32")
+    x, t = draw_batch(data, model)
+    start, rewritten = model.snapshot(), train(model, x, t)
+    outputs = model(x)
+    model.rewrite = False
+    model.restore(start)
+    assert same(rewritten, train(model, x, t))
+    assert np.array_equal(outputs, model(x))
+
+
+@each_case
+@given(data=st.data())
+def test_copies_are_the_same_model(case, data, tmp_path):
+    model, _ = draw_model(data, case, "float32")
+    x, t = draw_batch(data, model)
+    train(model, x, t)
+    model.params += 0.01
+    model.save(tmp_path / "m.safetensors")
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), nn.load(tmp_path / "m.safetensors")]
+    expected = model(x), *train(model, x, t)
+    for other in copies:
+        assert repr(other) == repr(model)
+        assert not np.shares_memory(other.params, model.params)
+        assert same(expected, (other(x), *train(other, x, t)))
+
+
+@each_case
+@given(data=st.data())
+def test_every_array_is_a_view_of_the_flat_vectors(case, data):
+    model, _ = draw_model(data, case, "float32")
+    for named, vector in ((model.named_params(), model.params), (model.named_buffers(), model.buffers)):
+        assert sum(view.size for view in named.values()) == vector.size
+        for i, view in enumerate(named.values()):
+            view[...] = i
+        assert all(np.all(view == i) for i, view in enumerate(named.values()))
+        assert np.array_equal(np.concatenate([v.ravel() for v in named.values()] or [vector]), vector)
