@@ -42,9 +42,11 @@ class Backend:
 
     def moments(self, a: Array) -> tuple[Array, Array]:
         """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
-        mean = a.mean(axis=0)
-        deviation = self.xp.subtract(a, mean, out=self.scratch("deviation", a.shape, a.dtype))
-        return mean, self.xp.einsum("mc,mc->c", deviation, deviation)
+        # About the first row: exact for constant columns, and no cancellation where the mean is far from zero.
+        d = self.xp.subtract(a, a[0], out=self.scratch("deviation", a.shape, a.dtype))
+        total = self.xp.ones(len(d), d.dtype) @ d
+        squares = self.xp.einsum("mc,mc->c", d, d) - total * total / len(d)
+        return a[0] + total / len(d), self.xp.maximum(squares, 0)
 
     def erf(self, x: Array) -> Array:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""

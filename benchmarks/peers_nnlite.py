@@ -1,0 +1,45 @@
+"""The tasks of `peers.py` in nnlite."""
+
+from typing import Any
+
+import peers_tasks as net
+from peers_tasks import Built, Layer, Task
+
+import nnlite as nn
+
+
+def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str) -> Built:
+    nn.set_num_threads(threads)
+    model = nn.Sequential(*map(translate, task.network), input_shape=task.in_shape, dtype="float32")
+    criterion, optimizer = nn.CrossEntropy(), nn.Adam(net.LEARNING_RATE)
+
+    def train(i: int) -> None:
+        x, t = batches[i]
+        model.loss_and_grad(x, t, criterion)
+        optimizer.step(model)
+
+    def infer(i: int) -> None:
+        model(batches[i][0])
+
+    variants = {"loss_and_grad + step": train} if task.training else {"model(x)": infer}
+    return Built(variants, parameters=model.params.size)
+
+
+def translate(layer: Layer) -> nn.Layer:
+    match layer:
+        case net.Conv():
+            return nn.Conv2D(layer.filters, layer.kernel, layer.stride, layer.padding, bias=layer.bias)
+        case net.Dense():
+            return nn.Dense(layer.units)
+        case net.BatchNorm():
+            return nn.BatchNorm(momentum=net.BATCH_NORM_MOMENTUM, eps=net.BATCH_NORM_EPS)
+        case net.ReLU():
+            return nn.ReLU()
+        case net.MaxPool():
+            return nn.MaxPool2D(2)
+        case net.GlobalAvgPool():
+            return nn.GlobalAvgPool2D()
+        case net.Flatten():
+            return nn.Flatten()
+        case net.Residual():
+            return nn.Residual(*map(translate, layer.main), shortcut=tuple(map(translate, layer.shortcut)))

@@ -1,0 +1,102 @@
+"""The same mathematics as naive loops in float64: a second oracle, written from the definitions alone."""
+
+import itertools
+import math
+
+import numpy as np
+
+
+def pads(size, kernel, stride, dilation, padding):
+    """(before, after) of one axis."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        out = math.ceil(size / stride)
+        total = max(0, (out - 1) * stride + dilation * (kernel - 1) + 1 - size)
+        return total // 2, total - total // 2
+    return padding, padding
+
+
+def both(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def positions(in_shape, kernel, stride, padding, dilation=(1, 1)):
+    """Output size, and for each output pixel the list of (tap, input pixel or None in the padding)."""
+    out, rows = [], []
+    for axis in (0, 1):
+        before, after = pads(in_shape[axis], kernel[axis], stride[axis], dilation[axis], padding[axis])
+        length = (in_shape[axis] + before + after - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        out.append(length)
+        rows.append([[i * stride[axis] + k * dilation[axis] - before for k in range(kernel[axis])] for i in range(length)])
+
+    def taps(i, j):
+        for (ki, y), (kj, x) in itertools.product(enumerate(rows[0][i]), enumerate(rows[1][j])):
+            inside = 0 <= y < in_shape[0] and 0 <= x < in_shape[1]
+            yield (ki, kj), (y, x) if inside else None
+
+    return out, taps
+
+
+def conv(a, W, b, delta, stride, padding, dilation, groups):
+    """z and, for delta = dJ/dz (None: just z), da, dW, db."""
+    stride, dilation, padding = both(stride), both(dilation), both(padding)
+    (oh, ow), taps = positions(a.shape[1:3], W.shape[1:3], stride, padding, dilation)
+    filters, share = W.shape[0], W.shape[3]
+    z = np.zeros((len(a), oh, ow, filters)) + (0 if b is None else b)
+    da, dW = np.zeros(a.shape), np.zeros(W.shape)
+    for n, i, j, f in np.ndindex(*z.shape):
+        first = f // (filters // groups) * share
+        for (ki, kj), pixel in taps(i, j):
+            if pixel is None:
+                continue
+            for c in range(share):
+                z[n, i, j, f] += a[n, *pixel, first + c] * W[f, ki, kj, c]
+                if delta is not None:
+                    da[n, *pixel, first + c] += delta[n, i, j, f] * W[f, ki, kj, c]
+                    dW[f, ki, kj, c] += delta[n, i, j, f] * a[n, *pixel, first + c]
+    return z, da, dW, None if delta is None else delta.sum(axis=(0, 1, 2))
+
+
+def max_pool(a, delta, size, stride, padding):
+    size, stride, padding = both(size), both(stride), both(padding)
+    (oh, ow), taps = positions(a.shape[1:3], size, stride, padding)
+    y, da = np.full((len(a), oh, ow, a.shape[3]), -np.inf), np.zeros(a.shape)
+    for n, i, j, c in np.ndindex(*y.shape):
+        winner = None
+        for _, pixel in taps(i, j):
+            if pixel is not None and a[n, *pixel, c] > y[n, i, j, c]:
+                y[n, i, j, c], winner = a[n, *pixel, c], pixel
+        da[n, *winner, c] += delta[n, i, j, c]
+    return y, da
+
+
+def average_pool(a, delta, size, stride, padding):
+    size, stride, padding = both(size), both(stride), both(padding)
+    (oh, ow), taps = positions(a.shape[1:3], size, stride, padding)
+    y, da = np.zeros((len(a), oh, ow, a.shape[3])), np.zeros(a.shape)
+    for n, i, j, c in np.ndindex(*y.shape):
+        for _, pixel in taps(i, j):
+            if pixel is not None:
+                y[n, i, j, c] += a[n, *pixel, c] / (size[0] * size[1])
+                da[n, *pixel, c] += delta[n, i, j, c] / (size[0] * size[1])
+    return y, da
+
+
+def batch_norm(a, gamma, beta, delta, eps):
+    """y and da, dgamma, dbeta by the chain rule through mean and variance, channel by channel."""
+    y, da = np.zeros(a.shape), np.zeros(a.shape)
+    dgamma, dbeta = np.zeros(a.shape[-1]), np.zeros(a.shape[-1])
+    for c in range(a.shape[-1]):
+        v, d = a[..., c].ravel(), delta[..., c].ravel()
+        m = len(v)
+        mean = math.fsum(v) / m
+        var = math.fsum((v - mean) ** 2) / m
+        x = (v - mean) / math.sqrt(var + eps)
+        dx = d * gamma[c]
+        dvar = math.fsum(dx * (v - mean)) * -0.5 * (var + eps) ** -1.5
+        dmean = -math.fsum(dx) / math.sqrt(var + eps)
+        y[..., c] = (gamma[c] * x + beta[c]).reshape(a.shape[:-1])
+        da[..., c] = (dx / math.sqrt(var + eps) + dvar * 2 * (v - mean) / m + dmean / m).reshape(a.shape[:-1])
+        dgamma[c], dbeta[c] = math.fsum(d * x), math.fsum(d)
+    return y, da, dgamma, dbeta

@@ -1,0 +1,179 @@
+"""Optimisers against their formulas, clipping, groups, freezing."""
+
+import numpy as np
+import pytest
+
+import nnlite as nn
+
+STEPS = 20
+
+
+def make_model(dtype="float64"):
+    return nn.Sequential(nn.Dense(5), nn.Tanh(), nn.Dense(2), input_shape=(3,), seed=1, dtype=dtype)
+
+
+def train(optimizer, model=None, steps=STEPS):
+    """The parameters after some steps on fixed gradients."""
+    model = model or make_model()
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        model.grads = rng.standard_normal(model.grads.shape)
+        optimizer.step(model)
+    return model.params
+
+
+def by_formula(update, steps=STEPS):
+    """The same, with `update(p, g, t, state)` written for single numbers."""
+    rng, p = np.random.default_rng(0), make_model().params.copy()
+    states = [{} for _ in p]
+    for t in range(1, steps + 1):
+        g = rng.standard_normal(p.shape)
+        p = np.array([update(p[i], g[i], t, states[i]) for i in range(len(p))])
+    return p
+
+
+def sgd(rate, momentum=0.0, nesterov=False, decay=0.0):
+    def update(p, g, t, state):
+        g = g + decay * p
+        v = state["v"] = momentum * state.get("v", 0) + g
+        return p - rate * (g + momentum * v if nesterov else v)
+
+    return update
+
+
+def adam(rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, decay=0.0, decoupled=False):
+    def update(p, g, t, state):
+        g = g if decoupled else g + decay * p
+        p = p - rate * decay * p if decoupled else p
+        m = state["m"] = b1 * state.get("m", 0) + (1 - b1) * g
+        v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * g * g
+        return p - rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+    return update
+
+
+def rmsprop(rate=0.01, alpha=0.99, eps=1e-8, decay=0.0):
+    def update(p, g, t, state):
+        g = g + decay * p
+        v = state["v"] = alpha * state.get("v", 0) + (1 - alpha) * g * g
+        return p - rate * g / (np.sqrt(v) + eps)
+
+    return update
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "formula"),
+    [
+        (nn.SGD(), sgd(0.01)),
+        (nn.SGD(0.1, momentum=0.9), sgd(0.1, 0.9)),
+        (nn.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1), sgd(0.1, 0.9, True, 0.1)),
+        (nn.Adam(), adam()),
+        (nn.Adam(0.01, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1), adam(0.01, 0.8, 0.9, 1e-3, 0.1)),
+        (nn.AdamW(), adam(decay=0.01, decoupled=True)),
+        (nn.AdamW(0.1, weight_decay=0.3), adam(0.1, decay=0.3, decoupled=True)),
+        (nn.RMSProp(), rmsprop()),
+        (nn.RMSProp(0.1, alpha=0.9, weight_decay=0.2), rmsprop(0.1, 0.9, decay=0.2)),
+    ],
+)
+def test_formula(optimizer, formula):
+    np.testing.assert_allclose(train(optimizer), by_formula(formula), rtol=1e-11)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.SGD(0.1, 0.9, True, 0.01), nn.Adam, nn.AdamW, nn.RMSProp])
+def test_threads_and_blocks_change_no_bit(make):
+    results = []
+    for threads in (1, 2, 3):
+        nn.set_num_threads(threads)
+        model = nn.Sequential(nn.Dense(300), nn.Dense(100), input_shape=(200,))
+        results.append(train(make(), model, 3).copy())
+    assert all(np.array_equal(results[0], r) for r in results)
+
+
+def test_learning_rate_may_change_and_follow_a_schedule():
+    optimizer = nn.SGD(0.1)
+    optimizer.learning_rate = 0.0
+    before = make_model().params.copy()
+    assert np.array_equal(train(optimizer), before)
+    seen = []
+
+    def schedule(step):
+        seen.append(step)
+        return 1.0 if step == 2 else 0.0
+
+    model = make_model()
+    train(nn.SGD(schedule), model, 2)
+    assert np.array_equal(model.params, before)
+    train(nn.SGD(schedule), model, 3)
+    assert not np.array_equal(model.params, before)
+    assert seen == [0, 1, 0, 1, 2]
+
+
+def test_clipping_bounds_the_norm_of_all_gradients():
+    model = make_model()
+    model.grads = np.linspace(-3, 3, len(model.grads))
+    wanted = model.grads * 0.5 / (np.linalg.norm(model.grads) + 1e-6)
+    before = model.params.copy()
+    nn.SGD(1.0, clip_norm=0.5).step(model)
+    np.testing.assert_allclose(before - model.params, wanted, rtol=1e-9)
+    model.grads = small = np.full(len(model.grads), 1e-3)
+    before = model.params.copy()
+    nn.SGD(1.0, clip_norm=0.5).step(model)
+    np.testing.assert_allclose(before - model.params, small, rtol=1e-9)
+
+
+def test_frozen_parameters_and_their_state_stay():
+    model, optimizer = make_model(), nn.Adam(0.1)
+    train(optimizer, model, 2)
+    model.freeze("0.*")
+    params = {name: view.copy() for name, view in model.named_params().items()}
+    first = slice(0, model[0].W.size + model[0].b.size)
+    state = {name: vector[first].copy() for name, vector in optimizer.state.items()}
+    train(optimizer, model, 2)
+    for name, view in model.named_params().items():
+        assert np.array_equal(view, params[name]) == name.startswith("0.")
+    assert all(np.array_equal(vector[first], state[name]) for name, vector in optimizer.state.items())
+    model.unfreeze("*")
+    train(optimizer, model, 1)
+    assert not np.array_equal(model[0].W, params["0.W"])
+
+
+def test_groups_have_their_own_rates_and_optimisers():
+    model = make_model()
+    before = {name: view.copy() for name, view in model.named_params().items()}
+    groups = nn.ParameterGroups({"0.*": nn.SGD(0.5), "*.b": nn.SGD(0.0), "*": nn.AdamW(0.1)})
+    model.grads = np.ones(len(model.grads))
+    groups.step(model)
+    after = model.named_params()
+    np.testing.assert_allclose(after["0.W"], before["0.W"] - 0.5)
+    np.testing.assert_allclose(after["0.b"], before["0.b"] - 0.5)  # the first pattern that matches
+    np.testing.assert_array_equal(after["2.b"], before["2.b"])
+    np.testing.assert_allclose(after["2.W"], before["2.W"] * (1 - 0.1 * 0.01) - 0.1, rtol=1e-6)
+
+
+def test_groups_clip_together():
+    model = make_model()
+    model.grads = np.ones(len(model.grads))
+    before = model.params.copy()
+    nn.ParameterGroups({"0.*": nn.SGD(1.0), "*": nn.SGD(1.0)}, clip_norm=1.0).step(model)
+    assert np.linalg.norm(before - model.params) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_bad_arguments():
+    model = make_model()
+    for make in (
+        lambda: nn.SGD(-1),
+        lambda: nn.SGD(0.1, nesterov=True),
+        lambda: nn.SGD(0.1, momentum=1),
+        lambda: nn.Adam(betas=(1, 0.9)),
+        lambda: nn.Adam(clip_norm=0),
+        lambda: nn.RMSProp(alpha=2),
+        lambda: nn.AdamW(weight_decay=-1),
+        lambda: nn.ParameterGroups({"*": nn.SGD(clip_norm=1)}),
+        lambda: nn.ParameterGroups({"*": nn.SGD(), "0.*": nn.SGD()}).step(model),
+    ):
+        with pytest.raises(ValueError):
+            make()
+    optimizer = nn.Adam()
+    optimizer.step(model)
+    with pytest.raises(nn.StateError, match="make a new optimiser"):
+        optimizer.step(nn.Sequential(nn.Dense(3), input_shape=(2,)))

@@ -1,0 +1,99 @@
+"""Against naive loops, on drawn shapes."""
+
+import numpy as np
+import reference
+from cases import convolution, pooling, three_by_three
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nnlite as nn
+
+seeds = st.integers(0, 1000)
+
+
+def run(layers, shape, seed, levels=None):
+    """Outputs, dx and gradients of a training pass on random numbers, few of them different where `levels` is given."""
+    rng = np.random.default_rng(seed)
+    model = nn.Sequential(*layers, input_shape=shape, dtype="float64")
+    x = rng.standard_normal((2, *shape)) if levels is None else rng.integers(0, levels, (2, *shape)).astype(float)
+    for view in model.named_params().values():
+        view[...] = rng.standard_normal(view.shape)
+    z = model.forward(x, training=True)
+    delta = rng.standard_normal(z.shape)
+    return model, x, delta, z, model.backward(delta)
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@given(case=st.one_of(convolution(), convolution(depthwise=True), three_by_three()), seed=seeds)
+def test_convolution(case, seed):
+    model, x, delta, z, dx = run(*case, seed)
+    layer, g = model[0], model.named_grads()
+    b = layer.b if layer.bias else None
+    expected = reference.conv(x, layer.W, b, delta, layer.stride, layer.padding, layer.dilation, layer.groups)
+    for actual, wanted in zip((z, dx, g["0.W"], g.get("0.b")), expected, strict=True):
+        if actual is not None:
+            assert_close(actual, wanted)
+
+
+@given(case=pooling(nn.MaxPool2D), seed=seeds, ties=st.booleans())
+def test_max_pool(case, seed, ties):
+    model, x, delta, z, dx = run(*case, seed, levels=2 if ties else None)
+    layer = model[0]
+    stride = layer.size if layer.stride is None else layer.stride
+    for actual, wanted in zip((z, dx), reference.max_pool(x, delta, layer.size, stride, layer.padding), strict=True):
+        assert_close(actual, wanted)
+
+
+@given(case=pooling(nn.AvgPool2D), seed=seeds)
+def test_average_pool(case, seed):
+    model, x, delta, z, dx = run(*case, seed)
+    layer = model[0]
+    stride = layer.size if layer.stride is None else layer.stride
+    for actual, wanted in zip((z, dx), reference.average_pool(x, delta, layer.size, stride, layer.padding), strict=True):
+        assert_close(actual, wanted)
+
+
+@given(shape=st.sampled_from([(3,), (2, 3, 4)]), seed=seeds)
+def test_batch_norm(shape, seed):
+    model, x, delta, z, dx = run([nn.BatchNorm()], shape, seed)
+    g = model.named_grads()
+    expected = reference.batch_norm(x, model[0].gamma, model[0].beta, delta, model[0].eps)
+    for actual, wanted in zip((z, dx, g["0.gamma"], g["0.beta"]), expected, strict=True):
+        assert_close(actual, wanted)
+
+
+def test_running_statistics_are_those_of_pytorch():
+    """running <- momentum running + (1 - momentum) batch, with the unbiased variance."""
+    model = nn.Sequential(nn.BatchNorm(momentum=0.8), input_shape=(3,), dtype="float64")
+    x = np.random.default_rng(0).standard_normal((5, 3)) * 3 + 1
+    model.forward(x, training=True)
+    assert_close(model[0].running_mean, 0.2 * x.mean(axis=0))
+    assert_close(model[0].running_var, 0.8 + 0.2 * x.var(axis=0, ddof=1))
+    assert_close(model(x), (x - model[0].running_mean) / np.sqrt(model[0].running_var + 1e-5))
+
+
+def test_batch_norm_of_one_value_a_channel():
+    model = nn.Sequential(nn.BatchNorm(), input_shape=(3,), dtype="float64")
+    model[0].beta = [1.0, 2.0, 3.0]
+    z = model.forward(np.array([[5.0, -7.0, 1e4]]), training=True)
+    dx = model.backward(np.ones((1, 3)))
+    assert_close(z, [[1.0, 2.0, 3.0]])
+    assert_close(dx, 0)
+    assert_close(model.named_grads()["0.gamma"], 0)
+    assert_close(model[0].running_var, 1)
+    assert not np.allclose(model[0].running_mean, 0)
+
+
+def test_batch_norm_of_constant_channels_is_beta():
+    model = nn.Sequential(nn.BatchNorm(), input_shape=(4, 4, 2))
+    x = np.broadcast_to(np.float32([1e4 + 0.1, 1 / 3]), (64, 4, 4, 2))
+    np.testing.assert_allclose(model.forward(x, training=True), 0, atol=1e-2)
+
+
+def test_same_padding_puts_the_surplus_at_bottom_and_right():
+    model = nn.Sequential(nn.Conv2D(1, 2, padding="same", bias=False, init=nn.init.ones), input_shape=(2, 2, 1))
+    x = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    assert model(x)[0, :, :, 0].tolist() == [[10, 6], [7, 4]]
