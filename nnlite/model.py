@@ -61,8 +61,9 @@ class Sequential(Layer):
         self.declare_shapes(input_shape)
         self.vectors = Vectors(leaves, self.backend, self.dtype, self.seed)
         for layer in every:
-            if layer.owner not in (None, self):
+            if layer.owner is not None and not any(layer.owner is here for here in every):
                 layer.owner._moved_to = f"layer {layer!r}"
+        for layer in every:
             layer.owner = self
         self._take_up(leaves)
         for path, layer in _parts(self):

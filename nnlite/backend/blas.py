@@ -3,53 +3,80 @@
 import sys
 import threading
 import warnings
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
+
+Limits = list[tuple[Any, int]]
 
 
 class SingleThreadedBLAS:
     """A re-entrant, shared limit: the first entry sets one BLAS thread, the last exit restores what was there.
 
     threadpoolctl's own limits restore wrongly when they overlap in time across threads, and making a controller costs
-    milliseconds; so there is one controller and one count for the process.
+    milliseconds; so there is one controller and one count for the process. An OpenBLAS on OpenMP has a limit in each
+    thread; it gets a count in each thread too.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._local = threading.local()
         self._count = 0
+        self._before: Limits = []
         self._libraries: list[Any] | None = None
-        self._before: list[int] = []
 
     def __enter__(self) -> None:
         with self._lock:
+            if self._libraries is None:
+                self._libraries = _find_libraries()
             if self._count == 0:
-                self._limit()
+                self._before = _limit(lib for lib in self._libraries if not _counts_by_thread(lib))
             self._count += 1
+        depth = getattr(self._local, "depth", 0)
+        if depth == 0:
+            self._local.before = _limit(lib for lib in self._libraries if _counts_by_thread(lib))
+        self._local.depth = depth + 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._local.depth -= 1
+        if self._local.depth == 0:
+            _restore(self._local.before)
         with self._lock:
             self._count -= 1
             if self._count == 0:
-                self._restore()
-
-    def _limit(self) -> None:
-        if self._libraries is None:
-            self._libraries = _find_libraries()
-        self._before = [library.num_threads for library in self._libraries]
-        for library, threads in zip(self._libraries, self._before, strict=True):
-            if threads != 1:
-                library.set_num_threads(1)
-
-    def _restore(self) -> None:
-        for library, threads in zip(self._libraries or [], self._before, strict=True):
-            if threads != 1:
-                library.set_num_threads(threads)
+                _restore(self._before)
 
     def _after_fork(self) -> None:
         # The lock and the count may have been held by a thread that does not exist in the child.
         if self._count:
-            self._restore()
-        self._lock, self._count = threading.Lock(), 0
+            _restore(self._before)
+        self._lock, self._local, self._count = threading.Lock(), threading.local(), 0
+
+
+def _counts_by_thread(library: Any) -> bool:
+    return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
+
+
+def _limit(libraries: Iterable[Any]) -> Limits:
+    before = [(library, library.num_threads) for library in libraries]
+    for library, threads in before:
+        if threads != 1:
+            _set_num_threads(library, 1)
+    return before
+
+
+def _restore(before: Limits) -> None:
+    for library, threads in before:
+        if threads != 1:
+            _set_num_threads(library, threads)
+
+
+def _set_num_threads(library: Any, threads: int) -> None:
+    # From threadpoolctl 3.8 on, only the thread that called first is obeyed until it lets go; others are ignored silently.
+    let_go = getattr(library, "clear_controlling_thread", lambda force: None)
+    let_go(force=True)
+    library.set_num_threads(threads)
+    let_go(force=True)
 
 
 def _find_libraries() -> list[Any]:

@@ -84,8 +84,9 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
     def loop() -> None:
         _local.busy = True
         try:
-            while not errors and (index := next(indices)) < count:
-                work(index)
+            with single_threaded_blas:
+                while not errors and (index := next(indices)) < count:
+                    work(index)
         except BaseException as error:
             errors.append(error)
         finally:

@@ -1,0 +1,198 @@
+"""nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime on the CPU: speed, memory, import time, size.
+
+usage: python benchmarks/peers.py [--quick] [--json FILE] [--markdown FILE] [--tasks ...] [--systems ...]
+
+All systems run the same network, optimiser (Adam), batch, dtype (float32) and number of threads, each in its own process
+that is held to as many cores. Within a round the systems take turns, so a ratio compares what ran within seconds of each
+other; the table shows medians over the rounds, and the least and the greatest ratio. Inputs rotate among several batches.
+Needs the `bench` extra; a system that is not installed is left out by name.
+
+peers_tasks.py       the networks and tasks, and what they cost
+peers_<system>.py    how a system builds and runs a task
+peers_worker.py      the process of one system
+peers_processes.py   the same from outside; memory, imports, size on disk
+peers_report.py      ratios and the Markdown table
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import peers_processes as processes
+import peers_worker as worker
+from peers_processes import Process, WorkerError
+from peers_report import add_ratios, markdown
+from peers_tasks import SGEMM_TASK, TASKS, Task
+
+SYSTEMS = ("nnlite", "torch", "torch.compile", "keras", "jax", "sklearn", "onnxruntime")
+COSTS = ("memory", "import", "size")
+SECONDS, QUICK_SECONDS = 1.0, 0.3
+PAUSE = 0.05  # between blocks, for threads that spin a little before they sleep
+
+
+def main() -> None:
+    args = parse()
+    if args.worker and args.memory:
+        worker.serve_memory(args.worker, args.threads)
+    elif args.worker:
+        worker.serve(args.worker, TASKS[args.tasks[0]], args.threads)
+    else:
+        compare(args)
+
+
+def parse() -> argparse.Namespace:
+    names = sorted({task.name for task in TASKS.values()})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help=f"blocks of {QUICK_SECONDS} instead of {SECONDS} seconds, 2 rounds"
+    )
+    parser.add_argument("--json", type=Path, help="write all rounds to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=[*names, *COSTS],
+        choices=[*names, *TASKS, *COSTS],
+        metavar="TASK",
+        help=f"of {', '.join(names)}, each also with a batch, such as cnn@128; {', '.join(COSTS)}",
+    )
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS, metavar="SYSTEM", help=", ".join(SYSTEMS))
+    parser.add_argument("--rounds", type=int, help="default 5")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.rounds = args.rounds or (2 if args.quick else 5)
+    if args.threads > available_cores():
+        parser.error(f"{args.threads} threads on {available_cores()} cores")
+    return args
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Measure everything, and write the report as far as it has come after every task."""
+    systems = [system for system in SYSTEMS if system in args.systems and processes.is_installed(system)]
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "seconds": QUICK_SECONDS if args.quick else SECONDS,
+        "versions": processes.versions(systems),
+        "left_out": [system for system in args.systems if system not in systems],
+        "tasks": {},
+        "costs": {},
+    }
+    start = time.perf_counter()
+    for name, measure in jobs(args, systems, report):
+        measure()
+        say(f"{name} done after {time.perf_counter() - start:.0f} s")
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+        if args.markdown:
+            args.markdown.write_text(markdown(report))
+    print(markdown(report))
+
+
+def jobs(args: argparse.Namespace, systems: list[str], report: dict[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
+    for key, task in TASKS.items():
+        if key in args.tasks or task.name in args.tasks:
+            yield key, lambda task=task: measure_task(task, systems, report)  # type: ignore[misc]
+    for cost in COSTS:
+        if cost in args.tasks:
+            yield cost, lambda cost=cost: measure_cost(cost, systems, report)  # type: ignore[misc]
+
+
+def measure_task(task: Task, systems: list[str], report: dict[str, Any]) -> None:
+    taking_part = [system for system in systems if takes_part(system, task)]
+    if task == SGEMM_TASK:
+        taking_part += worker.SGEMM
+    result: dict[str, Any] = {"title": task.title, "batch": task.batch, "failed": {}, "variants": {}, "idle_cpu": {}}
+    report["tasks"][task.key] = result
+    workers = {system: Process.start(system, task, report["threads"]) for system in taking_part}
+    try:
+        wait_until_ready(workers, result)
+        warm_up(workers, report["seconds"] / 2, result)
+        result["samples_per_second"] = run_rounds(workers, report["rounds"], report["seconds"], result)
+    finally:
+        for process in workers.values():
+            process.stop()
+    add_ratios(task, result)
+
+
+def takes_part(system: str, task: Task) -> bool:
+    """scikit-learn has MLPs only, onnxruntime inference only."""
+    if system == "sklearn":
+        return task.is_mlp and task.training
+    return system != "onnxruntime" or not task.training
+
+
+def wait_until_ready(workers: dict[str, Process], result: dict[str, Any]) -> None:
+    """Drop the workers that fail."""
+    for system, process in list(workers.items()):
+        try:
+            process.wait()
+        except WorkerError as error:
+            result["failed"][system] = str(error)
+            say(f"  {system} failed: {error}")
+            workers.pop(system).stop()
+
+
+def warm_up(workers: dict[str, Process], seconds: float, result: dict[str, Any]) -> None:
+    for system, process in workers.items():
+        result["variants"][system] = process.ask("warm_up", seconds)["variant"]
+
+
+def run_rounds(workers: dict[str, Process], rounds: int, seconds: float, result: dict[str, Any]) -> dict[str, list[float]]:
+    """Samples per second, a list of rounds for every system. Each round begins with another system."""
+    systems = list(workers)
+    rates: dict[str, list[float]] = {system: [] for system in systems}
+    idle: dict[str, list[float]] = {system: [] for system in systems}
+    for i in range(rounds):
+        first = i % len(systems)
+        for system in systems[first:] + systems[:first]:
+            time.sleep(PAUSE)
+            answer = workers[system].ask("measure", seconds)
+            rates[system].append(answer["samples_per_second"])
+            idle[system].append(answer["idle_cpu"])
+    result["idle_cpu"] = {system: statistics.median(shares) for system, shares in idle.items()}
+    return rates
+
+
+def measure_cost(cost: str, systems: list[str], report: dict[str, Any]) -> None:
+    whole = [system for system in systems if system in processes.DISTRIBUTIONS]
+    if cost == "memory":
+        training = [system for system in systems if system not in ("sklearn", "onnxruntime")]
+        report["costs"]["memory"] = {system: processes.peak_memory(system, report["threads"]) for system in training}
+    elif cost == "import":
+        report["costs"]["import"] = processes.import_seconds([*whole, "numpy"], report["rounds"])
+    else:
+        report["costs"]["size"] = {system: processes.installed_bytes(system) for system in whole}
+
+
+def machine() -> dict[str, Any]:
+    return {"processor": processor(), "cores": available_cores(), "system": f"{platform.system()} {platform.machine()}"}
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""From the rounds of `peers.py` to ratios and the Markdown table."""
+
+import statistics
+from typing import Any
+
+from peers_tasks import Task, flops_per_sample
+
+SGEMM_SIZE = 1024
+SGEMM_FLOPS = 2 * SGEMM_SIZE**3
+NOT_PEERS = ("nnlite", "sgemm", "sgemm-1")
+IDLE_LIMIT = 0.02
+
+
+def add_ratios(task: Task, result: dict[str, Any]) -> None:
+    """Round by round: nnlite's speed over that of each peer, and its share of the machine's matrix product."""
+    rates = result["samples_per_second"]
+    peers = [system for system in rates if system not in NOT_PEERS]
+    if "nnlite" in rates:
+        result["ratios"] = {peer: divide(rates["nnlite"], rates[peer]) for peer in peers}
+    if "nnlite" in rates and "sgemm" in rates:
+        flops = [rate * flops_per_sample(task) for rate in rates["nnlite"]]
+        products = [rate * SGEMM_FLOPS for rate in rates["sgemm"]]
+        result["sgemm_share"] = divide(flops, products)
+    if peers:
+        result["fastest_peer"] = max(peers, key=lambda peer: statistics.median(rates[peer]))
+
+
+def divide(ours: list[float], theirs: list[float]) -> list[float]:
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    parts = [heading(report), speed_table(report["tasks"]), sgemm_line(report["tasks"]), cost_table(report["costs"])]
+    return "\n\n".join(part for part in [*parts, notes(report)] if part) + "\n"
+
+
+def heading(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return (
+        "# nnlite and its peers on the CPU\n\n"
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}. {report['threads']} threads, float32, Adam; "
+        f"{report['rounds']} rounds of {report['seconds']:g} s.\n{versions}.\n\n"
+        "Samples per second, medians over the rounds. Ratios are nnlite's speed over a peer's in the same round: "
+        "median (least to greatest)."
+    )
+
+
+def speed_table(tasks: dict[str, Any]) -> str:
+    systems = list(dict.fromkeys(name for task in tasks.values() for name in task["samples_per_second"] if "sgemm" not in name))
+    if not systems:
+        return ""
+    header = ["task", "batch", *systems, "/ fastest peer", "/ torch", "of sgemm"]
+    return table(header, [speed_row(task, systems) for task in tasks.values()], left=1)
+
+
+def speed_row(task: dict[str, Any], systems: list[str]) -> list[str]:
+    rates, ratios, fastest = task["samples_per_second"], task.get("ratios", {}), task.get("fastest_peer")
+    speeds = [f"{statistics.median(rates[system]):,.0f}" if system in rates else "" for system in systems]
+    over_fastest = f"{spread(ratios[fastest])} {fastest}" if fastest in ratios else ""
+    over_torch = spread(ratios["torch"]) if "torch" in ratios else ""
+    share = f"{statistics.median(task['sgemm_share']):.0%}" if "sgemm_share" in task else ""
+    return [task["title"], str(task["batch"]), *speeds, over_fastest, over_torch, share]
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def sgemm_line(tasks: dict[str, Any]) -> str:
+    """The machine's own speed in the rounds where it was measured."""
+    for task in tasks.values():
+        rates = task["samples_per_second"]
+        if "sgemm" in rates and "sgemm-1" in rates:
+            every, one = (statistics.median(rates[name]) * SGEMM_FLOPS / 1e9 for name in ("sgemm", "sgemm-1"))
+            return (
+                f"sgemm: a float32 product of {SGEMM_SIZE} x {SGEMM_SIZE} matrices in NumPy in the same rounds, {every:.0f} GFLOP/s "
+                f"on all threads, {one:.0f} on one. The share counts a training step as direct convolution."
+            )
+    return ""
+
+
+def cost_table(costs: dict[str, Any]) -> str:
+    """Memory, import time and size, one row a system."""
+    memory, imports, sizes = costs.get("memory", {}), costs.get("import", {}), costs.get("size", {})
+    rows = []
+    for system in dict.fromkeys([*memory, *imports, *sizes]):
+        alone, needed = (f"{size / 1e6:,.1f}" for size in sizes[system]) if system in sizes else ("", "")
+        megabytes = f"{memory[system] / 1e6:,.0f}" if system in memory else ""
+        milliseconds = f"{imports[system] * 1e3:,.0f}" if system in imports else ""
+        rows.append([system, megabytes, milliseconds, alone, needed])
+    header = ["system", "peak memory, MB", "import, ms", "package, MB", "with what it needs beyond NumPy, MB"]
+    explained = (
+        "Peak memory: of training the tutorial CNN at batch 512, without imports and inputs. Import: the median, less that of "
+        "bare Python.\nSizes: installed, without compiled Python files.\n\n"
+    )
+    return explained + table(header, rows, left=1) if rows else ""
+
+
+def notes(report: dict[str, Any]) -> str:
+    """What was left out, what failed, which variant was the faster, and who did not rest."""
+    lines = [f"Not installed: {', '.join(report['left_out'])}."] if report["left_out"] else []
+    for key, task in report["tasks"].items():
+        lines += [f"{key}: {system} failed: {error}" for system, error in task["failed"].items()]
+        busy = {name: share for name, share in task["idle_cpu"].items() if share > IDLE_LIMIT}
+        lines += [f"{key}: {system} used {share:.0%} of a core between its turns." for system, share in busy.items()]
+    chosen = {key: task["variants"]["keras"] for key, task in report["tasks"].items() if "keras" in task["variants"]}
+    if chosen:
+        lines.append(
+            "Keras, the faster of its ways: " + ", ".join(f"{variant} ({key})" for key, variant in chosen.items()) + "."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def table(header: list[str], rows: list[list[str]], left: int) -> str:
+    """A Markdown table; the first `left` columns are aligned left, the others right."""
+    rule = [":--" if i < left else "--:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])

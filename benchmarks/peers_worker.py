@@ -1,0 +1,146 @@
+"""One system in its own process: build a task, then measure when told to. The other end is `peers_processes.py`.
+
+Commands come as lines of JSON, every one is answered by a line of JSON:
+    {"warm_up": seconds} -> {"variant": name}        choose the fastest way to make a step
+    {"measure": seconds} -> {"samples_per_second": ..., "idle_cpu": ...}
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from peers_tasks import MEMORY_TASK, Built, Task, count_parameters, make_batches
+
+MODULES = {"torch.compile": "peers_torch"}  # of the other systems: peers_<system>
+SGEMM = {"sgemm": None, "sgemm-1": 1}  # and the threads of each, None being --threads
+SGEMM_SIZE = 1024
+MEMORY_STEPS = 4
+
+
+def serve(system: str, task: Task, threads: int) -> None:
+    """Build the task and answer commands until there are no more."""
+    answers = take_stdout()
+    use_cores(SGEMM.get(system) or threads)
+    worker = Worker(task, *build(system, task, threads))
+    reply(answers, {"parameters": worker.built.parameters})
+    for line in sys.stdin:
+        ((command, seconds),) = json.loads(line).items()
+        reply(answers, worker.warm_up(seconds) if command == "warm_up" else worker.measure(seconds))
+
+
+def serve_memory(system: str, threads: int) -> None:
+    """Answer with the bytes that training takes at its peak, without what imports and inputs take."""
+    answers = take_stdout()
+    use_cores(threads)
+    module, batches = import_system(system), make_batches(MEMORY_TASK)
+    before = memory("VmRSS")
+    built = module.build(MEMORY_TASK, batches, threads, system)
+    step = next(iter(built.variants.values()))
+    for i in range(MEMORY_STEPS):
+        step(i)
+    built.finish()
+    reply(answers, {"bytes": memory("VmHWM") - before})
+
+
+def build(system: str, task: Task, threads: int) -> tuple[Built, int]:
+    """The task in a system, and the samples of one call. Makes one call of each variant, so that all is compiled."""
+    if system in SGEMM:
+        return build_sgemm(), 1
+    built = import_system(system).build(task, make_batches(task), threads, system)
+    if built.parameters != count_parameters(task):
+        raise RuntimeError(f"{built.parameters} parameters instead of {count_parameters(task)}")
+    for step in built.variants.values():
+        step(0)
+    built.finish()
+    return built, built.steps_per_call * task.batch
+
+
+def build_sgemm() -> Built:
+    """A product of two square matrices, whose samples per second are its FLOPs per second."""
+    import numpy as np
+
+    a, b, out = (np.ones((SGEMM_SIZE, SGEMM_SIZE), np.float32) for _ in range(3))
+    return Built({"numpy": lambda i: np.matmul(a, b, out=out)}, parameters=0)
+
+
+class Worker:
+    """The task in this process, and where it stands among its batches."""
+
+    def __init__(self, task: Task, built: Built, samples_per_call: int) -> None:
+        self.built, self.samples_per_call = built, samples_per_call
+        self.n_batches, self.calls = task.n_batches, 0
+        self.variant = next(iter(built.variants))
+        self.rest_began = self.cpu_then = 0.0
+        self.rest()
+
+    def warm_up(self, seconds: float) -> dict[str, Any]:
+        """Run every variant for a while, and keep the fastest."""
+        rates = {name: self.rate(step, seconds) for name, step in self.built.variants.items()}
+        self.variant = max(rates, key=lambda name: rates[name])
+        self.rest()
+        return {"variant": self.variant}
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        idle_cpu = (time.process_time() - self.cpu_then) / (time.perf_counter() - self.rest_began)
+        step = self.built.variants[self.variant]
+        self.rate(step, 0.0)  # one call wakes the threads and fills the caches
+        samples_per_second = self.rate(step, seconds)
+        self.rest()
+        return {"samples_per_second": samples_per_second, "idle_cpu": idle_cpu}
+
+    def rate(self, step: Callable[[int], Any], seconds: float) -> float:
+        """Samples per second over at least one call."""
+        calls, start = 0, time.perf_counter()
+        end = start + seconds
+        while calls == 0 or time.perf_counter() < end:
+            step(self.calls % self.n_batches)
+            self.calls += 1
+            calls += 1
+        self.built.finish()
+        return calls * self.samples_per_call / (time.perf_counter() - start)
+
+    def rest(self) -> None:
+        """From here on this process should use no CPU."""
+        self.rest_began, self.cpu_then = time.perf_counter(), time.process_time()
+
+
+def import_system(system: str) -> Any:
+    return importlib.import_module(MODULES.get(system, f"peers_{system}"))
+
+
+def use_cores(threads: int) -> None:
+    """Hold the process to as many cores as it has threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def environment(system: str, threads: int) -> dict[str, str]:
+    """What sets the threads of a system, and keeps it quiet."""
+    count = str(SGEMM.get(system) or threads)
+    names = ("NNLITE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, **dict.fromkeys(names, count), **quiet, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+
+def memory(entry: str) -> int:
+    """Bytes of this process: VmRSS is what it has now, VmHWM the most that it had."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(entry + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {entry} in /proc/self/status")
+
+
+def take_stdout() -> TextIO:
+    """Keep stdout for the answers: what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def reply(answers: TextIO, answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), file=answers, flush=True)

@@ -1,0 +1,93 @@
+"""Metrics agree with scikit-learn, over batches of any cut."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+import nnlite as nn
+
+
+@st.composite
+def classified(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    n, classes = draw(st.integers(1, 40)), draw(st.integers(2, 6))
+    z, t = rng.integers(0, 4, (n, classes)).astype(float), rng.integers(0, classes, n)  # few levels: ties
+    return z, t, draw(st.integers(1, 10)), rng.uniform(0.1, 2, n)
+
+
+def stream(metric, z, t, size, weight=None):
+    metric.reset()
+    for start in range(0, len(t), size):
+        s = slice(start, start + size)
+        metric.update(z[s], t[s], None if weight is None else weight[s])
+    return metric.result()
+
+
+@given(case=classified())
+def test_accuracy_and_confusion(case):
+    z, t, size, w = case
+    p, classes = z.argmax(axis=1), range(z.shape[1])
+    assert stream(nn.Accuracy(), z, t, size) == pytest.approx(sk.accuracy_score(t, p))
+    assert stream(nn.Accuracy(), z, t, size, w) == pytest.approx(sk.accuracy_score(t, p, sample_weight=w))
+    np.testing.assert_array_equal(stream(nn.ConfusionMatrix(), z, t, size), sk.confusion_matrix(t, p, labels=classes))
+    one_hot = np.eye(z.shape[1])[t]
+    assert stream(nn.Accuracy(), z, one_hot, size) == stream(nn.Accuracy(), z, t, size)
+
+
+@given(case=classified(), average=st.sampled_from(["macro", "micro", None]))
+def test_precision_recall_f1(case, average):
+    z, t, size, w = case
+    p, labels = z.argmax(axis=1), None if average == "macro" else range(z.shape[1])
+    figures = ((nn.Precision, sk.precision_score), (nn.Recall, sk.recall_score), (nn.F1, sk.f1_score))
+    for mine, theirs in figures:
+        for weight in (None, w):
+            expected = theirs(t, p, average=average, labels=labels, zero_division=0, sample_weight=weight)
+            np.testing.assert_allclose(stream(mine(average), z, t, size, weight), expected, rtol=1e-12)
+
+
+@given(seed=st.integers(0, 1000), k=st.integers(1, 4), size=st.integers(1, 9))
+def test_top_k(seed, k, size):
+    rng = np.random.default_rng(seed)
+    z, t = rng.permuted(np.tile(np.arange(5.0), (20, 1)), axis=1), rng.integers(0, 5, 20)
+    metric = nn.TopK(k)
+    assert metric.name == f"top{k}_accuracy"
+    assert stream(metric, z, t, size) == pytest.approx(sk.top_k_accuracy_score(t, z, k=k, labels=range(5)))
+
+
+def test_two_classes_from_one_logit():
+    z, t = np.array([[-1.0], [2.0], [0.5], [-0.5]]), np.array([0, 1, 0, 1])
+    assert stream(nn.Accuracy(), z, t, 3) == stream(nn.Accuracy(), z[:, 0], t[:, None], 3) == 0.5
+    assert stream(nn.ConfusionMatrix(), z, t, 2).tolist() == [[1, 1], [1, 1]]
+
+
+def test_state_goes_through_json():
+    import json
+
+    z, t = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 1, 2])
+    for make in (nn.Accuracy, nn.F1, nn.ConfusionMatrix, lambda: nn.TopK(2)):
+        first, second = make(), make()
+        first.update(z[:2], t[:2])
+        second.load_state(json.loads(json.dumps(first.state())))
+        for metric in (first, second):
+            metric.update(z[2:], t[2:])
+        assert np.array_equal(first.result(), second.result())
+
+
+def test_report():
+    text = nn.metrics.classification_report(np.array([[3, 1], [0, 4]]), ["cat", "dog"])
+    assert "cat" in text and "0.750" in text and "macro mean" in text and len(text.splitlines()) == 4
+
+
+def test_bad_input():
+    z = np.zeros((3, 2))
+    for t in ([0, 1], [0, 1, 2], [0, 1, -1], [0.5, 0, 1]):
+        with pytest.raises(nn.DataError):
+            nn.Accuracy().update(z, np.array(t))
+    for metric in (nn.Accuracy(), nn.F1(), nn.ConfusionMatrix()):
+        with pytest.raises(nn.DataError, match="no sample"):
+            metric.result()
+    for bad in (lambda: nn.F1("weighted"), lambda: nn.TopK(0)):
+        with pytest.raises(ValueError):
+            bad()

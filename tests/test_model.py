@@ -1,0 +1,287 @@
+"""The model's promises: views, names, nesting, freezing, errors that name the layer."""
+
+import copy
+from fnmatch import fnmatchcase
+
+import numpy as np
+import pytest
+
+import nnlite as nn
+
+rng = np.random.default_rng(0)
+
+
+def make(**options):
+    return nn.Sequential(
+        nn.Conv2D(4, 3),
+        nn.ReLU(),
+        nn.BatchNorm(),
+        nn.Residual(nn.Conv2D(4, 1), nn.ReLU(), shortcut=nn.Conv2D(4, 1)),
+        nn.Flatten(),
+        nn.Dense(3),
+        input_shape=(5, 6, 2),
+        **options,
+    )
+
+
+X = rng.standard_normal((8, 5, 6, 2)).astype(np.float32)
+T = rng.integers(0, 3, 8)
+
+
+def test_names():
+    model = make()
+    weights = ["0.W", "0.b", "2.gamma", "2.beta", "3.0.W", "3.0.b", "3.shortcut.0.W", "3.shortcut.0.b", "5.W", "5.b"]
+    assert list(model.named_params()) == list(model.named_grads()) == weights
+    assert list(model.named_buffers()) == ["2.running_mean", "2.running_var"]
+    assert len(model) == 6 and model[5] is model.layers[5] and model[:2] == model.layers[:2]
+    assert model.device == "cpu" and model.to("cpu") is model
+
+
+def test_assignment_copies_into_the_view():
+    model = make()
+    model[5].W = np.ones((3, 48))
+    model[5].W += 1
+    model[5].b = [1, 2, 3]
+    assert np.shares_memory(model[5].W, model.params)
+    assert np.all(model.named_params()["5.W"] == 2) and model.params[-3:].tolist() == [1, 2, 3]
+    with pytest.raises(nn.ShapeError, match=r"Dense\(3\): W has shape \(3, 48\), not \(48, 3\)"):
+        model[5].W = np.ones((48, 3))
+
+
+def test_snapshot_and_restore():
+    model = make()
+    before, held = model(X), model.snapshot()
+    model.loss_and_grad(X, T, nn.CrossEntropy())
+    nn.SGD(0.1).step(model)
+    assert not np.array_equal(before, model(X))
+    model.restore(held)
+    assert np.array_equal(before, model(X))
+
+
+def test_a_deep_copy_lives_its_own_life():
+    model = make()
+    other = copy.deepcopy(model)
+    other[5].W += 1
+    other.loss_and_grad(X, T, nn.CrossEntropy())
+    nn.SGD(0.1).step(other)
+    assert not np.array_equal(model(X), other(X))
+    layer = copy.deepcopy(model[5])
+    layer.W += 1
+    assert not np.array_equal(layer.W, model[5].W)
+    assert np.array_equal(nn.Sequential(layer, input_shape=(48,))[0].W, layer.W)
+
+
+def test_a_built_model_moves_into_another():
+    backbone = nn.Sequential(nn.Dense(5), nn.BatchNorm(), nn.ReLU(), input_shape=(4,), seed=7)
+    x = rng.standard_normal((6, 4)).astype(np.float32)
+    backbone.forward(x, training=True)
+    values, outputs = backbone.params.copy(), backbone(x)
+    model = nn.Sequential(backbone, nn.Dense(2), input_shape=(4,))
+    assert np.array_equal(model.params[: len(values)], values)
+    assert np.shares_memory(backbone.params, model.params) and np.shares_memory(backbone[0].W, model.params)
+    assert np.array_equal(backbone(x), outputs), "it is still a model of its own"
+    model.loss_and_grad(x, T[:6] % 2, nn.CrossEntropy())
+    nn.SGD(1.0).step(model)
+    assert not np.array_equal(backbone(x), outputs), "on the values of the whole"
+
+
+def test_transfer():
+    """A trained backbone in a new model, frozen; the old model says that its layers are gone."""
+    old = make()
+    W = old[0].W.copy()
+    new = nn.Sequential(*old.layers[:-1], nn.Dense(5), input_shape=(5, 6, 2), seed=1)
+    new.freeze("[0-4].*")
+    assert np.array_equal(new[0].W, W)
+    for _ in range(3):
+        new.loss_and_grad(X, T, nn.CrossEntropy())
+        nn.Adam(0.1).step(new)
+    assert np.array_equal(new[0].W, W)
+    with pytest.raises(nn.StateError, match="another model"):
+        old(X)
+
+
+def test_frozen_parameters_have_no_gradient_and_statistics_go_on():
+    model = make()
+    model.loss_and_grad(X, T, nn.CrossEntropy())
+    full = {name: g.copy() for name, g in model.named_grads().items()}
+    for pattern in ("0.*", "[0-2].*", "5.*", "3.0.*", "3.shortcut.*", "*"):
+        model.freeze(pattern)
+        statistics = model.buffers.copy()
+        model.loss_and_grad(X, T, nn.CrossEntropy())
+        assert not np.array_equal(statistics, model.buffers)
+        for name, g in model.named_grads().items():
+            matches = not g.any()
+            assert matches == fnmatchcase(name, pattern), (name, pattern)
+            if not matches:
+                np.testing.assert_allclose(g, full[name], rtol=1e-4, atol=1e-6)
+        model.unfreeze("*")
+
+
+def test_backward_stops_at_the_first_trained_layer():
+    class Loud(nn.Dense):
+        def backward(self, delta, ctx):
+            calls.append((self.units, ctx.needs_delta, ctx.trained))
+            return super().backward(delta, ctx)
+
+    calls = []
+    model = nn.Sequential(Loud(4), nn.ReLU(), Loud(3), nn.ReLU(), Loud(2), input_shape=(4,))
+    x, t = rng.standard_normal((5, 4)), T[:5] % 2
+    model.loss_and_grad(x, t, nn.CrossEntropy())
+    assert calls == [(2, True, True), (3, True, True), (4, False, True)]
+    calls.clear()
+    model.freeze("0.*")
+    model.loss_and_grad(x, t, nn.CrossEntropy())
+    assert calls == [(2, True, True), (3, False, True)]
+    calls.clear()
+    model.freeze("4.*")
+    model.forward(x, training=True)
+    assert model.backward(np.ones((5, 2))).shape == x.shape
+    assert calls == [(2, True, False), (3, True, True), (4, True, False)]
+
+
+def test_a_layer_written_by_a_user():
+    class Scale(nn.Layer):
+        """y = s a"""
+
+        def __init__(self, start=1.0):
+            self.start = start
+
+        def build(self, in_shape):
+            self.declare("s", in_shape, nn.init.constant(self.start))
+            return in_shape
+
+        def forward(self, a, ctx):
+            ctx.a = a
+            return a * self.s
+
+        def backward(self, delta, ctx):
+            ctx.ds[...] = (delta * ctx.a).sum(axis=0)
+            return delta * self.s
+
+    class Center(nn.Layer):
+        """y = a - mean over the batch: needs the batch in one piece"""
+
+        samplewise = False
+
+        def forward(self, a, ctx):
+            return a - a.mean(axis=0)
+
+        def backward(self, delta, ctx):
+            return delta - delta.mean(axis=0)
+
+    model = nn.Sequential(nn.Dense(4), nn.ReLU(), Scale(2.0), Center(), nn.ReLU(), Scale(), input_shape=(3,))
+    assert repr(model[2]) == "Scale(start=2.0)" and repr(model[5]) == "Scale()"
+    with_sums = rng.standard_normal((7, 3))
+    nn.gradcheck(model, with_sums)
+    assert np.all(model[2].s == 2)
+
+
+def test_pass_id_decides_the_masks():
+    model = nn.Sequential(nn.Dropout(0.5), input_shape=(50,), seed=3)
+    x = np.ones((6, 50))
+    first, second = model.forward(x, training=True), model.forward(x, training=True)
+    assert model.passes == 2
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, model.forward(x, training=True, pass_id=1)) and model.passes == 2
+    assert not np.array_equal(first[0], first[1])
+    assert abs(first.mean() - 1) < 0.2 and set(np.unique(first)) == {0, 2}
+    part = nn.Sequential(nn.Dropout(0.5), input_shape=(50,), seed=3).forward(x[:2], training=True)
+    assert np.array_equal(part, first[:2]), "a sample's mask does not depend on its neighbours"
+    assert np.array_equal(model(x), x)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "words"),
+    [
+        ([nn.Conv2D(3, 7)], (5, 5, 3), r"layer 0 Conv2D\(3, 7\): .*\(7, 7\).*\(5, 5\)"),
+        ([nn.Flatten(), nn.Conv2D(3, 3)], (5, 5, 3), r"layer 1 .*\(75,\)"),
+        ([nn.Dense(3)], (5, 5), r"layer 0 Dense\(3\): .*\(5, 5\)"),
+        ([nn.Residual(nn.Dense(3))], (4,), r"layer 0 .*\(3,\).*\(4,\)"),
+        ([nn.Residual(nn.Conv2D(3, 9), nn.ReLU())], (4, 4, 3), r"layer 0 .*: layer 0 Conv2D\(3, 9\)"),
+        ([nn.Conv2D(4, 3, groups=3)], (5, 5, 3), "groups=3"),
+        ([nn.Conv2D(4, 0)], (5, 5, 3), "kernel_size"),
+        ([nn.Conv2D(4, 3, padding="full")], (5, 5, 3), "padding"),
+        ([nn.Conv2D(4, (3, 3, 3))], (5, 5, 3), "pair"),
+        ([nn.MaxPool2D(2, padding=2)], (5, 5, 3), "padding 2"),
+        ([nn.MaxPool2D(6)], (5, 5, 3), r"\(6, 6\)"),
+        ([nn.Reshape((4, -1))], (5,), r"\(5,\)"),
+        ([nn.Normalize((1, 2), 1)], (5, 5, 3), "2 values"),
+        ([nn.BatchNorm()], (5, 5), r"\(5, 5\)"),
+        ([nn.GlobalAvgPool2D()], (5,), r"\(5,\)"),
+        ([], (5,), "at least one"),
+    ],
+)
+def test_shapes_that_do_not_fit(layers, shape, words):
+    with pytest.raises(nn.ShapeError, match=words):
+        nn.Sequential(*layers, input_shape=shape)
+
+
+def test_wrong_arguments():
+    for bad in (lambda: nn.Sequential(3), lambda: nn.ReLU(3)):
+        with pytest.raises(TypeError):
+            bad()
+    for bad in (
+        lambda: nn.Sequential(nn.ReLU(), input_shape=(3,), dtype="float16"),
+        lambda: nn.Dropout(1.0),
+        lambda: nn.LeakyReLU(-1),
+        lambda: nn.GELU("erf"),
+        lambda: nn.Normalize(0, 0),
+        lambda: make().freeze("nothing"),
+        lambda: nn.set_num_threads(0),
+    ):
+        with pytest.raises(ValueError):
+            bad()
+
+
+def test_a_layer_object_used_twice():
+    layer = nn.Dense(4)
+    with pytest.raises(nn.StateError, match="0 and 2.0"):
+        nn.Sequential(layer, nn.ReLU(), nn.Residual(layer), input_shape=(4,))
+
+
+def test_inputs_that_do_not_fit():
+    model, criterion = make(), nn.CrossEntropy()
+    for x in (X[0], X[..., :1], X.reshape(8, -1)):
+        with pytest.raises(nn.ShapeError, match=r"layer 0 Conv2D\(4, 3\).*\(N, 5, 6, 2\), got"):
+            model(x)
+    for x in (X.astype(complex), X.astype(object), np.full(X.shape, "a")):
+        with pytest.raises(nn.DataError, match="real numbers"):
+            model(x)
+    for call in (lambda: model(X[:0]), lambda: model.loss_and_grad(X[:0], T[:0], criterion)):
+        with pytest.raises(nn.DataError, match="empty"):
+            call()
+    with pytest.raises(nn.DataError, match="8 samples, but 7"):
+        model.loss_and_grad(X, T[:7], criterion)
+    with pytest.raises(nn.ShapeError, match="out must have shape"):
+        model.loss_and_grad(X, T, criterion, out=np.empty((8, 4)))
+    with pytest.raises(nn.DeviceError, match=r"'cpu'.*'cuda'"):
+        model(type("Array", (), {"__cuda_array_interface__": {}})())
+    with pytest.raises(nn.DeviceError, match="tpu"):
+        model.to("tpu")
+
+
+def test_backward_needs_a_training_forward():
+    model = make()
+    delta = np.ones((8, 3))
+    for prepare in (lambda: None, lambda: model(X), lambda: model.forward(X, training=False)):
+        prepare()
+        with pytest.raises(nn.StateError, match="training=True"):
+            model.backward(delta)
+    model.forward(X, training=True)
+    with pytest.raises(nn.ShapeError, match=r"\(8, 3\), not \(8, 2\)"):
+        model.backward(delta[:, :2])
+    model.backward(delta)
+    with pytest.raises(nn.StateError):
+        model.backward(delta)
+
+
+def test_without_input_shape_it_is_only_a_part():
+    with pytest.raises(nn.StateError, match="input_shape"):
+        nn.Sequential(nn.ReLU())(X)
+
+
+def test_summary(capsys):
+    make().summary()
+    text = capsys.readouterr().out
+    for words in ("Conv2D(4, 3)", "(3, 4, 4)", "3.shortcut.0 Conv2D(4, 1)", "76", "271 trained", "MFLOP"):
+        assert words in text, text

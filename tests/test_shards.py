@@ -1,0 +1,251 @@
+"""Threads, shards, BLAS limits: the same bits on any number of threads, and nothing left behind."""
+
+import multiprocessing
+import threading
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import ThreadpoolController
+
+import nnlite as nn
+from nnlite.backend import ReadersWriterLock, Turnstile, get_num_threads, single_threaded_blas
+from nnlite.backend.random import random_bits
+from nnlite.backend.threads import map_shards
+
+rng = np.random.default_rng(0)
+
+
+def make_net():
+    return nn.Sequential(
+        nn.Conv2D(8, 3, padding=1),
+        nn.BatchNorm(),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Dropout(0.3),
+        nn.Conv2D(16, 3),
+        nn.GELU(),
+        nn.Residual(nn.BatchNorm(), nn.ReLU(), nn.Conv2D(16, 3, padding="same")),
+        nn.GlobalAvgPool2D(),
+        nn.Dense(10),
+        input_shape=(16, 16, 3),
+        seed=5,
+    )
+
+
+def whole_training(threads):
+    """Dropout, batch norm, clipping, prediction, evaluation, an uneven last batch."""
+    nn.set_num_threads(threads)
+    model, data = make_net(), nn.data.shapes(150, seed=1)
+    images = data.train.images[:, ::2, ::2]
+    train = nn.data.Dataset(images, data.train.labels).augmented(nn.data.RandomFlip(), nn.data.RandomCrop(2))
+    optimizer = nn.AdamW(nn.schedules.cosine(1e-2, steps=10), clip_norm=1.0)
+    trainer = nn.Trainer(model, nn.CrossEntropy(0.1), optimizer, metrics=[nn.Accuracy()])
+    history = trainer.fit(train, epochs=2, batch_size=64, validation=(images[:70], data.train.labels[:70]), progress=False)
+    columns = [history[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
+    return [model.params.copy(), model.buffers.copy(), trainer.predict(images), np.array(columns)]
+
+
+def test_the_same_bits_for_any_number_of_threads_and_twice():
+    first = whole_training(1)
+    for threads in (1, 2, 3):
+        assert all(np.array_equal(a, b) for a, b in zip(first, whole_training(threads), strict=True)), threads
+    assert not np.isnan(first[3]).any()
+
+
+def test_the_cut_depends_on_shapes_alone():
+    run = make_net().plan.training[0]
+    assert run.cut(100, 4) == run.cut(100, 4)
+    for n in (1, 2, 7, 100, 1000):
+        cut = run.cut(n, 4)
+        assert [s.start for s in cut] == [0, *(s.stop for s in cut[:-1])] and cut[-1].stop == n
+        assert all(s.stop > s.start for s in cut)
+
+
+def test_an_error_in_a_shard_is_raised_and_the_model_goes_on():
+    class Bad(nn.Dense):
+        broken = False
+
+        def backward(self, delta, ctx):
+            if self.broken and ctx.shard.start >= 8:
+                raise RuntimeError("broken shard")
+            return super().backward(delta, ctx)
+
+    model = nn.Sequential(nn.Conv2D(32, 3, padding=1), nn.ReLU(), nn.Flatten(), Bad(3), input_shape=(32, 32, 3))
+    x, t = rng.standard_normal((64, 32, 32, 3)).astype(np.float32), rng.integers(0, 3, 64)
+    assert len(model.plan.training[0].cut(64, 4)) > 2
+    loss = model.loss_and_grad(x, t, nn.CrossEntropy())
+    grads = model.grads.copy()
+    Bad.broken = True
+    with pytest.raises(RuntimeError, match="broken shard"):
+        model.loss_and_grad(x, t, nn.CrossEntropy())
+    Bad.broken = False
+    assert model.loss_and_grad(x, t, nn.CrossEntropy()) == loss
+    assert np.array_equal(grads, model.grads)
+    assert blas_threads() == BEFORE
+
+
+def blas_threads():
+    return [library.num_threads for library in ThreadpoolController().select(user_api="blas").lib_controllers]
+
+
+BEFORE = blas_threads()
+
+
+def test_blas_has_one_thread_inside_and_the_old_number_after():
+    seen = []
+
+    class Look(nn.ReLU):
+        def forward(self, a, ctx):
+            seen.append(blas_threads())
+            return super().forward(a, ctx)
+
+    model = nn.Sequential(nn.Dense(3), Look(), nn.Dense(2), input_shape=(4,))
+    x, t = rng.standard_normal((5, 4)), np.zeros(5, int)
+    model(x)
+    model.loss_and_grad(x, t, nn.CrossEntropy())
+    model.forward(x, training=True)
+    model.backward(np.ones((5, 2)))
+    nn.gradcheck(model, x)
+    with pytest.raises(nn.ShapeError):
+        model(x[:, :1])
+    assert seen and all(set(threads) == {1} for threads in seen)
+    assert blas_threads() == BEFORE
+
+
+def test_blas_limits_that_overlap_in_time():
+    """The first to enter may be the first to leave."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def first():
+        with single_threaded_blas:
+            entered.set()
+            leave.wait(5)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(5)
+    with single_threaded_blas:
+        leave.set()
+        thread.join()
+        assert set(blas_threads()) <= {1}
+    assert blas_threads() == BEFORE
+
+
+def test_many_threads_infer_on_one_model():
+    model, x = make_net(), rng.standard_normal((40, 16, 16, 3)).astype(np.float32)
+    expected, results = model(x), [None] * 16
+
+    def work(i):
+        results[i] = [np.array_equal(model(x), expected) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(all(r) for r in results)
+
+
+def test_inference_beside_training_sees_old_or_new_but_never_half():
+    model = nn.Sequential(nn.Dense(400, bias=False), nn.Dense(1, bias=False), input_shape=(300,))
+    x, ok, done = np.ones((4, 300), np.float32), [], threading.Event()
+    model.params = np.full(len(model.params), 0.01)
+    optimizer = nn.SGD(0.0)
+
+    def infer():
+        while not done.is_set():
+            z = model(x)
+            root = np.sqrt(z[0, 0] / (300 * 400))  # all parameters are equal, at any moment
+            ok.append(np.allclose(z, 300 * 400 * root**2) and abs(root * 100 - round(root * 100)) < 1e-3)
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    for k in range(2, 60):
+        with model.updating():
+            model.params[:1000] = 0.01 * k
+            time.sleep(1e-4)
+            model.params[1000:] = 0.01 * k
+        optimizer.step(model)
+    done.set()
+    thread.join()
+    assert ok and all(ok)
+
+
+def test_map_shards_runs_all_even_from_inside():
+    for count in (0, 1, 7):
+        done = []
+        map_shards(done.append, count)
+        assert sorted(done) == list(range(count))
+    done = []
+    map_shards(lambda i: map_shards(lambda j: done.append((i, j)), 3), 4)
+    assert len(set(done)) == 12
+
+
+def test_turnstile_lets_through_in_order():
+    turnstile, order = Turnstile(), []
+
+    def pass_through(i):
+        with turnstile.turn(i):
+            order.append(i)
+
+    threads = [threading.Thread(target=pass_through, args=(i,)) for i in reversed(range(8))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == list(range(8))
+
+
+def test_writers_wait_for_readers():
+    lock, events = ReadersWriterLock(), []
+
+    def write():
+        with lock.writing():
+            events.append("written")
+
+    with lock.reading(), lock.reading():
+        thread = threading.Thread(target=write)
+        thread.start()
+        time.sleep(0.05)
+        events.append("read")
+    thread.join()
+    assert events == ["read", "written"]
+
+
+def _child(queue):
+    queue.put(whole_training(2)[0])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_processes_started_after_training(method):
+    expected = whole_training(2)[0]
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_child, args=(queue,))
+    process.start()
+    assert np.array_equal(queue.get(timeout=60), expected)
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def test_number_of_threads(monkeypatch):
+    from nnlite.backend import threads
+
+    nn.set_num_threads(3)
+    assert get_num_threads() == 3
+    monkeypatch.setenv("NNLITE_NUM_THREADS", "5")
+    assert threads._default_threads() == 5
+    monkeypatch.setenv("NNLITE_NUM_THREADS", "many")
+    with pytest.raises(ValueError, match="NNLITE_NUM_THREADS"):
+        threads._default_threads()
+
+
+def test_random_bits_are_a_table():
+    """Rows do not depend on which rows are asked for together; streams and keys differ."""
+    table = random_bits(7, (1, 2), 0, 20, 13)
+    assert np.array_equal(table[5:9], random_bits(7, (1, 2), 5, 4, 13))
+    for other in ((8, (1, 2)), (7, (2, 2)), (7, (1, 3))):
+        assert not np.array_equal(table, random_bits(*other, 0, 20, 13))
+    assert abs(random_bits(0, (0, 0), 0, 1000, 64).mean() / 2**31 - 1) < 0.01

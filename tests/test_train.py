@@ -1,0 +1,213 @@
+"""The trainer: learning, history, validation, callbacks, progress, bad data."""
+
+import csv
+import io
+import sys
+
+import numpy as np
+import pytest
+
+import nnlite as nn
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((90, 2)).astype(np.float32)
+T = (X[:, 0] * X[:, 1] > 0).astype(np.int64)
+
+
+def make_trainer(rate=0.03, metrics=(), callbacks=(), seed=0, **options):
+    model = nn.Sequential(nn.Dense(16), nn.Tanh(), nn.BatchNorm(), nn.Dense(2), input_shape=(2,), seed=seed)
+    return nn.Trainer(model, nn.CrossEntropy(), nn.Adam(rate, **options), metrics=metrics, callbacks=callbacks)
+
+
+def test_it_learns_and_keeps_a_history():
+    trainer = make_trainer(metrics=[nn.Accuracy(), nn.F1()])
+    history = trainer.fit((X, T), epochs=30, batch_size=16, validation=(X[:40], T[:40]), progress=False)
+    columns = ["loss", "accuracy", "f1", "val_loss", "val_accuracy", "val_f1", "seconds", "samples_per_second"]
+    assert list(history) == columns and history.epochs == trainer.epochs == 30
+    assert history["val_accuracy"][-1] > 0.9 and history["loss"][-1] < history["loss"][0] / 2
+    assert trainer.steps == 30 * 6
+    result = trainer.evaluate((X[:40], T[:40]))
+    assert result["accuracy"] == history["val_accuracy"][-1] and result["loss"] == pytest.approx(history["val_loss"][-1])
+    z = trainer.predict(X)
+    assert z.shape == (90, 2) and isinstance(z, np.ndarray)
+    assert (z.argmax(1) == T).mean() == pytest.approx(trainer.evaluate((X, T))["accuracy"])
+
+
+def test_a_second_fit_goes_on():
+    once, twice = make_trainer(), make_trainer()
+    once.fit((X, T), epochs=4, progress=False)
+    for _ in range(2):
+        twice.fit((X, T), epochs=2, progress=False)
+    assert np.array_equal(once.model.params, twice.model.params)
+    assert once.history["loss"] == twice.history["loss"]
+
+
+def test_kinds_of_data_are_the_same_training():
+    weights = np.ones(90)
+    dataset = nn.data.Dataset(X, T)
+
+    class Batches:
+        """A user's own iterable, begun anew each epoch."""
+
+        def __init__(self):
+            self.epoch = 0
+
+        def __iter__(self):
+            self.epoch += 1
+            return dataset.batches(32, epoch=self.epoch - 1)
+
+    results = []
+    for data in ((X, T), (X, T, weights), dataset, Batches()):
+        trainer = make_trainer()
+        trainer.fit(data, epochs=2, batch_size=32, progress=False)
+        results.append(trainer.model.params)
+    assert np.array_equal(results[0], results[2]) and np.array_equal(results[0], results[3])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+def test_sample_weights_count():
+    weights = np.where(T == 0, 1.0, 0.0)
+    trainer = make_trainer(metrics=[nn.Accuracy()])
+    trainer.fit((X, T, weights), epochs=15, progress=False)
+    assert (trainer.predict(X).argmax(1) == 0).all()
+    assert trainer.evaluate((X, T, weights))["accuracy"] == 1.0
+
+
+def test_a_short_last_batch_is_kept_and_weighted():
+    trainer = make_trainer(rate=0.0, metrics=[nn.Accuracy()])
+    history = trainer.fit((X[:70], T[:70]), batch_size=64, progress=False)
+    assert trainer.steps == 2
+    small = [trainer.evaluate((X[:70], T[:70]), batch_size=n) for n in (1, 7, 64, 1000)]
+    assert all(s["loss"] == pytest.approx(small[0]["loss"], rel=1e-5) for s in small)
+    assert history["accuracy"][0] * 70 == pytest.approx(round(history["accuracy"][0] * 70))
+
+
+def test_early_stopping_restores_parameters_and_buffers():
+    snapshots = []
+
+    class Remember(nn.Callback):
+        def on_epoch_end(self, trainer, row):
+            snapshots.append((row["val_loss"], *trainer.model.snapshot()))
+
+    trainer = make_trainer(rate=0.3, callbacks=[Remember(), nn.EarlyStopping(patience=2)])
+    trainer.fit((X[:30], T[:30]), epochs=60, batch_size=8, validation=(X[30:], T[30:]), progress=False)
+    losses = [loss for loss, _, _ in snapshots]
+    assert len(losses) < 60 and len(losses) == int(np.argmin(losses)) + 3
+    _, params, buffers = snapshots[int(np.argmin(losses))]
+    assert np.array_equal(trainer.model.params, params) and np.array_equal(trainer.model.buffers, buffers)
+    assert not np.array_equal(params, snapshots[-1][1])
+
+
+def test_early_stopping_on_accuracy_and_bad_names():
+    stopping = nn.EarlyStopping("val_accuracy", patience=1)
+    assert stopping.sign == -1 and nn.EarlyStopping("val_loss").sign == 1
+    for bad in (lambda: nn.EarlyStopping(patience=0), lambda: nn.EarlyStopping(mode="best")):
+        with pytest.raises(ValueError):
+            bad()
+    with pytest.raises(nn.DataError, match="val_accuracy"):
+        make_trainer(callbacks=[stopping]).fit((X, T), progress=False)
+
+
+def test_the_three_hooks():
+    calls = []
+
+    class Log(nn.Callback):
+        def on_fit_begin(self, trainer):
+            calls.append("begin")
+
+        def on_epoch_end(self, trainer, row):
+            calls.append(trainer.epochs)
+            if trainer.epochs == 2:
+                trainer.stop()
+
+        def on_fit_end(self, trainer):
+            calls.append("end")
+
+    make_trainer(callbacks=[Log()]).fit((X, T), epochs=5, progress=False)
+    assert calls == ["begin", 1, 2, "end"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_and_says_where(bad):
+    x = X.copy()
+    x[70] = bad
+    trainer = make_trainer()
+    with (
+        np.errstate(invalid="ignore", over="ignore"),
+        pytest.raises(nn.NonFiniteError, match=r"at step 4 \(epoch 1\)"),
+    ):
+        trainer.fit((x, T), batch_size=16, shuffle=False, progress=False)
+    assert np.isfinite(trainer.model.params).all(), "the bad step is not made"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ((X, T[:-1]), "one length"),
+        ((X[:0], T[:0]), "empty"),
+        ((X,), "tuple of 1"),
+        (3, "int"),
+        ((X.astype(object), T), "real numbers"),
+        ([X], "batch must be"),
+        ([], "gave no batch"),
+        ((X, T + 5), "0 ... 1"),
+        ((X, T + 0.5), "integers"),
+    ],
+)
+def test_bad_data(data, words):
+    with pytest.raises(nn.DataError, match=words):
+        make_trainer().fit(data, progress=False)
+
+
+def test_bad_arguments():
+    for bad in (lambda t: t.fit((X, T), epochs=-1), lambda t: t.fit((X, T), batch_size=0)):
+        with pytest.raises(ValueError):
+            bad(make_trainer())
+    with pytest.raises(nn.DataError, match="empty"):
+        make_trainer().predict(X[:0])
+    with pytest.raises(nn.DataError, match="training data gave no batch"):
+        batches = iter([(X, T)])
+        make_trainer().fit(batches, epochs=2, progress=False)
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    make_trainer(metrics=[nn.Accuracy()]).fit((X, T), epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [["epoch", "1", "loss"], ["epoch", "2", "loss"]]
+    assert "accuracy" in lines[0] and "samples/s" in lines[0]
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    make_trainer(metrics=[nn.Accuracy()]).fit((X, T), epochs=1, validation=(X, T))
+    text = screen.getvalue()
+    for words in ("epoch 1", "90/90", "loss=", "accuracy=", "val_loss=", "img/s"):
+        assert words in text, text
+
+
+def test_history_to_csv_and_plot(tmp_path):
+    history = nn.History()
+    history.append({"loss": 1.0, "accuracy": 0.1})
+    history.append({"loss": 0.1 + 0.2, "accuracy": 0.5, "val_loss": 2.0})
+    history.to_csv(tmp_path / "h.csv")
+    rows = list(csv.DictReader((tmp_path / "h.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["loss"]) == 0.1 + 0.2 and rows[0]["val_loss"] == "nan"
+    history.plot(tmp_path / "h.png")
+    assert (tmp_path / "h.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_schedules():
+    s = nn.schedules
+    assert s.constant(0.1)(7) == 0.1
+    assert [s.step(1.0, every=2)(i) for i in (0, 1, 2, 4)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert s.exponential(1.0, 0.25, every=2)(1) == pytest.approx(0.5)
+    assert [s.cosine(1.0, 10)(i) for i in (0, 5, 10, 99)] == pytest.approx([1, 0.5, 0, 0])
+    assert [s.linear(1.0, 10, final=0.2)(i) for i in (0, 5, 10, 99)] == pytest.approx([1, 0.6, 0.2, 0.2])
+    warm = s.warmup(s.linear(1.0, 10), steps=4)
+    assert [warm(i) for i in (0, 2, 4, 9, 14)] == pytest.approx([0, 0.5, 1, 0.5, 0])
