@@ -1,19 +1,25 @@
 """Does backward compute the derivative of forward? Asked of a copy, in float64, by central differences."""
 
+from __future__ import annotations
+
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlite.backend import single_threaded_blas
 from nnlite.errors import GradientError
 from nnlite.layers.base import Layer
 from nnlite.model import Sequential
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
 _STEP = 1e-5  # relative to the direction's largest entry: rounding and curvature both stay below 1e-9
 _NUDGES = 8
 

@@ -1,7 +1,5 @@
 """What training showed, epoch by epoch."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from os import PathLike
@@ -26,6 +24,9 @@ class History(dict[str, list[float]]):
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write a line for each epoch, counted from 1."""
+        import csv
+        import io
+
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["epoch", *self])

@@ -3,14 +3,20 @@
 fan_in is the number of inputs of a unit, fan_out the number of outputs that an input reaches.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+
+
 Shape = tuple[int, ...]
 
 
@@ -102,7 +108,7 @@ _NAMED = (
 )
 
 
-def find(init: "str | Callable[[Shape, Any], Any]") -> Callable[[Shape, Any], Any]:
+def find(init: str | Callable[[Shape, Any], Any]) -> Callable[[Shape, Any], Any]:
     """The initialiser of that name, or the function itself; raises ValueError for an unknown name."""
     if callable(init):
         return init
@@ -112,7 +118,7 @@ def find(init: "str | Callable[[Shape, Any], Any]") -> Callable[[Shape, Any], An
     raise ValueError(f"no initialiser {init!r}: use one of {', '.join(f.__name__ for f in _NAMED)}, or a function")
 
 
-def initial_values(seed: int) -> "Callable[[str | Callable[[Shape, Any], Any], Shape], Any]":
+def initial_values(seed: int) -> Callable[[str | Callable[[Shape, Any], Any], Shape], Any]:
     """A function (init, shape) -> values that draws from one generator of this seed, on the host."""
     rng = np.random.default_rng(seed)
     return lambda init, shape: find(init)(shape, rng)

@@ -1,13 +1,18 @@
 """Metrics, streamed over batches: `update` with outputs and targets, then `result`. They agree with scikit-learn."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlite.backend import backend_of
 from nnlite.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 Average = Literal["macro", "micro"] | None
 

@@ -284,7 +284,7 @@ class Sequential(Layer):
     def to(self, device: str) -> "Sequential":
         """Move the model to "cpu" or "cuda"; raises DeviceError where there is none. Returns the model."""
         backend = get_backend(device)
-        if self.owner is not self:
+        if self is not self.owner:
             raise DeviceError("only a whole model moves: call `to` on the model that this one is a part of")
         if backend is not self.backend:
             self._training = None

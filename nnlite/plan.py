@@ -6,9 +6,8 @@ the same bits.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnlite.backend import Array
 from nnlite.layers import MaxPool2D, ReLU, Residual
@@ -19,14 +18,12 @@ BUDGET = 1 << 20  # bytes of the largest step of a shard: input, output and temp
 FLOPS_PER_SUMMED_VALUE = 1140  # adding one value of a gradient costs about 57 of a product's; at 5% that is 20 times more
 
 
-@dataclass
 class LayerStep:
     """One layer; `in_place` and `delta_in_place`: forward, or backward, may overwrite what it is given."""
 
-    path: str
-    layer: Layer
-    in_place: bool = False
-    delta_in_place: bool = False
+    def __init__(self, path: str, layer: Layer) -> None:
+        self.path, self.layer = path, layer
+        self.in_place = self.delta_in_place = False
 
     def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
         """The layer's output."""
@@ -39,11 +36,11 @@ class LayerStep:
         return self.layer.backward(delta, ctx)
 
 
-@dataclass
 class StackStep:
     """A movement of a residual connection."""
 
-    move: Fork | Swap | Add
+    def __init__(self, move: Fork | Swap | Add) -> None:
+        self.move = move
 
     def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
         """The movement."""
@@ -57,7 +54,6 @@ class StackStep:
 Step = LayerStep | StackStep
 
 
-@dataclass
 class Run:
     """Steps that each shard goes through without waiting for the others.
 
@@ -66,12 +62,11 @@ class Run:
     in_shapes, out_shapes: of a sample's state, the current array and the stack, before and after the run.
     """
 
-    steps: list[Step]
-    entry: BatchLayer | None = None
-    exit: BatchLayer | None = None
-    whole: bool = False
-    in_shapes: list[Shape] = field(default_factory=list)
-    out_shapes: list[Shape] = field(default_factory=list)
+    def __init__(self, steps: list[Step], entry: BatchLayer | None = None, whole: bool = False) -> None:
+        self.steps, self.entry, self.whole = steps, entry, whole
+        self.exit: BatchLayer | None = None
+        self.in_shapes: list[Shape] = []
+        self.out_shapes: list[Shape] = []
 
     @property
     def layers(self) -> list[Layer]:
@@ -98,8 +93,7 @@ def _values(layer: Layer) -> int:
     return math.prod(layer.in_shape) + math.prod(layer.out_shape) + layer.temporaries()
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference."""
 
     training: list[Run]

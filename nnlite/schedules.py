@@ -2,18 +2,17 @@
 
     nn.SGD(learning_rate=nn.schedules.warmup(nn.schedules.cosine(0.1, steps=1000), steps=100))
 
-They are frozen dataclasses, so that they print, compare and pickle. After their last step the final value stays.
+They are named tuples, so that they print, compare and pickle. After their last step the final value stays.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Schedule = Callable[[int], float]
 
 
-@dataclass(frozen=True)
-class constant:
+class constant(NamedTuple):
     """rate"""
 
     rate: float
@@ -22,8 +21,7 @@ class constant:
         return self.rate
 
 
-@dataclass(frozen=True)
-class step:
+class step(NamedTuple):
     """rate factor^(step // every)"""
 
     rate: float
@@ -34,8 +32,7 @@ class step:
         return self.rate * self.factor ** (step // self.every)
 
 
-@dataclass(frozen=True)
-class exponential:
+class exponential(NamedTuple):
     """rate decay^(step / every): it falls by `decay` each `every` steps, smoothly"""
 
     rate: float
@@ -46,8 +43,7 @@ class exponential:
         return float(self.rate * self.decay ** (step / self.every))
 
 
-@dataclass(frozen=True)
-class cosine:
+class cosine(NamedTuple):
     """final + (rate - final) (1 + cos(pi step / steps)) / 2.     Source: Loshchilov and Hutter 2017, equation 5"""
 
     rate: float
@@ -59,8 +55,7 @@ class cosine:
         return self.final + (self.rate - self.final) * (1 + math.cos(math.pi * done)) / 2
 
 
-@dataclass(frozen=True)
-class linear:
+class linear(NamedTuple):
     """rate + (final - rate) step / steps: by default down to zero"""
 
     rate: float
@@ -71,8 +66,7 @@ class linear:
         return self.rate + (self.final - self.rate) * min(step / self.steps, 1.0)
 
 
-@dataclass(frozen=True)
-class warmup:
+class warmup(NamedTuple):
     """From `start` in a straight line to the first value of `schedule` in `steps` steps, then `schedule` from its beginning"""
 
     schedule: Schedule

@@ -5,7 +5,6 @@ The same model gives the same bytes. Layers are found by name among nnlite's own
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -43,16 +42,18 @@ def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: 
     """
     arrays, description = _read(path)
     try:
-        model: Sequential = build(description["model"], _classes(layers))
+        model = build(description["model"], _classes(layers))
         passes, frozen = int(description["passes"]), list(description["frozen"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{path}: its configuration does not describe a model: {error}") from error
+    if type(model).__name__ != "Sequential" or model.input_shape is None:
+        raise FileError(f"{path}: its configuration describes {model!r}, no whole model")
     _take(model, arrays, strict=True, path=path)
     for name in frozen:
         model.freeze(name)
     model.passes = passes
-    model.to(device)
-    return model
+    whole: Sequential = model.to(device)
+    return whole
 
 
 def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -> list[str]:
@@ -62,8 +63,12 @@ def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -
 
 
 def describe(layer: Layer) -> dict[str, Any]:
-    """The layer's class and constructor's arguments, as JSON can hold them."""
-    return {"class": type(layer).__name__, **{name: _encode(value) for name, value in layer.config().items()}}
+    """The layer's class and constructor's arguments, as JSON can hold them.
+
+    An initialiser that is a function is left out: it cannot be saved, and the values that it gave are.
+    """
+    arguments = {name: _encode(value) for name, value in layer.config().items() if not _is_function(value)}
+    return {"class": type(layer).__name__, **arguments}
 
 
 def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
@@ -81,6 +86,8 @@ def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
 
 def write_whole(path: str | PathLike[str], data: bytes) -> None:
     """Write a file so that there is never half of it: a temporary file beside it, renamed."""
+    import tempfile
+
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -115,9 +122,11 @@ def _encode(value: Any) -> Any:
         return describe(value)
     if isinstance(value, list | tuple):
         return [_encode(v) for v in value]
-    if callable(value):
-        return None  # a function cannot be saved; it is an initialiser, and the values are
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Layer)
 
 
 def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnlite.backend import Array, Backend, single_threaded_blas
 from nnlite.errors import ShapeError, StateError
@@ -11,8 +10,7 @@ from nnlite.init import initial_values
 from nnlite.layers.base import Layer, Parameter
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One named array of a model and its place in a flat vector; `work` is its place in the shards' gradient vectors."""
 
     path: str
@@ -143,8 +141,7 @@ def _below(prefix: str, slots: list[Slot]) -> tuple[list[Slot], slice, slice]:
     place = slice(inside[0].place.start, inside[-1].place.stop)
     work = slice(inside[0].work.start, inside[-1].work.stop)
     moved = [
-        replace(
-            slot,
+        slot._replace(
             path=slot.path.removeprefix(prefix),
             place=shift(slot.place, place.start),
             work=shift(slot.work, work.start),

@@ -235,7 +235,7 @@ def test_wrong_arguments():
 
 def test_a_layer_object_used_twice():
     layer = nn.Dense(4)
-    with pytest.raises(nn.StateError, match="0 and 2.0"):
+    with pytest.raises(nn.StateError, match=r"0 and 2\.0"):
         nn.Sequential(layer, nn.ReLU(), nn.Residual(layer), input_shape=(4,))
 
 

@@ -165,9 +165,9 @@ def test_bad_arguments():
             bad(make_trainer())
     with pytest.raises(nn.DataError, match="empty"):
         make_trainer().predict(X[:0])
+    once = iter([(X, T)])
     with pytest.raises(nn.DataError, match="training data gave no batch"):
-        batches = iter([(X, T)])
-        make_trainer().fit(batches, epochs=2, progress=False)
+        make_trainer().fit(once, epochs=2, progress=False)
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
@@ -195,7 +195,7 @@ def test_history_to_csv_and_plot(tmp_path):
     history.append({"loss": 1.0, "accuracy": 0.1})
     history.append({"loss": 0.1 + 0.2, "accuracy": 0.5, "val_loss": 2.0})
     history.to_csv(tmp_path / "h.csv")
-    rows = list(csv.DictReader((tmp_path / "h.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "h.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) == 0.1 + 0.2 and rows[0]["val_loss"] == "nan"
     history.plot(tmp_path / "h.png")

@@ -4,10 +4,13 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from nnlite.backend.blas import single_threaded_blas
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _local = threading.local()
 
@@ -31,9 +34,11 @@ class _Pool:
         if old is not None:
             old.shutdown(wait=False)
 
-    def get(self) -> ThreadPoolExecutor:
+    def get(self) -> "ThreadPoolExecutor":
         with self.lock:
             if self.executor is None:
+                from concurrent.futures import ThreadPoolExecutor
+
                 self.executor = ThreadPoolExecutor(max(1, self.size() - 1), thread_name_prefix="nnlite")
             return self.executor
 

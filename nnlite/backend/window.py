@@ -1,7 +1,6 @@
 """The geometry of a sliding window, shared by convolutions and pooling. Arrays are (N, H, W, C)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,15 +19,14 @@ def pair(value: int | Pair, name: str, least: int = 1) -> Pair:
     return both[0], both[1]
 
 
-@dataclass(frozen=True)
 class Window:
     """A kernel that slides over an image: out = (in + padding - dilation (kernel - 1) - 1) // stride + 1."""
 
-    in_shape: tuple[int, int, int]
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
-    padding: tuple[Pair, Pair]  # ((top, bottom), (left, right))
+    def __init__(
+        self, in_shape: tuple[int, int, int], kernel: Pair, stride: Pair, dilation: Pair, padding: tuple[Pair, Pair]
+    ) -> None:
+        self.in_shape, self.kernel, self.stride, self.dilation = in_shape, kernel, stride, dilation
+        self.padding = padding  # ((top, bottom), (left, right))
 
     @classmethod
     def of(

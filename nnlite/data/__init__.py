@@ -1,14 +1,13 @@
 """Data sets, found, fetched, checked and gone through in seeded, augmented batches."""
 
-from nnlite.data.augment import Augmentation, Cutout, RandomCrop, RandomFlip
+from nnlite.data.augment import Cutout, RandomCrop, RandomFlip
 from nnlite.data.cifar import cifar10
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.files import cache_folder
-from nnlite.data.mnist import fashion_mnist, mnist
+from nnlite.data.idx import fashion_mnist, mnist
 from nnlite.data.shapes import shapes
 
 __all__ = [
-    "Augmentation",
     "Cutout",
     "Dataset",
     "Datasets",

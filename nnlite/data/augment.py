@@ -3,14 +3,19 @@
 Each kind is called as `augmentation(images, index, epoch, seed)`, index: (N,) places in the data set; it returns new images.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Augmentation = Callable[[Array, Array, int, int], Array]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Augmentation = Callable[[Array, Array, int, int], Array]
+
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 _MASK = 0xFFFFFFFFFFFFFFFF

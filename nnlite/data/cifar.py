@@ -1,17 +1,22 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images of 32 x 32 pixels, ten classes; python batches or the binary version."""
 
-import io
-import pickle
+from __future__ import annotations
+
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.files import cache_folder, download, extract, read_checked
 from nnlite.errors import DataError, DownloadError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",)
@@ -26,8 +31,6 @@ BATCHES = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 _RECORD = 1 + 3072
-
-Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def cifar10(root: str | PathLike[str] | None = None, download: bool = True) -> Datasets:
@@ -49,8 +52,10 @@ def cifar10(root: str | PathLike[str] | None = None, download: bool = True) -> D
 
 def parse_python_batch(data: bytes, name: str) -> Part:
     """Images and labels of a python batch. The caller has checked the md5: unpickling unknown bytes is never safe."""
+    from nnlite.data.unpickle import unpickle
+
     try:
-        batch: Any = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        batch = unpickle(data)
         pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], np.int64)
     except Exception as error:
         raise DataError(f"{name}: not a CIFAR-10 batch: {type(error).__name__}: {error}") from error
@@ -72,17 +77,6 @@ def _images_and_labels(pixels: NDArray[Any], labels: NDArray[np.int64], name: st
         raise DataError(f"{name}: labels must be in 0 ... 9, found {labels.min()} ... {labels.max()}")
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels
-
-
-class _Unpickler(pickle.Unpickler):
-    """Only what a batch of arrays needs; a second belt behind the md5."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.split(".")[0], name) in {("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}:
-            return super().find_class("numpy._core.multiarray" if name == "_reconstruct" else "numpy", name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a batch")
 
 
 def _read_python_batch(path: Path, md5: str) -> Part:

@@ -1,16 +1,20 @@
 """Data sets: images and labels, gone through in seeded batches."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nnlite.data.augment import Augmentation
 from nnlite.errors import DataError
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nnlite.data.augment import Augmentation
+
+    Array = NDArray[Any]
 
 
 class Dataset:
@@ -33,18 +37,18 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, n: int | None) -> "Dataset":
+    def subset(self, n: int | None) -> Dataset:
         """The first n samples; all of them for None."""
         return self if n is None else self._take(slice(0, n))
 
-    def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
+    def split(self, n: int, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two parts: all but n samples, and n drawn at random, for validation."""
         if not 0 < n < len(self):
             raise DataError(f"cannot set {n} of {len(self)} samples aside")
         order = np.random.default_rng(seed).permutation(len(self))
         return self._take(np.sort(order[n:])), self._take(np.sort(order[:n]))
 
-    def augmented(self, *augmentations: Augmentation) -> "Dataset":
+    def augmented(self, *augmentations: Augmentation) -> Dataset:
         """The same samples; shuffled batches, those of training, are augmented."""
         return Dataset(self.images, self.labels, self.weights, augmentations)
 
@@ -66,13 +70,12 @@ class Dataset:
                 x = augmentation(x, order[rows], epoch, seed)  # type: ignore[index]
             yield (x, self.labels[index]) if self.weights is None else (x, self.labels[index], self.weights[index])
 
-    def _take(self, index: Any) -> "Dataset":
+    def _take(self, index: Any) -> Dataset:
         weights = None if self.weights is None else self.weights[index]
         return Dataset(self.images[index], self.labels[index], weights, self.augmentations)
 
 
-@dataclass(frozen=True)
-class Datasets:
+class Datasets(NamedTuple):
     """A training and a test set, with the names of the classes."""
 
     name: str

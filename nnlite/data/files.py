@@ -1,15 +1,10 @@
 """Where data sets lie, how they are fetched, and that their bytes are the right ones."""
 
-import gzip
-import hashlib
 import os
 import sys
-import tarfile
-import tempfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from nnlite.errors import DataError, DownloadError
 
@@ -31,6 +26,8 @@ def cache_folder() -> Path:
 
 def read_checked(path: Path, md5: str) -> bytes:
     """The bytes of a file whose md5 must be the expected one, else DataError."""
+    import hashlib
+
     data = path.read_bytes()
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
@@ -43,8 +40,12 @@ def read_checked(path: Path, md5: str) -> bytes:
 
 def gunzip(data: bytes, name: str, limit: int) -> bytes:
     """Unpack, at most `limit` bytes; DataError for damaged data and for more."""
+    import gzip
+    import io
+    import zlib
+
     try:
-        with gzip.GzipFile(fileobj=_bytes_file(data)) as file:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             unpacked = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name}: damaged gzip data: {error}") from error
@@ -70,6 +71,9 @@ def download(urls: Sequence[str], target: Path, md5: str) -> Path:
 
 def extract(archive: Path, members: dict[str, Path]) -> None:
     """Write just these members of a tar file to these paths; whatever else it holds is ignored."""
+    import tarfile
+    import zlib
+
     try:
         with tarfile.open(archive) as tar:
             for name, path in members.items():
@@ -97,6 +101,8 @@ def _fetch(url: str, target: Path, md5: str) -> Path:
 
 
 def _write(source: IO[bytes], path: Path, total: int | None) -> Path:
+    import tempfile
+
     from tqdm.auto import tqdm
 
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -110,9 +116,3 @@ def _write(source: IO[bytes], path: Path, total: int | None) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
-
-
-def _bytes_file(data: bytes) -> Any:
-    import io
-
-    return io.BytesIO(data)

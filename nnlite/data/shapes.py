@@ -1,15 +1,21 @@
 """A generated data set: ten shapes of random colour, place, size, angle and noise, so that everything runs offline."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.errors import DataError
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
 SIZE = 32
 _CHUNK = 2048
 

@@ -1,10 +1,11 @@
 """What every layer is: an equation forward, its delta backward, and parameters declared with their shapes."""
 
-import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import inspect
 
 from nnlite.backend import Array, Backend, Memory, get_backend
 from nnlite.errors import ShapeError
@@ -13,8 +14,7 @@ Shape = tuple[int, ...]
 Init = str | Callable[[Shape, Any], Any]
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """An array that a layer declares: trained (a parameter) or only kept (a buffer, such as a running mean).
 
     `work_shape` is the shape in which shards add up the gradient, where that differs from the parameter's own.
@@ -31,15 +31,13 @@ class Parameter:
         return math.prod(self.shape)
 
 
-@dataclass
 class Shard:
     """Where a piece of the batch stands: rows `start` to `start + rows` of training pass `pass_id`."""
 
-    start: int = 0
-    rows: int = 0
-    pass_id: int = 0
-    seed: int = 0
-    training: bool = False
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.start = self.rows = self.pass_id = 0
+        self.training = False
 
 
 class Context(Memory):
@@ -171,8 +169,10 @@ class Layer:
         return self.backend.xp
 
     @classmethod
-    def arguments(cls) -> list[inspect.Parameter]:
+    def arguments(cls) -> "list[inspect.Parameter]":
         """The constructor's parameters."""
+        import inspect
+
         if cls.__init__ is object.__init__:
             return []
         return list(inspect.signature(cls.__init__).parameters.values())[1:]

@@ -1,17 +1,22 @@
 """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): idx files, plain or gzipped."""
 
+from __future__ import annotations
+
 import math
 import struct
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.files import cache_folder, download, gunzip, read_checked
 from nnlite.errors import DataError, DownloadError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 LIMIT = 16 + 60_000 * 28 * 28  # bytes of the largest file, unpacked

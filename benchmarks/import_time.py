@@ -1,0 +1,29 @@
+"""Seconds that `import nnlite` takes beyond `import numpy`: medians of fresh processes, taken in turn.
+
+usage: python benchmarks/import_time.py [--runs 15]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+
+CODE = "import time, numpy; s = time.perf_counter(); import nnlite; print(time.perf_counter() - s)"
+NUMPY = "import time; s = time.perf_counter(); import numpy; print(time.perf_counter() - s)"
+
+
+def seconds(code: str) -> float:
+    return float(subprocess.check_output([sys.executable, "-c", code]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=15)
+    runs = parser.parse_args().runs
+    pairs = [(seconds(CODE), seconds(NUMPY)) for _ in range(runs)]
+    extra, numpy = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(f"import nnlite: {extra * 1e3:.1f} ms beyond import numpy ({numpy * 1e3:.1f} ms); medians of {runs} runs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The examples and the README's code run as they stand."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnlite as nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+OUTPUTS = {"metrics.json", "history.csv", "curves.png", "confusion.png", "samples.png", "model.safetensors"}
+
+
+def test_cifar10_on_shapes(tmp_path, capsys):
+    import cifar10
+
+    arguments = ["--data", "shapes", "--limit", "600", "--epochs", "2", "--out", str(tmp_path), "--threads", "2"]
+    metrics = cifar10.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} == OUTPUTS
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written == metrics
+    for key in ("dataset", "model", "epochs", "seed", "test_accuracy", "macro_f1", "train_seconds", "images_per_second"):
+        assert key in written
+    assert written["dataset"] == "shapes" and {"threads", "device", "versions"} <= set(written)
+    text = capsys.readouterr().out
+    assert "122,570" in text and "macro mean" in text and "epoch 2" in text
+    model, data = nn.load(tmp_path / "model.safetensors"), nn.data.shapes(600, seed=0)
+    hits = model(data.test.images).argmax(axis=1) == data.test.labels
+    assert hits.mean() == pytest.approx(written["test_accuracy"])
+
+
+def test_cifar10_on_real_images_twice_the_same(tmp_path, data_folder):
+    import cifar10
+
+    arguments = ["--limit", "2000", "--epochs", "1", "--data-dir", str(data_folder), "--out", str(tmp_path)]
+    first = cifar10.main(arguments)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    second = cifar10.main([*arguments, "--threads", "1"])
+    assert first["dataset"] == "cifar10" and first["test_accuracy"] > 0.2
+    assert second["test_accuracy"] == first["test_accuracy"]
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+
+
+def test_cifar10_without_data_says_so_loudly(tmp_path, monkeypatch, capsys):
+    import cifar10
+
+    def unreachable(url, timeout):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setenv("NNLITE_DATA", str(tmp_path))
+    metrics = cifar10.main(["--limit", "100", "--epochs", "1", "--out", str(tmp_path / "out")])
+    assert metrics["dataset"] == "shapes"
+    assert "these numbers are not CIFAR-10's" in capsys.readouterr().err
+    with pytest.raises(nn.DownloadError):
+        cifar10.main(["--data", "cifar10", "--epochs", "1", "--out", str(tmp_path / "out")])
+
+
+def run(*arguments, **options):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+def test_cuda_without_a_gpu_is_one_clear_line(tmp_path):
+    from importlib.util import find_spec
+
+    if find_spec("cupy"):
+        pytest.skip("CuPy is installed: a device may be there")
+    arguments = ("examples/cifar10.py", "--device", "cuda", "--data", "shapes", "--limit", "50", "--out", str(tmp_path))
+    result = run(*arguments)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("DeviceError: device 'cuda' needs CuPy")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
+def test_mnist_mlp(data_folder, activation):
+    import mnist_mlp
+
+    arguments = ["--activation", activation, "--limit", "6000", "--epochs", "3", "--data-dir", str(data_folder)]
+    assert mnist_mlp.main(arguments) > 0.85
+
+
+def test_xor():
+    import xor
+
+    assert xor.main() < 0.05
+    assert len((ROOT / "examples" / "xor.py").read_text().splitlines()) <= 40
+
+
+def code_blocks(name):
+    text = (ROOT / name).read_text()
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/backprop.md"])
+def test_code_in_the_documents(name, tmp_path, monkeypatch):
+    blocks = code_blocks(name)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(block, names)

@@ -1,0 +1,93 @@
+"""The project keeps its shape: floors, imports, start-up, packaging facts."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "nnlite"
+
+FLOORS = [
+    {"errors"},
+    {"backend"},
+    {"init", "layers", "losses", "optim", "schedules"},
+    {"gradcheck", "model", "plan", "serialize", "shards", "summary", "vectors"},
+    {"callbacks", "data", "history", "metrics", "train"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules():
+    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Modules that a file imports at run time; what it needs for types alone does not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from names if node.module == "nnlite" else [node.module]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_point_down(path):
+    here = FLOOR_OF[room_of(path)]
+    for name in imports(path):
+        if name.startswith("nnlite."):
+            assert FLOOR_OF[name.split(".")[1]] <= here, f"{path.name} imports {name} from a floor above"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda p: p.name)
+def test_layers_import_no_array_library_and_no_threads(path):
+    assert not {"numpy", "cupy", "threading"} & {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "backend").rglob("*.py")), ids=lambda p: p.name)
+def test_the_backend_knows_no_layer_and_no_model(path):
+    assert not [name for name in imports(path) if name.startswith(("nnlite.layers", "nnlite.model"))]
+
+
+def fresh(code):
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return result.stdout.split()
+
+
+def test_import_loads_little():
+    """What makes an import slow: other packages. The time itself is measured by benchmarks/import_time.py."""
+    loaded = fresh(
+        "import sys, numpy; before = set(sys.modules); import nnlite; "
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    heavy = {"tqdm", "safetensors", "threadpoolctl", "matplotlib", "cupy", "scipy", "concurrent", "tarfile"}
+    assert "nnlite" in loaded
+    assert not heavy & set(loaded)
+
+
+def test_cupy_is_never_imported_by_the_cpu():
+    code = "import sys; import nnlite as nn; nn.Sequential(nn.Dense(2), input_shape=(3,))([[1, 2, 3]]); "
+    assert fresh(code + "print('cupy' in sys.modules)") == ["False"]
+
+
+def test_public_names_have_docstrings():
+    import nnlite as nn
+
+    for name in nn.__all__:
+        assert getattr(nn, name).__doc__, name
+
+
+def test_files_stay_readable():
+    for path in modules():
+        assert len(path.read_text().splitlines()) <= 400, path
