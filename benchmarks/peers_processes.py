@@ -35,7 +35,7 @@ class Process:
     """A worker: `start` returns at once, `wait` when it is ready."""
 
     def __init__(self, system: str, threads: int, arguments: list[str]) -> None:
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the worker runs)
         command = [sys.executable, str(SCRIPT), "--worker", system, "--threads", str(threads), *arguments]
         self.process = subprocess.Popen(
             command,

@@ -74,8 +74,8 @@ def sgemm_line(tasks: dict[str, Any]) -> str:
         if "sgemm" in rates and "sgemm-1" in rates:
             every, one = (statistics.median(rates[name]) * SGEMM_FLOPS / 1e9 for name in ("sgemm", "sgemm-1"))
             return (
-                f"sgemm: a float32 product of {SGEMM_SIZE} x {SGEMM_SIZE} matrices in NumPy in the same rounds, {every:.0f} GFLOP/s "
-                f"on all threads, {one:.0f} on one. The share counts a training step as direct convolution."
+                f"sgemm: a float32 product of {SGEMM_SIZE} x {SGEMM_SIZE} matrices in NumPy in the same rounds, "
+                f"{every:.0f} GFLOP/s on all threads, {one:.0f} on one. The share counts a training step as direct convolution."
             )
     return ""
 

@@ -1,0 +1,253 @@
+"""nnlite against PyTorch: every layer, loss and optimiser, on drawn configurations, in float64 and float32.
+
+usage: python benchmarks/parity.py [--cases 20] [--out FILE]     (needs torch; exits with 1 where anything disagrees)
+
+A layer agrees when outputs, dJ/dx, all parameter gradients and running statistics do.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nnlite as nn
+
+try:
+    import torch
+    from torch import nn as tnn
+    from torch.nn import functional as F
+except ImportError:
+    sys.exit("parity needs PyTorch: pip install torch==2.13.0")
+
+TOLERANCE = {"float64": 1e-10, "float32": 2e-4}
+Pair = tuple[Any, Any]  # what nnlite gives, what PyTorch gives
+
+
+def images(t: Any) -> Any:
+    """(N, H, W, C) <-> PyTorch's (N, C, H, W)."""
+    return t.permute(0, 3, 1, 2) if t.ndim == 4 else t
+
+
+def channels_last(t: Any) -> Any:
+    return t.permute(0, 2, 3, 1) if t.ndim == 4 else t
+
+
+def tensor(a: Any) -> Any:
+    return torch.tensor(np.asarray(a))
+
+
+def compare_layer(layer: nn.Layer, shape: tuple[int, ...], module: Any, dtype: str, rng: Any) -> Iterator[Pair]:
+    """`module(x, parameters)` is PyTorch's side, on channels-first images."""
+    model = nn.Sequential(layer, input_shape=shape, dtype=dtype)
+    for view in model.named_params().values():
+        view[...] = rng.standard_normal(view.shape)
+    x = rng.standard_normal((5, *shape)).astype(dtype)
+    z = model.forward(x, training=True)
+    delta = rng.standard_normal(z.shape).astype(dtype)
+    dx = model.backward(delta)
+    tx = tensor(x).requires_grad_()
+    parameters = {name[2:]: tensor(view).requires_grad_() for name, view in model.named_params().items()}
+    tz = channels_last(module(images(tx), parameters))
+    tz.backward(tensor(delta))
+    yield z, tz.detach()
+    yield dx, tx.grad
+    for name, gradient in model.named_grads().items():
+        yield gradient, parameters[name[2:]].grad
+
+
+def conv_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
+    groups = int(rng.integers(1, 4))
+    channels, filters = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
+    k, s, d = (tuple(int(v) for v in rng.integers(1, 4, 2)) for _ in range(3))
+    p = tuple(int(v) for v in rng.integers(0, 3, 2))
+    bias = bool(rng.integers(2))
+
+    def module(x: Any, q: dict[str, Any]) -> Any:
+        return F.conv2d(x, q["W"].permute(0, 3, 1, 2), q.get("b"), s, p, d, groups)
+
+    size = tuple(int(v) for v in rng.integers(7, 12, 2))
+    return nn.Conv2D(filters, k, s, p, d, groups, bias), (*size, channels), module
+
+
+def three_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
+    p = int(rng.integers(0, 2))
+    size = tuple(int(v) for v in rng.integers(3, 17, 2))
+    channels, filters = (int(v) for v in rng.integers(1, 40, 2))
+
+    def module(x: Any, q: dict[str, Any]) -> Any:
+        return F.conv2d(x, q["W"].permute(0, 3, 1, 2), q["b"], padding=p)
+
+    return nn.Conv2D(filters, 3, padding=p), (*size, channels), module
+
+
+def pool_case(kind: Any, function: Any) -> Callable[[Any], Any]:
+    def case(rng: Any) -> Any:
+        k, s = (tuple(int(v) for v in rng.integers(1, 4, 2)) for _ in range(2))
+        p = int(rng.integers(0, min(k) // 2 + 1))
+        return kind(k, s, p), (8, 9, 3), lambda x, q: function(x, k, s, p)
+
+    return case
+
+
+def dense_case(rng: Any) -> Any:
+    n_in, n_out = (int(v) for v in rng.integers(1, 50, 2))
+    return nn.Dense(n_out), (n_in,), lambda x, q: F.linear(x, q["W"], q["b"])
+
+
+def plain(make: Callable[[], nn.Layer], function: Callable[[Any], Any], shape: tuple[int, ...] = (4, 5, 6)) -> Any:
+    return lambda rng: (make(), shape, lambda x, q: function(x))
+
+
+def norm_case(function: Callable[..., Any], make: Callable[[], nn.Layer], shape: tuple[int, ...]) -> Any:
+    return lambda rng: (make(), shape, function)
+
+
+def layer_norm(x: Any, q: dict[str, Any]) -> Any:
+    return images(F.layer_norm(channels_last(x), (6,), q["gamma"], q["beta"]))
+
+
+LAYERS: dict[str, Callable[[Any], Any]] = {
+    "Dense": dense_case,
+    "Conv2D": conv_case,
+    "Conv2D 3x3": three_case,
+    "MaxPool2D": pool_case(nn.MaxPool2D, F.max_pool2d),
+    "AvgPool2D": pool_case(nn.AvgPool2D, F.avg_pool2d),
+    "GlobalAvgPool2D": plain(nn.GlobalAvgPool2D, lambda x: x.mean(dim=(2, 3))),
+    "ReLU": plain(nn.ReLU, F.relu),
+    "LeakyReLU": plain(nn.LeakyReLU, F.leaky_relu),
+    "Sigmoid": plain(nn.Sigmoid, torch.sigmoid),
+    "Tanh": plain(nn.Tanh, torch.tanh),
+    "GELU": plain(nn.GELU, F.gelu),
+    "GELU tanh": plain(lambda: nn.GELU("tanh"), lambda x: F.gelu(x, approximate="tanh")),
+    "SiLU": plain(nn.SiLU, F.silu),
+    "Softmax": plain(nn.Softmax, lambda x: torch.softmax(x, dim=1)),
+    "BatchNorm": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (4, 5, 6)),
+    "BatchNorm dense": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (6,)),
+    "LayerNorm": norm_case(layer_norm, nn.LayerNorm, (4, 5, 6)),
+}
+
+
+def compare_statistics(dtype: str, rng: Any) -> Iterator[Pair]:
+    """Running mean and variance over three passes, then inference."""
+    model, module = nn.Sequential(nn.BatchNorm(), input_shape=(4, 5, 6), dtype=dtype), tnn.BatchNorm2d(6)
+    module = module.to(getattr(torch, dtype))
+    for _ in range(3):
+        x = (rng.standard_normal((7, 4, 5, 6)) * 3 + 1).astype(dtype)
+        model.forward(x, training=True)
+        module(images(tensor(x)))
+    yield model[0].running_mean, module.running_mean
+    yield model[0].running_var, module.running_var
+    yield model(x), channels_last(module.eval()(images(tensor(x)))).detach()
+
+
+def compare_loss(
+    mine: nn.Loss, theirs: Callable[[Any], Any], t: Any, shape: tuple[int, ...], dtype: str, rng: Any
+) -> Iterator[Pair]:
+    z = rng.standard_normal(shape).astype(dtype)
+    tz = tensor(z).requires_grad_()
+    loss, delta = mine(z, t)
+    expected = theirs(tz)
+    expected.backward()
+    yield np.array(loss), expected.detach()
+    yield delta, tz.grad
+
+
+def losses(dtype: str, rng: Any) -> dict[str, Any]:
+    n, c = 9, 6
+    labels, p = rng.integers(0, c, n), rng.dirichlet(np.ones(c), n).astype(dtype)
+    w, real = rng.uniform(0.2, 2, c).astype(dtype), rng.standard_normal((n, c)).astype(dtype)
+    unit = rng.uniform(size=(n, c)).astype(dtype)
+    tl, tp, tw, tr, tu = (tensor(a) for a in (labels, p, w, real, unit))
+    return {
+        "CrossEntropy": (nn.CrossEntropy(), lambda z: F.cross_entropy(z, tl), labels),
+        "CrossEntropy weighted, smoothed": (
+            nn.CrossEntropy(0.1, class_weight=w),
+            lambda z: F.cross_entropy(z, tl, weight=tw, label_smoothing=0.1),
+            labels,
+        ),
+        "CrossEntropy probabilities": (
+            nn.CrossEntropy(0.1, class_weight=w),
+            lambda z: F.cross_entropy(z, tp, weight=tw, label_smoothing=0.1),
+            p,
+        ),
+        "BinaryCrossEntropy": (nn.BinaryCrossEntropy(), lambda z: F.binary_cross_entropy_with_logits(z, tu), unit),
+        "MSE": (nn.MSE(), lambda z: F.mse_loss(z, tr), real),
+        "MAE": (nn.MAE(), lambda z: F.l1_loss(z, tr), real),
+        "Huber": (nn.Huber(0.7), lambda z: F.huber_loss(z, tr, delta=0.7), real),
+    }
+
+
+OPTIMIZERS: dict[str, Pair] = {
+    "SGD": (lambda: nn.SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
+    "SGD momentum": (lambda: nn.SGD(0.1, 0.9, weight_decay=0.01), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
+    "SGD Nesterov": (lambda: nn.SGD(0.1, 0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True)),
+    "Adam": (nn.Adam, lambda p: torch.optim.Adam(p)),
+    "Adam weight decay": (lambda: nn.Adam(0.01, weight_decay=0.1), lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1)),
+    "AdamW": (nn.AdamW, lambda p: torch.optim.AdamW(p)),
+    "RMSProp": (nn.RMSProp, lambda p: torch.optim.RMSprop(p)),
+    "clipping": (lambda: nn.SGD(0.1, clip_norm=0.5), lambda p: torch.optim.SGD(p, 0.1)),
+}
+
+
+def compare_optimizer(name: str, dtype: str, rng: Any) -> Iterator[Pair]:
+    mine, theirs = OPTIMIZERS[name]
+    model = nn.Sequential(nn.Dense(7), input_shape=(5,), dtype=dtype)
+    parameter = tensor(model.params.copy()).requires_grad_()
+    first, second = mine(), theirs([parameter])
+    for _ in range(20):
+        g = rng.standard_normal(len(model.params)).astype(dtype)
+        model.grads, parameter.grad = g, tensor(g)
+        if name == "clipping":
+            torch.nn.utils.clip_grad_norm_([parameter], 0.5)
+        first.step(model)
+        second.step()
+    yield model.params, parameter.detach()
+
+
+def error(pairs: Iterator[Pair]) -> float:
+    """The largest difference, relative to the largest value of its array."""
+    worst = 0.0
+    for mine, theirs in pairs:
+        a, b = np.asarray(mine, np.float64), theirs.numpy().astype(np.float64)
+        worst = max(worst, float(abs(a - b).max() / max(abs(b).max(), 1e-3)) if a.shape == b.shape else np.inf)
+    return worst
+
+
+def rows(cases: int) -> Iterator[tuple[str, str, int, float]]:
+    for dtype in TOLERANCE:
+        rng = np.random.default_rng(0)
+        for name, draw in LAYERS.items():
+            yield name, dtype, cases, max(error(compare_layer(*draw(rng), dtype, rng)) for _ in range(cases))
+        yield "BatchNorm statistics", dtype, 1, error(compare_statistics(dtype, rng))
+        for name, (mine, theirs, t) in losses(dtype, rng).items():
+            yield name, dtype, cases, max(error(compare_loss(mine, theirs, t, (9, 6), dtype, rng)) for _ in range(cases))
+        for name in OPTIMIZERS:
+            yield name, dtype, 1, error(compare_optimizer(name, dtype, rng))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    versions = f"nnlite {nn.__version__}, NumPy {np.__version__}, PyTorch {torch.__version__}"
+    lines = ["# nnlite against PyTorch", "", versions, "", "| item | dtype | cases | largest relative error | verdict |"]
+    lines.append("|---|---|---|---|---|")
+    agreed = True
+    for name, dtype, cases, worst in rows(args.cases):
+        fine = worst <= TOLERANCE[dtype]
+        agreed &= fine
+        lines.append(f"| {name} | {dtype} | {cases} | {worst:.1e} | {'agrees' if fine else 'DISAGREES'} |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+    if not agreed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
