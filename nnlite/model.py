@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nnlite.backend import Array, ReadersWriterLock, get_backend, single_threaded_blas
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
@@ -184,8 +184,7 @@ class Sequential(Layer):
             raise StateError("this Sequential has no input_shape: give it one, or make it a part of a model that has one")
         if self._moved_to is not None:
             raise StateError(f"{self._moved_to} now belongs to another model; copy.deepcopy layers to keep both")
-        root: Sequential = self.owner
-        return root
+        return cast(Sequential, self.owner)
 
     def _next_pass(self, pass_id: int | None) -> int:
         if pass_id is not None:

@@ -102,7 +102,7 @@ class Layer:
     out_shape: Shape
     declared: dict[str, Parameter]
     frozen: set[str]
-    owner: Any = None  # the root model that holds the values
+    owner: "Layer | None" = None  # the whole model that holds the values
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Give every layer its bookkeeping, so that a subclass need not call `super().__init__()`."""
