@@ -1,13 +1,14 @@
 """Data sets, found, fetched, checked and gone through in seeded, augmented batches."""
 
-from nnlite.data.augment import Cutout, RandomCrop, RandomFlip
-from nnlite.data.cifar import cifar10
+from nnlite.data.augment import Augmentation, Cutout, RandomCrop, RandomFlip
+from nnlite.data.cifar import cifar10, parse_cifar_binary
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.files import cache_folder
-from nnlite.data.idx import fashion_mnist, mnist
+from nnlite.data.idx import fashion_mnist, mnist, parse_idx
 from nnlite.data.shapes import shapes
 
 __all__ = [
+    "Augmentation",
     "Cutout",
     "Dataset",
     "Datasets",
@@ -17,5 +18,7 @@ __all__ = [
     "cifar10",
     "fashion_mnist",
     "mnist",
+    "parse_cifar_binary",
+    "parse_idx",
     "shapes",
 ]

@@ -1,51 +1,41 @@
-"""Augmentation of image batches (N, H, W, C). The draw of a sample depends on (seed, epoch, its place in the data set) alone.
+"""Augmentation of image batches (N, H, W, C). The draw of a sample follows from (seed, epoch, its place in the data set) alone.
 
-Each kind is called as `augmentation(images, index, epoch, seed)`, index: (N,) places in the data set; it returns new images.
+Each kind is called as `augmentation(images, index, epoch, seed)`, index: (N,) places in the data set; it returns new images
+of the same shape and dtype, and raises DataError for a batch that is not (N, H, W, C).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from nnlite.errors import DataError
 
-    Array = NDArray[Any]
-    Augmentation = Callable[[Array, Array, int, int], Array]
-
-
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
-_MASK = 0xFFFFFFFFFFFFFFFF
+Array = NDArray[Any]
+Augmentation = Callable[[Array, Array, int, int], Array]
 
 
-def draws(index: Array, epoch: int, seed: int, stream: int) -> NDArray[np.uint64]:
-    """64 random bits for each place in the data set: SplitMix64 (Steele, Lea and Flood 2014) of a key and the place."""
-    key = 0
-    for part in (seed, epoch, stream):
-        key = (key ^ part) * _GOLDEN & _MASK
-        key ^= key >> 29
-    z = index.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)), np.uint64)
-
-
-def _below(bits: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
-    """Uniform integers 0 ... n - 1, for n below 2^16, from the high bits."""
-    return ((bits >> np.uint64(40)) * np.uint64(n) >> np.uint64(24)).astype(np.int64)
+def draws(index: Array, epoch: int, seed: int, kind: int) -> tuple[Array, Array]:
+    """Two uint64 (N,), each of 32 random bits: SplitMix64 (Steele, Lea and Flood 2014) of a key and the place."""
+    z = (index.astype(np.uint64) ^ _key(seed, epoch, kind)) + 0x9E3779B97F4A7C15
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    z ^= z >> 31
+    return z >> 32, z & 0xFFFFFFFF
 
 
 class RandomFlip:
     """Mirror left and right, with probability 1/2."""
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
-        flipped = _below(draws(index, epoch, seed, stream=1), 2) == 1
-        images = images.copy()
-        images[flipped] = images[flipped, :, ::-1]
-        return images
+        """Mirror some of the images (N, H, W, C)."""
+        rows = _as_rows(images).copy()
+        chosen = np.flatnonzero(_below(2, draws(index, epoch, seed, kind=1)[0]))
+        values = np.arange(rows.shape[2]).reshape(images.shape[2:])  # (W, C): where in its row each value stands
+        rows[chosen] = np.take(rows[chosen], values[::-1].ravel(), axis=2)
+        return rows.reshape(images.shape)
 
 
 class RandomCrop:
@@ -60,15 +50,28 @@ class RandomCrop:
         self.padding, self.mode = padding, mode
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
-        (n, h, w, c), p = images.shape, self.padding
-        widths = ((0, 0), (p, p), (p, p), (0, 0))
-        padded = np.pad(images, widths) if self.mode == "zeros" else np.pad(images, widths, mode="reflect")
-        top = _below(draws(index, epoch, seed, stream=2), 2 * p + 1)
-        left = _below(draws(index, epoch, seed, stream=3), 2 * p + 1)
-        # Each row of an image is one run of w c values, so the gather moves runs, not pixels.
-        runs = np.lib.stride_tricks.sliding_window_view(padded.reshape(n, h + 2 * p, -1), w * c, axis=2)
-        rows = top[:, None] + np.arange(h)
-        return np.asarray(runs[np.arange(n)[:, None], rows, (left * c)[:, None]]).reshape(images.shape)
+        """Shift each of the images (N, H, W, C) by at most `padding` pixels."""
+        rows, channels = self._padded(images), images.shape[3]
+        top, left = (_below(2 * self.padding + 1, bits) for bits in draws(index, epoch, seed, kind=2))
+        window = (images.shape[1], images.shape[2] * channels)
+        windows = np.lib.stride_tricks.sliding_window_view(rows, window, axis=(1, 2))  # (N, top, left, H, W C), a view
+        return np.asarray(windows[np.arange(len(rows)), top, left * channels]).reshape(images.shape)
+
+    def _padded(self, images: Array) -> Array:
+        """(N, H + 2 p, (W + 2 p) C)"""
+        rows, p, side = _as_rows(images), self.padding, self.padding * images.shape[3]
+        n, h, length = rows.shape
+        padded = np.zeros((n, h + 2 * p, length + 2 * side), images.dtype)
+        padded[:, p:-p, side:-side] = rows
+        if self.mode == "reflect":
+            if p >= min(images.shape[1:3]):
+                raise DataError(f"images {images.shape[1:]} are too small to be reflected over {p} pixels")
+            values = np.pad(np.arange(length).reshape(images.shape[2:]), ((p, p), (0, 0)), mode="reflect").ravel()
+            padded[:, p:-p, :side] = np.take(rows, values[:side], axis=2)
+            padded[:, p:-p, -side:] = np.take(rows, values[-side:], axis=2)
+            padded[:, :p] = padded[:, 2 * p : p : -1]
+            padded[:, -p:] = padded[:, h + p - 2 : h - 2 : -1]
+        return padded
 
 
 class Cutout:
@@ -80,12 +83,31 @@ class Cutout:
         self.size = size
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
-        rows = self._hidden(images.shape[1], index, epoch, seed, stream=4)
-        columns = self._hidden(images.shape[2], index, epoch, seed, stream=5)
-        shown = ~(rows[:, :, None] & columns[:, None, :])
-        return np.asarray(images * shown[..., None], images.dtype)
+        """Blank a square of each of the images (N, H, W, C)."""
+        rows, (height, width, channels) = _as_rows(images), images.shape[1:]
+        vertical, horizontal = draws(index, epoch, seed, kind=3)
+        hidden_columns = np.repeat(self._hidden(width, horizontal), channels, axis=1)
+        shown = ~(self._hidden(height, vertical)[:, :, None] & hidden_columns[:, None, :])
+        return np.asarray(rows * shown, images.dtype).reshape(images.shape)
 
-    def _hidden(self, length: int, index: Array, epoch: int, seed: int, stream: int) -> Array:
-        first = _below(draws(index, epoch, seed, stream), length)[:, None] - self.size // 2
+    def _hidden(self, length: int, bits: Array) -> NDArray[np.bool_]:
+        first = _below(length, bits)[:, None] - self.size // 2
         place = np.arange(length)
         return np.asarray((place >= first) & (place < first + self.size))
+
+
+@lru_cache(maxsize=64)
+def _key(seed: int, epoch: int, kind: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, kind]).generate_state(1, np.uint64)[0])
+
+
+def _below(n: int, bits: Array) -> NDArray[np.int64]:
+    """Uniform integers 0 ... n - 1 from 32 random bits, n small beside 2^32."""
+    return (bits * n >> 32).astype(np.int64)
+
+
+def _as_rows(images: Array) -> Array:
+    """(N, H, W, C) -> (N, H, W C): whole rows of an image are copied much faster than pixels of three bytes."""
+    if images.ndim != 4:
+        raise DataError(f"augmentation needs images (N, H, W, C), got {images.shape}")
+    return images.reshape(images.shape[0], images.shape[1], -1)

@@ -1,91 +1,124 @@
 """Data sets: images and labels, gone through in seeded batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nnlite.data.augment import Augmentation
 from nnlite.errors import DataError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from nnlite.data.augment import Augmentation
-
-    Array = NDArray[Any]
+Array = NDArray[Any]
+Batch = tuple[Array, ...]
 
 
 class Dataset:
     """Samples and their targets.
 
-    images: (N, ...) real numbers   labels: (N, ...) integer labels or real targets   weights: (N,) of the samples, or None
-    Raises DataError for lengths that differ, no samples, or values that are not real numbers.
+    images: (N, ...) real numbers   labels: (N, ...) integer labels or real targets   classes: the names of the labels
+    weights: (N,) of the samples, not negative
+    Raises DataError for lengths that differ, no samples, values that are not real numbers, labels without a class.
     """
 
-    def __init__(self, images: Any, labels: Any, weights: Any = None, augmentations: Sequence[Augmentation] = ()) -> None:
+    def __init__(
+        self,
+        images: Any,
+        labels: Any,
+        classes: Sequence[str] | None = None,
+        weights: Any = None,
+        augmentations: Sequence[Augmentation] = (),
+    ) -> None:
         self.images, self.labels = _real(images, "images"), _real(labels, "labels")
         self.weights = None if weights is None else _real(weights, "weights")
+        self.classes = None if classes is None else tuple(classes)
         self.augmentations = tuple(augmentations)
-        lengths = {len(a) for a in (self.images, self.labels, self.weights) if a is not None}
-        if len(lengths) > 1:
-            raise DataError(f"images, labels and weights must have one length, got {sorted(lengths)}")
-        if not len(self.images):
-            raise DataError("the data set is empty")
+        self._check()
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, n: int | None) -> Dataset:
-        """The first n samples; all of them for None."""
-        return self if n is None else self._take(slice(0, n))
+    def __repr__(self) -> str:
+        return f"Dataset({len(self)} samples {self.images.shape[1:]} {self.images.dtype}, labels {self.labels.dtype})"
 
-    def split(self, n: int, seed: int = 0) -> tuple[Dataset, Dataset]:
+    def __getitem__(self, rows: "slice | NDArray[np.integer[Any]] | NDArray[np.bool_]") -> "Dataset":
+        """The samples of a slice, or of an array of places or of booleans."""
+        if not isinstance(rows, slice | np.ndarray):
+            raise TypeError(f"a data set is indexed by a slice or an array, not by {type(rows).__name__}")
+        weights = None if self.weights is None else self.weights[rows]
+        return Dataset(self.images[rows], self.labels[rows], self.classes, weights, self.augmentations)
+
+    def subset(self, n: int | None) -> "Dataset":
+        """The first n samples; all of them for None."""
+        if n is not None and n < 1:
+            raise DataError(f"a subset needs at least 1 sample, not {n}")
+        return self if n is None else self[:n]
+
+    def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Two parts: all but n samples, and n drawn at random, for validation."""
         if not 0 < n < len(self):
             raise DataError(f"cannot set {n} of {len(self)} samples aside")
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self._take(np.sort(order[n:])), self._take(np.sort(order[:n]))
+        order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # [seed, epoch] orders the batches
+        return self[np.sort(order[n:])], self[np.sort(order[:n])]
 
-    def augmented(self, *augmentations: Augmentation) -> Dataset:
-        """The same samples; shuffled batches, those of training, are augmented."""
-        return Dataset(self.images, self.labels, self.weights, augmentations)
+    def augmented(self, *augmentations: Augmentation) -> "Dataset":
+        """The same samples; shuffled batches, those of training, are augmented by each in turn."""
+        return Dataset(self.images, self.labels, self.classes, self.weights, self.augmentations + augmentations)
 
-    def batches(
-        self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0
-    ) -> Iterator[tuple[Array, ...]]:
+    def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
         """Batches (x, t), or (x, t, w) with weights, from batch `start` on. The short last batch is kept.
 
         shuffle: every sample once, in an order that follows from (seed, epoch) alone, augmented; else in order, as they are.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        order = np.random.default_rng([seed, epoch]).permutation(len(self)) if shuffle else None
-        for first in range(start * batch_size, len(self), batch_size):
-            rows = slice(first, first + batch_size)
-            index = rows if order is None else order[rows]
-            x = self.images[index]
-            for augmentation in self.augmentations if order is not None else ():
-                x = augmentation(x, order[rows], epoch, seed)  # type: ignore[index]
-            yield (x, self.labels[index]) if self.weights is None else (x, self.labels[index], self.weights[index])
+        if batch_size < 1 or start < 0:
+            raise ValueError(f"batch_size must be at least 1 and start at least 0, got {batch_size} and {start}")
+        firsts = range(start * batch_size, len(self), batch_size)
+        if not shuffle:
+            return (self._gather(slice(first, first + batch_size)) for first in firsts)
+        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        return (self._augment(order[first : first + batch_size], epoch, seed) for first in firsts)
 
-    def _take(self, index: Any) -> Dataset:
-        weights = None if self.weights is None else self.weights[index]
-        return Dataset(self.images[index], self.labels[index], weights, self.augmentations)
+    def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
+        x, *rest = self._gather(index)
+        for augmentation in self.augmentations:
+            x = augmentation(x, index, epoch, seed)
+        return (x, *rest)
+
+    def _gather(self, rows: Any) -> Batch:
+        return tuple(array[rows] for array in (self.images, self.labels, self.weights) if array is not None)
+
+    def _check(self) -> None:
+        lengths = [len(a) for a in (self.images, self.labels, self.weights) if a is not None]
+        if len(set(lengths)) > 1:
+            raise DataError(f"images, labels and weights must have one length, got {', '.join(map(str, lengths))}")
+        if not len(self):
+            raise DataError("the data set is empty")
+        if self.weights is not None and (self.weights.ndim != 1 or not (self.weights >= 0).all()):
+            raise DataError(f"weights must be (N,) and not negative, got {self.weights.shape}, least {self.weights.min()}")
+        if self.classes is not None and self.labels.dtype.kind in "iu":
+            _check_labels(self.labels, len(self.classes))
 
 
-class Datasets(NamedTuple):
-    """A training and a test set, with the names of the classes."""
+class Datasets:
+    """A training and a test set. name: of the pair   classes: the names of the labels 0, 1, ..."""
 
-    name: str
-    train: Dataset
-    test: Dataset
-    classes: tuple[str, ...]
+    def __init__(self, name: str, train: Dataset, test: Dataset, classes: Sequence[str]) -> None:
+        self.name, self.train, self.test, self.classes = name, train, test, tuple(classes)
+
+    def __repr__(self) -> str:
+        return f"Datasets({self.name!r}, train: {len(self.train)}, test: {len(self.test)}, {len(self.classes)} classes)"
+
+
+def _check_labels(labels: Array, n_classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise DataError(f"labels must be in 0 ... {n_classes - 1}, found {labels.min()} ... {labels.max()}")
 
 
 def _real(values: Any, what: str) -> Array:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:  # ragged lists, arrays of a device
+        raise DataError(f"{what} cannot be made a NumPy array: {error}") from error
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what} must be real numbers, not {array.dtype}")
     if array.ndim == 0:

@@ -1,118 +1,64 @@
-"""Where data sets lie, how they are fetched, and that their bytes are the right ones."""
+"""Where data sets lie, and that their bytes are the right ones."""
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
-from nnlite.errors import DataError, DownloadError
-
-_CHUNK = 1 << 16
+from nnlite.errors import DataError
 
 
 def cache_folder() -> Path:
     """`NNLITE_DATA` where it is set, else nnlite's part of the platform's cache folder."""
     if given := os.environ.get("NNLITE_DATA"):
-        return Path(given)
+        return Path(given).expanduser()
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "nnlite"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "nnlite"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "nnlite"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnlite"
+
+
+def data_folder(root: "str | os.PathLike[str] | None") -> Path:
+    """The folder `root`, or `cache_folder()` for None."""
+    return cache_folder() if root is None else Path(root).expanduser()
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file; DataError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def read_checked(path: Path, md5: str) -> bytes:
     """The bytes of a file whose md5 must be the expected one, else DataError."""
     import hashlib
 
-    data = path.read_bytes()
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise DataError(
-            f"{path} is damaged or not the original: expected md5 {md5}, found {found} ({len(data)} bytes); "
-            "delete it to have it fetched again"
-        )
+    data = read(path)
+    check_md5(str(path), md5, hashlib.md5(data, usedforsecurity=False).hexdigest(), len(data))
     return data
 
 
+def check_md5(name: str, expected: str, found: str, size: int) -> None:
+    """DataError, saying both, unless the md5 found is the expected one."""
+    if found != expected:
+        raise DataError(
+            f"{name} is damaged, incomplete or not the original: expected md5 {expected}, found {found} ({size:,} bytes)"
+        )
+
+
 def gunzip(data: bytes, name: str, limit: int) -> bytes:
-    """Unpack, at most `limit` bytes; DataError for damaged data and for more."""
-    import gzip
-    import io
+    """Unpack, never to more than `limit` bytes; DataError for damaged or truncated data and for more than that."""
     import zlib
 
+    unpacker = zlib.decompressobj(wbits=31)  # 31: a gzip header, and its checksum at the end
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            unpacked = file.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
+        unpacked = unpacker.decompress(data, limit + 1)
+    except zlib.error as error:
         raise DataError(f"{name}: damaged gzip data: {error}") from error
     if len(unpacked) > limit:
-        raise DataError(f"{name}: unpacks to more than the {limit} bytes that it should have")
+        raise DataError(f"{name}: unpacks to more than the {limit:,} bytes that it should have")
+    if not unpacker.eof or unpacker.unused_data:
+        raise DataError(f"{name}: damaged gzip data: {'bytes after its end' if unpacker.eof else 'truncated'}")
     return unpacked
-
-
-def download(urls: Sequence[str], target: Path, md5: str) -> Path:
-    """Fetch `target` from the first url that gives the right bytes, with a progress bar."""
-    problems = []
-    for url in urls:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            return _fetch(url, target, md5)
-        except (OSError, DataError) as error:
-            problems.append(f"{url}: {error}")
-    raise DownloadError(
-        f"could not download {target.name}. Tried:\n  " + "\n  ".join(problems) + f"\n"
-        f"Put the file into {target.parent} yourself, or set NNLITE_DATA (or root=) to the folder that holds the data."
-    )
-
-
-def extract(archive: Path, members: dict[str, Path]) -> None:
-    """Write just these members of a tar file to these paths; whatever else it holds is ignored."""
-    import tarfile
-    import zlib
-
-    try:
-        with tarfile.open(archive) as tar:
-            for name, path in members.items():
-                source = tar.extractfile(name)
-                if source is None:
-                    raise DataError(f"{archive}: {name} is no file")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(source, path, total=None)
-    except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive}: damaged archive: {error}") from error
-
-
-def _fetch(url: str, target: Path, md5: str) -> Path:
-    from urllib.request import urlopen
-
-    with urlopen(url, timeout=30) as response:
-        length = response.headers.get("Content-Length")
-        temporary = _write(response, target.with_name(target.name + ".part"), total=int(length) if length else None)
-    try:
-        read_checked(temporary, md5)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
-
-
-def _write(source: IO[bytes], path: Path, total: int | None) -> Path:
-    import tempfile
-
-    from tqdm.auto import tqdm
-
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file, tqdm(total=total, desc=path.name, unit="B", unit_scale=True) as bar:
-            while chunk := source.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

@@ -1,47 +1,48 @@
 """A generated data set: ten shapes of random colour, place, size, angle and noise, so that everything runs offline."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.errors import DataError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
-
-
+Array = NDArray[Any]
 SIZE = 32
-_CHUNK = 2048
+_CHUNK = 1024  # images painted at once
 
 
-def _polygon(sides: int) -> Callable[[Array, Array], Array]:
-    """A regular polygon whose corners touch the unit circle."""
-    half = np.pi / sides
-    return lambda u, v: np.hypot(u, v) * np.cos((np.arctan2(v, u) % (2 * half)) - half) < np.cos(half)
+def _radius(u: Array, v: Array) -> Array:
+    return np.asarray(np.sqrt(u * u + v * v))
 
 
-def _ring(u: Array, v: Array) -> Array:
-    return abs(np.hypot(u, v) - 0.8) < 0.2
+def _triangle(u: Array, v: Array) -> Array:
+    """Corners on the unit circle, one at (1, 0)."""
+    return np.asarray((u > -0.5) & (abs(v) * np.float32(3**0.5) < 1 - u))
 
 
-# Each tells which points (u, v) belong to the shape, of radius 1 around the origin.
+def _star(u: Array, v: Array) -> Array:
+    return np.asarray(_radius(u, v) < 0.62 + 0.38 * np.cos(5 * np.arctan2(v, u)))
+
+
+def _arrow(u: Array, v: Array) -> Array:
+    return np.asarray((abs(v) < 0.2) & (abs(u) < 0.9) | (u > 0.1) & (abs(v) < 0.9 - u))
+
+
+# Each tells which points (u, v) belong to the shape, which lies within the unit circle.
 _INSIDE: dict[str, Callable[[Array, Array], Array]] = {
-    "disc": lambda u, v: np.hypot(u, v) < 0.9,
-    "ring": _ring,
-    "triangle": _polygon(3),
-    "square": _polygon(4),
-    "pentagon": lambda u, v: _polygon(5)(u, v) & ~_polygon(5)(u / 0.65, v / 0.65),
-    "star": lambda u, v: np.hypot(u, v) < 0.62 + 0.38 * np.cos(5 * np.arctan2(v, u)),
-    "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.26) & (np.maximum(abs(u), abs(v)) < 1),
-    "bars": lambda u, v: (abs(v) < 0.9) & (abs(abs(u) - 0.5) < 0.22),
-    "crescent": lambda u, v: (np.hypot(u, v) < 1) & (np.hypot(u - 0.5, v) > 0.8),
-    "arrow": lambda u, v: ((abs(v) < 0.2) & (abs(u) < 0.9)) | ((u > 0.1) & (abs(v) < 0.9 - u) & (u < 0.9)),
+    "disc": lambda u, v: _radius(u, v) < 0.9,
+    "ring": lambda u, v: abs(_radius(u, v) - 0.8) < 0.2,
+    "triangle": _triangle,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.7,
+    "frame": lambda u, v: abs(np.maximum(abs(u), abs(v)) - 0.56) < 0.15,
+    "star": _star,
+    "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.26) & (np.maximum(abs(u), abs(v)) < 0.95),
+    "bars": lambda u, v: (abs(v) < 0.8) & (abs(abs(u) - 0.45) < 0.2),
+    "crescent": lambda u, v: (_radius(u, v) < 1) & (_radius(u - np.float32(0.5), v) > 0.8),
+    "arrow": _arrow,
 }
 CLASSES = tuple(_INSIDE)
 
@@ -50,44 +51,56 @@ def shapes(n: int = 20_000, seed: int = 0) -> Datasets:
     """n training and n // 5 (at least 1) test images (32, 32, 3) uint8 of ten classes; the same for the same n and seed."""
     if n < 1:
         raise DataError(f"n must be at least 1, not {n}")
-    rng = np.random.default_rng(seed)
-    return Datasets("shapes", _draw(n, rng), _draw(max(1, n // 5), rng), CLASSES)
+    train, test = (_draw(count, np.random.default_rng([seed, part])) for part, count in ((2, n), (3, max(1, n // 5))))
+    return Datasets("shapes", train, test, CLASSES)
 
 
-def _draw(n: int, rng: np.random.Generator) -> Dataset:
+def _draw(n: int, rng: "np.random.Generator") -> Dataset:
     labels = rng.integers(0, len(CLASSES), n)
     images = np.empty((n, SIZE, SIZE, 3), np.uint8)
     for start in range(0, n, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        images[part] = _paint(labels[part], rng)
-    return Dataset(images, labels)
+        images[start : start + _CHUNK] = _paint(labels[start : start + _CHUNK], rng)
+    return Dataset(images, labels, CLASSES)
 
 
-def _paint(labels: Array, rng: np.random.Generator) -> Array:
+def _paint(labels: Array, rng: "np.random.Generator") -> Array:
+    """(N,) -> (N, 32, 32, 3)"""
     n = len(labels)
-    radius = rng.uniform(6, 13, (n, 1, 1))
-    centre = rng.uniform(-1, 1, (2, n, 1, 1)) * (SIZE / 2 - radius)
-    angle = rng.uniform(0, 2 * np.pi, (n, 1, 1))
-    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
-    dx, dy = (x - centre[0]) / radius, (y - centre[1]) / radius
-    u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-    inside = np.empty((n, SIZE, SIZE), bool)
+    inside = _inside(labels, *_coordinates(n, rng))
+    background, colour = _two_colours(n, rng)
+    noise = rng.standard_normal((n, SIZE, SIZE, 3), np.float32)
+    noise *= _uniform(rng, 4, 20, n)[..., None]
+    noise += background
+    noise += inside[..., None] * (colour - background)
+    return np.clip(noise, 0, 255, out=noise).astype(np.uint8)
+
+
+def _coordinates(n: int, rng: "np.random.Generator") -> tuple[Array, Array]:
+    """u and v (N, 32, 32): the pixels as seen from shapes of random place, size and angle, each wholly in its image."""
+    radius, angle = _uniform(rng, 8, 14, n), _uniform(rng, 0, 2 * np.pi, n)
+    room = SIZE / 2 - radius
+    place = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
+    x = (place - room * _uniform(rng, -1, 1, n)) / radius  # (N, 1, 32)
+    y = (place - room * _uniform(rng, -1, 1, n)).reshape(n, SIZE, 1) / radius
+    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+
+
+def _inside(labels: Array, u: Array, v: Array) -> Array:
+    inside = np.empty(u.shape, bool)
     for label, contains in enumerate(_INSIDE.values()):
-        of_class = labels == label
-        inside[of_class] = contains(u[of_class], v[of_class])
-    back, front = _two_colours(n, rng)
-    image = np.where(inside[..., None], front, back) + rng.normal(0, rng.uniform(4, 20, (n, 1, 1, 1)), (n, SIZE, SIZE, 3))
-    return np.clip(image, 0, 255).astype(np.uint8)
+        rows = np.flatnonzero(labels == label)
+        inside[rows] = contains(u[rows], v[rows])
+    return inside
 
 
-def _two_colours(n: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Background and shape, at least 90 apart in one channel."""
-    back = rng.uniform(0, 255, (n, 1, 1, 3))
-    front = rng.uniform(0, 255, (n, 1, 1, 3))
-    channel = rng.integers(0, 3, n)
-    rows = np.arange(n)
-    apart = rng.uniform(90, 165, n)
-    front[rows, 0, 0, channel] = (back[rows, 0, 0, channel] + apart) % 256
-    wrapped = abs(front[rows, 0, 0, channel] - back[rows, 0, 0, channel]) < 90
-    front[rows[wrapped], 0, 0, channel[wrapped]] = (back[rows[wrapped], 0, 0, channel[wrapped]] + 128) % 256
-    return back, front
+def _two_colours(n: int, rng: "np.random.Generator") -> tuple[Array, Array]:
+    """(N, 1, 1, 3) each, of the background and of the shape: one darker than the other by 80 to 145 in every channel."""
+    dark = _uniform(rng, 0, 110, n, 3)
+    bright = dark + _uniform(rng, 80, 145, n, 3)
+    inverted = rng.random((n, 1, 1, 1)) < 0.5
+    return np.where(inverted, bright, dark), np.where(inverted, dark, bright)
+
+
+def _uniform(rng: "np.random.Generator", low: float, high: float, n: int, *shape: int) -> Array:
+    """(N, 1, 1, *shape) float32"""
+    return rng.uniform(low, high, (n, 1, 1, *shape)).astype(np.float32)

@@ -1,0 +1,100 @@
+"""Fetching a file, unpacking an archive: into a temporary place first, checked, then renamed."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from nnlite.data.files import check_md5
+from nnlite.errors import DataError, DownloadError
+
+_CHUNK = 1 << 16
+_TIMEOUT = 30  # seconds without a byte
+
+
+def fetch(target: Path, urls: Sequence[str], md5: str, allowed: bool, looked_for: Sequence[Path] = ()) -> None:
+    """Bring the file `target` here from the first url that gives the right bytes, with a progress bar.
+
+    looked_for: what else would have done, for the message of the DownloadError where no url works, or none is allowed.
+    """
+    from http.client import HTTPException
+
+    problems = []
+    for url in urls if allowed else ():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return _fetch(url, target, md5)
+        except (OSError, HTTPException, ValueError) as error:
+            problems.append(f"{url}: {error}")
+    tried = "".join(f"\n  tried {problem}" for problem in problems) or f"\n  not tried, download=False: {', '.join(urls)}"
+    raise DownloadError(
+        f"{target.name} was neither found nor downloaded."
+        f"\n  looked for {', '.join(str(path) for path in (*looked_for, target))}{tried}"
+        f"\nPut {target.name} into {target.parent}, or set NNLITE_DATA (or root=) to the folder that holds the data sets."
+    )
+
+
+def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
+    """Write the files `folder.name/name` of a tar archive to `folder/name`; whatever else it holds is left alone.
+
+    Raises DataError for a damaged archive and for one that lacks a file; `folder` is then not made.
+    """
+    import shutil
+    import tarfile
+    import zlib
+
+    partial = _partial(folder)
+    try:
+        partial.mkdir(parents=True)
+        with tarfile.open(archive, "r|*") as tar:
+            _extract_members(tar, {f"{folder.name}/{name}": partial / name for name in names})
+        partial.rename(folder)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{archive} cannot be unpacked into {folder}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract_members(tar: Any, wanted: dict[str, Path]) -> None:
+    """One pass over the archive: going back in a compressed stream would unpack it from its start again."""
+    import shutil
+    import tarfile
+
+    for member in tar:
+        if member.isreg() and member.name in wanted:
+            with wanted.pop(member.name).open("wb") as file:
+                shutil.copyfileobj(tar.extractfile(member), file, _CHUNK)
+    if wanted:
+        raise tarfile.TarError(f"it lacks {', '.join(wanted)}")
+
+
+def _fetch(url: str, target: Path, md5: str) -> None:
+    from urllib.request import urlopen
+
+    partial = _partial(target)
+    try:
+        with urlopen(url, timeout=_TIMEOUT) as response, partial.open("wb") as file:
+            found = _copy(response, file, target.name)
+        check_md5("what it sent", md5, found, partial.stat().st_size)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _copy(response: Any, file: IO[bytes], name: str) -> str:
+    """Copy with a progress bar; returns the md5."""
+    import hashlib
+
+    from tqdm.auto import tqdm
+
+    digest, length = hashlib.md5(usedforsecurity=False), response.headers.get("Content-Length", "")
+    with tqdm(total=int(length) if length.isdigit() else None, desc=name, unit="B", unit_scale=True) as bar:
+        while chunk := response.read(_CHUNK):
+            file.write(chunk)
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")

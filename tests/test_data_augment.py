@@ -1,0 +1,129 @@
+"""Augmentation: what it does to an image, and that its draw follows from (seed, epoch, place) alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnlite import DataError
+from nnlite.data import Cutout, RandomCrop, RandomFlip
+from nnlite.data.augment import draws
+
+AUGMENTATIONS = [RandomCrop(4), RandomCrop(2, mode="reflect"), RandomFlip(), Cutout(5)]
+every_augmentation = pytest.mark.parametrize("augment", AUGMENTATIONS, ids=["crop", "reflect", "flip", "cutout"])
+images_shape = st.tuples(st.integers(3, 9), st.integers(3, 9), st.integers(1, 4))
+
+
+def pictures(n: int, shape: tuple[int, ...] = (12, 10, 3)) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 256, (n, *shape), dtype=np.uint8)
+
+
+@every_augmentation
+@given(order=st.permutations(range(30)), cut=st.integers(1, 29), epoch=st.integers(0, 9), seed=st.integers(0, 2**40))
+def test_a_draw_does_not_depend_on_the_batch(augment, order, cut, epoch, seed):
+    images, index = pictures(30), np.array(order)
+    whole = augment(images, np.arange(30), epoch, seed)
+    parts = [augment(images[part], part, epoch, seed) for part in (index[:cut], index[cut:])]
+    np.testing.assert_array_equal(np.concatenate(parts), whole[index])
+
+
+@every_augmentation
+def test_other_seeds_epochs_and_places_draw_anew(augment):
+    images, index = pictures(200), np.arange(200)
+    results = [
+        augment(images, index + shift, epoch, seed) for shift, epoch, seed in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (200, 0, 0))
+    ]
+    for first, second in itertools.combinations(results, 2):
+        assert (first != second).any(axis=(1, 2, 3)).mean() > 0.3
+
+
+@every_augmentation
+@given(shape=images_shape, dtype=st.sampled_from([np.uint8, np.float32]))
+def test_the_input_is_not_written_and_shape_and_dtype_stay(augment, shape, dtype):
+    images = pictures(8, shape).astype(dtype)
+    images.setflags(write=False)
+    result = augment(images, np.arange(8), 0, 0)
+    assert result.shape == images.shape and result.dtype == dtype
+    assert not np.shares_memory(result, images) and result.flags.writeable and result.flags.c_contiguous
+
+
+@every_augmentation
+def test_strided_input(augment):
+    images = pictures(20)[::2, :, ::-1]
+    expected = augment(np.ascontiguousarray(images), np.arange(10), 1, 2)
+    np.testing.assert_array_equal(augment(images, np.arange(10), 1, 2), expected)
+
+
+def test_flip_mirrors_half_of_the_images():
+    images = pictures(4000, (4, 5, 3))
+    result = RandomFlip()(images, np.arange(4000), 0, 0)
+    flipped = (result == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (flipped | (result == images).all(axis=(1, 2, 3))).all()
+    assert abs(flipped.mean() - 0.5) < 0.04
+
+
+@pytest.mark.parametrize(("mode", "padded_by"), [("zeros", "constant"), ("reflect", "reflect")])
+@given(shape=images_shape, padding=st.integers(1, 2))
+def test_crop_is_a_window_of_the_padded_image(mode, padded_by, shape, padding):
+    images, (h, w, _) = pictures(20, shape), shape
+    result = RandomCrop(padding, mode)(images, np.arange(20), 0, 0)
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode=padded_by)
+    places = list(itertools.product(range(2 * padding + 1), repeat=2))
+    for image, source in zip(result, padded, strict=True):
+        assert any(np.array_equal(image, source[top : top + h, left : left + w]) for top, left in places)
+
+
+def test_crop_reaches_every_place_alike():
+    image = np.arange(1, 26, dtype=np.uint8).reshape(1, 5, 5, 1)  # its middle value tells the shift
+    result = RandomCrop(2)(np.repeat(image, 5000, axis=0), np.arange(5000), 0, 0)
+    counts = np.bincount(result[:, 2, 2, 0], minlength=26)[1:]
+    assert counts.shape == (25,) and counts.min() > 140 and counts.max() < 265
+
+
+def test_cutout_hides_a_square_and_nothing_else():
+    images = pictures(300, (9, 7, 2))
+    result = Cutout(3)(images, np.arange(300), 0, 0)
+    areas = []
+    for image, source in zip(result, images, strict=True):
+        hidden = (image == 0).all(axis=2)
+        np.testing.assert_array_equal(image[~hidden], source[~hidden])
+        rows, columns = np.flatnonzero(hidden.any(axis=1)), np.flatnonzero(hidden.any(axis=0))
+        assert hidden[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert len(rows) in (2, 3) and len(columns) in (2, 3)
+        areas.append(hidden.sum())
+    assert np.mean(areas) > 6.5
+
+
+def test_draws_are_uniform_and_independent():
+    index = np.arange(100_000)
+    columns = [bits / 2**32 for kind in (1, 2) for epoch in (0, 1) for bits in draws(index, epoch, 0, kind)]
+    columns += [columns[0][1:], columns[1][1:]]  # the next place
+    for column in columns:
+        assert abs(column.mean() - 0.5) < 0.005 and abs(column.var() - 1 / 12) < 0.002
+    for first, second in itertools.combinations(columns, 2):
+        n = min(len(first), len(second))
+        assert abs(np.corrcoef(first[:n], second[:n])[0, 1]) < 0.015
+
+
+def test_draws_are_the_same_for_ever():
+    """A saved run goes on with the same draws on another machine."""
+    assert [int(bits[0]) for bits in draws(np.array([7]), 3, 5, 1)] == [3_997_632_356, 1_720_950_625]
+
+
+@pytest.mark.parametrize("make", [lambda: RandomCrop(0), lambda: RandomCrop(4, "edge"), lambda: Cutout(0)])
+def test_settings_that_make_no_sense(make):
+    with pytest.raises(ValueError, match="must be"):
+        make()
+
+
+@every_augmentation
+def test_images_without_channels_are_refused(augment):
+    with pytest.raises(DataError, match=r"\(N, H, W, C\), got \(4, 8, 8\)"):
+        augment(np.zeros((4, 8, 8), np.uint8), np.arange(4), 0, 0)
+
+
+def test_reflection_needs_an_image_larger_than_the_padding():
+    with pytest.raises(DataError, match=r"\(4, 8, 3\) are too small .* 4 pixels"):
+        RandomCrop(4, "reflect")(pictures(2, (4, 8, 3)), np.arange(2), 0, 0)
