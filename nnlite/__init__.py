@@ -7,7 +7,7 @@ nn.Adam(1e-3).step(model)
 """
 
 from nnlite import data, init, metrics, schedules
-from nnlite.backend import get_num_threads, set_num_threads
+from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
 from nnlite.callbacks import Callback, EarlyStopping
 from nnlite.errors import (
     DataError,
@@ -118,6 +118,7 @@ __all__ = [
     "load",
     "metrics",
     "schedules",
+    "set_conv_algorithm",
     "set_num_threads",
     "softmax",
 ]

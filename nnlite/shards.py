@@ -250,7 +250,7 @@ class TrainingPass(Pass):
         deltas: State = [delta]
         for k in range(self.last, -1, -1):
             deltas = self._backward_run(k, deltas)
-        self._finish()
+        self.model.vectors.finish()
         return deltas[0]
 
     def sweep(self, t: Array, criterion: "Loss", sample_weight: Array | None, total: float, out: Array | None) -> float:
@@ -269,7 +269,7 @@ class TrainingPass(Pass):
         deltas = self._backward_run(self.last, [], loss_of)
         for k in range(self.last - 1, self.first_trained[0] - 1, -1):
             deltas = self._backward_run(k, deltas)
-        self._finish()
+        self.model.vectors.finish()
         return sum(losses)
 
     def _backward_run(self, k: int, deltas: State, loss_of: Callable[[Array, int, slice], Array] | None = None) -> State:
@@ -340,15 +340,6 @@ class TrainingPass(Pass):
         ctx.batch = self.batches[k]
         self.memory[k].direct.bind([ctx])
         self.delta_batches[k] = entry.combine_deltas(parts, ctx)  # type: ignore[union-attr]
-
-    def _finish(self) -> None:
-        vectors = self.model.vectors
-        for slot in vectors.trained:
-            gradient = vectors.grads[slot.place].reshape(slot.parameter.shape)
-            if slot.frozen:
-                gradient[...] = 0
-            elif vectors.work is not vectors.grads:
-                slot.layer.finish(slot.attribute, vectors.work[slot.work].reshape(slot.parameter.work_shape), gradient)
 
     def release(self) -> None:
         """Give back the workspaces of a pass that nobody will take backward."""

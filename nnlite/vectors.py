@@ -55,7 +55,7 @@ def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
 class Vectors:
     """`params`, `grads`, `buffers`, and the slots that say what lies where.
 
-    `work`: where shards add up their gradients; `grads` itself, unless a layer adds up in another shape.
+    `work`: where shards add up their gradients; `grads` itself, unless a layer adds up in a form of its own.
     """
 
     def __init__(self, leaves: list[tuple[str, Layer]], backend: Backend, dtype: Any, seed: int) -> None:
@@ -81,8 +81,8 @@ class Vectors:
 
     @property
     def _has_own_work(self) -> bool:
-        """Whether some gradient is added up in another shape than its parameter's."""
-        return any(slot.parameter.work_shape != slot.parameter.shape for slot in self.trained)
+        """Whether some gradient is added up in another form than its parameter's."""
+        return any(slot.parameter.work_size is not None for slot in self.trained)
 
     def bind(self) -> None:
         """Make the layers' arrays views of the vectors."""
@@ -103,6 +103,25 @@ class Vectors:
         part.kept, place, _ = _below(prefix, self.kept)
         part.buffers = self.buffers[place]
         return part
+
+    def finish(self) -> None:
+        """Turn the sums over shards into `grads`; zero where frozen."""
+        if self.work is not self.grads:
+            for layer in {id(slot.layer): slot.layer for slot in self.trained}.values():
+                self._finish_layer(layer)
+        for slot in self.trained:
+            if slot.frozen:
+                self.grads[slot.place] = 0
+
+    def _finish_layer(self, layer: Layer) -> None:
+        slots = [slot for slot in self.trained if slot.layer is layer]
+        work = {s.attribute: self.work[s.work].reshape(s.parameter.work_shape) for s in slots}
+        gradients = {s.attribute: self.grads[s.place].reshape(s.parameter.shape) for s in slots}
+        if any(slot.parameter.work_size is not None for slot in slots):
+            layer.finish(work, gradients)
+        else:
+            for name, gradient in gradients.items():
+                gradient[...] = work[name]
 
     def select(self, wanted: Callable[[Slot], bool]) -> list[slice]:
         """Where the wanted, unfrozen parameters lie, neighbours as one slice."""

@@ -6,6 +6,7 @@ from nnlite.backend.memory import Memory
 from nnlite.backend.numpy import get_numpy_backend
 from nnlite.backend.threads import ReadersWriterLock, Turnstile, get_num_threads, set_num_threads
 from nnlite.backend.window import Array, Padding, Pair, Window
+from nnlite.backend.winograd import set_conv_algorithm
 from nnlite.errors import DeviceError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "backend_of",
     "get_backend",
     "get_num_threads",
+    "set_conv_algorithm",
     "set_num_threads",
     "single_threaded_blas",
 ]

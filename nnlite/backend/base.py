@@ -28,9 +28,9 @@ class Backend:
         array: Array = self.xp.empty(shape, dtype)
         return array
 
-    def conv_plan(self, window: Window, filters: int, groups: int) -> ConvPlan:
+    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool) -> ConvPlan:
         """The algorithm for a convolution of this shape: a rule of the shape alone, never a timing."""
-        return ConvPlan(self, window, filters, groups)
+        return ConvPlan(self, window, filters, groups, bias)
 
     def max_pool_plan(self, window: Window) -> MaxPoolPlan:
         """The algorithm for max-pooling."""
@@ -44,9 +44,14 @@ class Backend:
         """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
         # About the first row: exact for constant columns, and no cancellation where the mean is far from zero.
         d = self.xp.subtract(a, a[0], out=self.scratch("deviation", a.shape, a.dtype))
-        total = self.xp.ones(len(d), d.dtype) @ d
+        total = self.column_sums(d)
         squares = self.xp.einsum("mc,mc->c", d, d) - total * total / len(d)
         return a[0] + total / len(d), self.xp.maximum(squares, 0)
+
+    def column_sums(self, a: Array) -> Array:
+        """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction."""
+        sums: Array = self.xp.ones(len(a), a.dtype) @ a
+        return sums
 
     def erf(self, x: Array) -> Array:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""

@@ -47,8 +47,12 @@ class Memory:
         """An array that stays until backward if that follows at once; else None."""
         if self.swept:
             return self.persist(name, shape, dtype)
-        self._kept.pop(name, None)
+        self.forget(name)
         return None
+
+    def forget(self, name: str) -> None:
+        """Nobody needs it any more."""
+        self._kept.pop(name, None)
 
     def kept(self, name: str) -> Array | None:
         """What forward kept under this name, or None."""

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from nnlite.backend.base import Backend
+from nnlite.backend.conv import ConvPlan, DepthwisePlan, PointwisePlan
 from nnlite.backend.memory import Buffers
 from nnlite.backend.threads import map_shards
-from nnlite.backend.window import Array
+from nnlite.backend.window import Array, Window
+from nnlite.backend.winograd import WinogradPlan, conv_algorithm
 from nnlite.errors import DataError, DeviceError
 
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
@@ -45,6 +47,17 @@ class NumpyBackend(Backend):
         except AttributeError:
             buffers = self._local.buffers = Buffers(np)
         return buffers.get(name, shape, dtype)
+
+    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool) -> ConvPlan:
+        """Plain products for 1 x 1, shifted sums for depthwise, Winograd's where it is cheaper, patches for the rest."""
+        if groups == 1 and window.kernel == window.stride == (1, 1) and not window.is_padded:
+            return PointwisePlan(self, window, filters, bias)
+        if groups == filters == window.in_shape[2] > 1:
+            return DepthwisePlan(self, window, filters, bias)
+        m = conv_algorithm.tile(window, filters) if groups == 1 else None
+        if m is None:
+            return super().conv_plan(window, filters, groups, bias)
+        return WinogradPlan(self, window, filters, bias, m)
 
     def erf(self, x: Array) -> Array:
         """The error function: to the last bits in float64, where gradients are checked."""

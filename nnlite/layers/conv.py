@@ -43,29 +43,27 @@ class Conv2D(Layer):
         channels = in_shape[2]
         if self.groups < 1 or self.filters < 1 or channels % self.groups or self.filters % self.groups:
             raise ShapeError(f"groups={self.groups} must divide {channels} channels and {self.filters} filters")
-        self.plan = self.backend.conv_plan(window, self.filters, self.groups)
+        self.plan = self.backend.conv_plan(window, self.filters, self.groups, self.bias)
         W_shape = (self.filters, *window.kernel, channels // self.groups)
-        self.declare("W", W_shape, self.init, work_shape=self.plan.work_shape)
+        self.declare("W", W_shape, self.init, work_size=self.plan.work_size)
         if self.bias:
-            self.declare("b", (self.filters,), "zeros")
+            self.declare("b", (self.filters,), "zeros", work_size=0)
         return (*window.out_size, self.filters)
 
     def prepare(self) -> Any:
-        return self.plan.prepare(self.W)
+        return self.plan.prepare(self.W, self.b if self.bias else None)
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        return self.plan.forward(a, self.b if self.bias else None, ctx.prepared, ctx, ctx.out)
+        return self.plan.forward(a, ctx.prepared, ctx, ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
         if ctx.trained:
             self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW)
-            if self.bias:
-                self.xp.sum(delta, axis=(0, 1, 2), out=ctx.db)
         return self.plan.input_gradient(delta, ctx.prepared, ctx, ctx.out) if ctx.needs_delta else None
 
-    def finish(self, name: str, work: Array, gradient: Array) -> None:
-        self.plan.finish(work, gradient)
+    def finish(self, work: dict[str, Array], gradients: dict[str, Array]) -> None:
+        self.plan.finish(work["W"], gradients["W"], gradients.get("b"))
 
     def flops(self) -> int:
         oh, ow, filters = self.out_shape
