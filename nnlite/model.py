@@ -72,7 +72,7 @@ class Sequential(Layer):
 
     def _take_up(self, leaves: list[tuple[str, Layer]]) -> None:
         self.layer_ids = {path: i for i, (path, _) in enumerate(leaves)}
-        self.lock = ReadersWriterLock()
+        self._lock = ReadersWriterLock()
         self.freezes = 0
         self._make_plan()
 
@@ -103,7 +103,7 @@ class Sequential(Layer):
 
     def __call__(self, x: Any) -> Array:
         """z = model(x): inference.     x: (N, *input_shape), any real numbers   z: (N, *out_shape), on the model's device"""
-        with single_threaded_blas, self._root().lock.reading():
+        with single_threaded_blas, self.lock.reading():
             return infer(self, self._input(x))
 
     def forward(self, x: Any, ctx: Any = None, *, training: bool = False, pass_id: int | None = None) -> Array:
@@ -117,8 +117,7 @@ class Sequential(Layer):
             self._drop_training()
             current = TrainingPass(self, self._input(x), self._next_pass(pass_id))
             current.forward(current.last)
-            with self.lock.writing():
-                current.commit()
+            current.commit()
         self._training = current
         return current.states[-1][0]
 
@@ -158,15 +157,19 @@ class Sequential(Layer):
             self._drop_training()
             current = TrainingPass(self, x, self._next_pass(pass_id))
             loss = current.sweep(t, criterion, sample_weight, total, out)
-            with self.lock.writing():
-                current.commit()
+            current.commit()
         return loss
 
     @contextmanager
     def updating(self) -> Iterator[None]:
         """Hold inference off while the parameters change."""
-        with single_threaded_blas, self._root().lock.writing():
+        with self.lock.writing():
             yield
+
+    @property
+    def lock(self) -> ReadersWriterLock:
+        """Between inference and what changes parameters or statistics: one for the whole model."""
+        return self._root()._lock
 
     def _input(self, x: Any) -> Array:
         self._root()
@@ -269,11 +272,18 @@ class Sequential(Layer):
         if not slots:
             raise ValueError(f"no parameter matches {pattern!r}: the names are {', '.join(self.named_params())}")
         yield from slots
-        self.freezes += 1
-        self.first_trained = find_first_trained(self.plan.training)
+        for model in _everything(self._root()):
+            if isinstance(model, Sequential):
+                model._refresh()
         for slot in slots:
             if slot.frozen:
                 self.grads[slot.place] = 0
+
+    def _refresh(self) -> None:
+        """Take up a change of what is frozen."""
+        self.freezes += 1
+        self.first_trained = find_first_trained(self.plan.training)
+        self.vectors.refresh()
 
     @property
     def device(self) -> str:

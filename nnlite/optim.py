@@ -51,26 +51,27 @@ class Optimizer:
         with model.updating():
             if self.clip_norm is not None:
                 clip(model.grads, self.clip_norm)
-            self.update_slots(model, lambda slot: True)
+            self.update_slots(model)
 
-    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool]") -> None:
-        """One step for the parameters that are wanted and not frozen."""
+    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None) -> None:
+        """One step for the parameters that are wanted (all, for None) and not frozen."""
         vectors = [model.params, model.grads, *self._state_of(model)]
         rate, blocks = self.rate, _blocks(model.vectors.select(wanted))
         self.steps += 1
 
         def work(i: int) -> None:
             p, g, *state = (vector[blocks[i]] for vector in vectors)
+            temporary = model.backend.scratch("update", p.shape, p.dtype)
             if self.weight_decay and not self.decouples_decay:
                 g = g + self.weight_decay * p
-            self.update(p, g, *state, rate=rate)
+            self.update(p, g, temporary, *state, rate=rate)
 
         model.backend.map_shards(work, len(blocks))
 
     decouples_decay = False
 
-    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
-        """Write one update into p and the state; g is only read."""
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+        """Write one update into p and the state; g is only read, d is room for the steps in between."""
         raise TypeError(f"{type(self).__name__} has no update")
 
     def _state_of(self, model: "Sequential") -> list[Array]:
@@ -108,12 +109,17 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = momentum, nesterov
         self.state_names = ("velocity",) if momentum else ()
 
-    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+        d[...] = g
         for v in state:
             v *= self.momentum
             v += g
-            g = g + self.momentum * v if self.nesterov else v
-        p -= rate * g
+            d[...] = v
+            if self.nesterov:
+                d *= self.momentum
+                d += g
+        d *= rate
+        p -= d
 
 
 class Adam(Optimizer):
@@ -137,16 +143,23 @@ class Adam(Optimizer):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         self.betas, self.eps = betas, eps
 
-    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
-        (m, v), (b1, b2) = state, self.betas
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+        xp, (m, v), (b1, b2) = backend_of(p).xp, state, self.betas
         if self.weight_decay and self.decouples_decay:
             p *= 1 - rate * self.weight_decay
-        m += (1 - b1) * (g - m)
-        v += (1 - b2) * (g * g - v)
-        root = v**0.5
-        root *= 1 / math.sqrt(1 - b2**self.steps)
-        root += self.eps
-        p -= rate / (1 - b1**self.steps) * m / root
+        xp.subtract(g, m, out=d)  # m += (1 - b1) (g - m)
+        d *= 1 - b1
+        m += d
+        xp.multiply(g, g, out=d)  # v += (1 - b2) (g^2 - v)
+        d -= v
+        d *= 1 - b2
+        v += d
+        root = math.sqrt(1 - b2**self.steps)  # both corrections, on the outside
+        xp.sqrt(v, out=d)
+        d += self.eps * root
+        xp.divide(m, d, out=d)
+        d *= rate * root / (1 - b1**self.steps)
+        p -= d
 
 
 class AdamW(Adam):
@@ -186,10 +199,17 @@ class RMSProp(Optimizer):
             raise ValueError(f"alpha must be in [0, 1), got {alpha}")
         self.alpha, self.eps = alpha, eps
 
-    def update(self, p: Array, g: Array, *state: Array, rate: float) -> None:
-        (v,) = state
-        v += (1 - self.alpha) * (g * g - v)
-        p -= rate * g / (v**0.5 + self.eps)
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+        xp, (v,) = backend_of(p).xp, state
+        xp.multiply(g, g, out=d)
+        d -= v
+        d *= 1 - self.alpha
+        v += d
+        xp.sqrt(v, out=d)
+        d += self.eps
+        xp.divide(g, d, out=d)
+        d *= rate
+        p -= d
 
 
 class ParameterGroups:

@@ -14,8 +14,9 @@ from nnlite.layers import MaxPool2D, ReLU, Residual
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
-BUDGET = 1 << 20  # bytes of the largest step of a shard: input, output and temporaries should stay in the L2 cache
-FLOPS_PER_SUMMED_VALUE = 1140  # adding one value of a gradient costs about 57 of a product's; at 5% that is 20 times more
+BUDGET = 6 << 20  # bytes of the largest step of a shard: input, output and temporaries
+EVEN = 4  # the number of shards is a multiple of it, so that 2 or 4 threads end together
+FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
 
 
 class LayerStep:
@@ -67,6 +68,7 @@ class Run:
         self.exit: BatchLayer | None = None
         self.in_shapes: list[Shape] = []
         self.out_shapes: list[Shape] = []
+        self._cuts: dict[int, list[slice]] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -75,16 +77,24 @@ class Run:
 
     def cut(self, n: int, itemsize: int) -> list[slice]:
         """The shards of a batch of n: a function of shapes alone, so that every machine cuts alike."""
+        shards = self._cuts.get(n)
+        if shards is None:
+            shards = self._cuts[n] = self._cut(n, itemsize)
+        return shards
+
+    def _cut(self, n: int, itemsize: int) -> list[slice]:
         if self.whole:
             return [slice(0, n)]
         layers = self.layers if self.exit is None else [*self.layers, self.exit]
         rows = max(1, BUDGET // (itemsize * max(_values(layer) for layer in layers)))
         count = min(-(-n // rows), max(1, n // self._least_rows()))
+        if count > 1:
+            count = min(n, -(-count // EVEN) * EVEN)
         return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
     def _least_rows(self) -> int:
         """Samples that make summing the gradients cost under 5% of computing them."""
-        values = sum(p.size for layer in self.layers for p in layer.declared.values() if p.trained)
+        values = sum(math.prod(p.work_shape) for layer in self.layers for p in layer.declared.values() if p.trained)
         flops = 3 * sum(layer.flops() for layer in self.layers)
         return max(1, -(-values * FLOPS_PER_SUMMED_VALUE // max(1, flops)))
 

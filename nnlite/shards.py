@@ -92,6 +92,8 @@ class RunMemory:
         work = slice(self.slots[0].work.start, self.slots[-1].work.stop) if self.slots else slice(0, 0)
         self.total = model.vectors.work[work]
         self.direct = GradientVector(run, self.slots, self.total)
+        layer_steps = ((i, step.layer) for i, step in enumerate(run.steps) if isinstance(step, LayerStep))
+        self.preparing = [(i, layer) for i, layer in layer_steps if prepares(layer)]
         self.workspaces: list[Workspace] = []
         self.gradients: list[GradientVector] = []
 
@@ -147,15 +149,11 @@ class Pass:
         self.xp = model.backend.xp
         self.itemsize = model.params.dtype.itemsize
         self.cuts = [self._cut(run) for run in runs]
-        self.prepared = [self._prepare(run) for run in runs]
         self.memory = [model.memory_of(run) for run in runs]
+        self.prepared = [{i: layer.prepare() for i, layer in memory.preparing} for memory in self.memory]
 
     def _cut(self, run: Run) -> list[slice]:
         return run.cut(self.n, self.itemsize) if self.model.device == "cpu" else [slice(0, self.n)]
-
-    def _prepare(self, run: Run) -> dict[int, Any]:
-        steps = ((i, step) for i, step in enumerate(run.steps) if isinstance(step, LayerStep))
-        return {i: step.layer.prepare() for i, step in steps if prepares(step.layer)}
 
     def load(self, k: int, state: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
         """Rows of state k: the first input is copied and cast, so that nothing writes to the user's array."""
@@ -238,10 +236,12 @@ class TrainingPass(Pass):
         return space.forward(a, stack), stack
 
     def commit(self) -> None:
-        """Take what the batch showed into the running statistics."""
-        for run, batch in zip(self.runs, self.batches, strict=True):
-            if run.entry is not None:
-                run.entry.commit(batch)
+        """Take what the batch showed into the running statistics, while nobody infers."""
+        if len(self.runs) > 1:
+            with self.model.lock.writing():
+                for run, batch in zip(self.runs, self.batches, strict=True):
+                    if run.entry is not None:
+                        run.entry.commit(batch)
 
     # ---- backward
 

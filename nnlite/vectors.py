@@ -68,6 +68,7 @@ class Vectors:
         self.work = backend.xp.zeros(self._work_size, dtype) if self._has_own_work else self.grads
         self._fill(seed)
         self.bind()
+        self.refresh()
 
     @property
     def slots(self) -> list[tuple[Slot, Array]]:
@@ -102,6 +103,7 @@ class Vectors:
         part.work = part.grads if self.work is self.grads else self.work[work]
         part.kept, place, _ = _below(prefix, self.kept)
         part.buffers = self.buffers[place]
+        part.refresh()
         return part
 
     def finish(self) -> None:
@@ -109,9 +111,8 @@ class Vectors:
         if self.work is not self.grads:
             for layer in {id(slot.layer): slot.layer for slot in self.trained}.values():
                 self._finish_layer(layer)
-        for slot in self.trained:
-            if slot.frozen:
-                self.grads[slot.place] = 0
+        for place in self._frozen:
+            self.grads[place] = 0
 
     def _finish_layer(self, layer: Layer) -> None:
         slots = [slot for slot in self.trained if slot.layer is layer]
@@ -123,9 +124,16 @@ class Vectors:
             for name, gradient in gradients.items():
                 gradient[...] = work[name]
 
-    def select(self, wanted: Callable[[Slot], bool]) -> list[slice]:
-        """Where the wanted, unfrozen parameters lie, neighbours as one slice."""
+    def select(self, wanted: Callable[[Slot], bool] | None = None) -> list[slice]:
+        """Where the wanted (None: all), unfrozen parameters lie, neighbours as one slice."""
+        if wanted is None:
+            return self._unfrozen
         return _merge([slot.place for slot in self.trained if not slot.frozen and wanted(slot)])
+
+    def refresh(self) -> None:
+        """Take up a change of what is frozen."""
+        self._unfrozen = _merge([slot.place for slot in self.trained if not slot.frozen])
+        self._frozen = _merge([slot.place for slot in self.trained if slot.frozen])
 
     def _fill(self, seed: int) -> None:
         """Values of layers that were built before move here; the others are drawn, in order, from one generator."""
