@@ -26,14 +26,14 @@ class LayerStep:
         self.path, self.layer = path, layer
         self.in_place = self.delta_in_place = False
 
-    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
-        """The layer's output."""
-        ctx.aim(a if self.in_place else ("out", self.layer.out_shape))
+    def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
+        """The layer's output; in `target`, where one is given and the layer writes to `ctx.out`."""
+        ctx.aim(target if target is not None else a if self.in_place else ("out", self.layer.out_shape))
         return self.layer.forward(a, ctx)
 
-    def backward(self, delta: Array, stack: list[Array], ctx: Context) -> Any:
-        """The delta of the layer's input."""
-        ctx.aim(delta if self.delta_in_place else ("delta", self.layer.in_shape))
+    def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Any:
+        """The delta of the layer's input, likewise."""
+        ctx.aim(target if target is not None else delta if self.delta_in_place else ("delta", self.layer.in_shape))
         return self.layer.backward(delta, ctx)
 
 
@@ -43,11 +43,11 @@ class StackStep:
     def __init__(self, move: Fork | Swap | Add) -> None:
         self.move = move
 
-    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
+    def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The movement."""
         return self.move.forward(a, stack)
 
-    def backward(self, delta: Array, stack: list[Array], ctx: Context) -> Array:
+    def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The movement, backward."""
         return self.move.backward(delta, stack)
 

@@ -54,10 +54,11 @@ class Workspace:
                 ctx.trained = is_trained(layer)
                 ctx.needs_delta = wants_dx or first is None or i > first[1]
 
-    def forward(self, a: Array, stack: list[Array]) -> Array:
-        """Through all steps."""
-        for step, ctx in zip(self.steps, self.contexts, strict=True):
-            a = step.forward(a, stack, ctx)
+    def forward(self, a: Array, stack: list[Array], target: Array | None = None) -> Array:
+        """Through all steps; the last may write to `target`."""
+        last = len(self.steps) - 1
+        for i, step in enumerate(self.steps):
+            a = step.forward(a, stack, self.contexts[i], target if i == last else None)
         return a
 
 
@@ -173,6 +174,14 @@ class Pass:
         self.model.backend.map_shards(lambda i: work(i, cut[i]), len(cut))
 
 
+def _store(state: State, rows: slice, a: Array, stack: list[Array], target: Array) -> None:
+    """Put a shard's rows into a state; `a` may lie there already, as `target`."""
+    if a is not target:
+        target[...] = a
+    for array, value in zip(state[1:], stack, strict=True):
+        array[rows] = value
+
+
 def infer(model: "Sequential", x: Array) -> Array:
     """The model's output, by its running statistics, without anything kept."""
     current = Pass(model, [model.plan.inference], len(x))
@@ -217,9 +226,9 @@ class TrainingPass(Pass):
 
         def work(i: int, rows: slice) -> None:
             space = self.spaces[k][i] = self.memory[k].workspace()
-            a, stack = self._run_forward(k, rows, space)
-            for array, value in zip(state, (a, *stack), strict=True):
-                array[rows] = value
+            target = state[0][rows]
+            a, stack = self._run_forward(k, rows, space, target=target)
+            _store(state, rows, a, stack, target)
             if run.exit is not None:
                 parts[i] = run.exit.statistics(a)
 
@@ -228,12 +237,14 @@ class TrainingPass(Pass):
         if run.exit is not None:
             self.batches[k + 1] = run.exit.combine(parts)
 
-    def _run_forward(self, k: int, rows: slice, space: Workspace, swept: bool = False) -> tuple[Array, list[Array]]:
+    def _run_forward(
+        self, k: int, rows: slice, space: Workspace, swept: bool = False, target: Array | None = None
+    ) -> tuple[Array, list[Array]]:
         space.begin(rows, self, self.prepared[k], swept)
         a, stack = self.load(k, self.states[k], rows, space)
         if self.runs[k].entry is not None:
             space.contexts[0].batch = self.batches[k]
-        return space.forward(a, stack), stack
+        return space.forward(a, stack, target), stack
 
     def commit(self) -> None:
         """Take what the batch showed into the running statistics, while nobody infers."""
@@ -289,9 +300,10 @@ class TrainingPass(Pass):
                 delta, stack = deltas[0][rows], [array[rows] for array in deltas[1:]]
             else:
                 delta, stack = loss_of(self._run_forward(k, rows, space, swept=True)[0], i, rows), []
-            delta = self._run_backward(k, rows, space, delta, stack)
-            for array, value in zip(result, (delta, *stack), strict=False):
-                array[rows] = value
+            target = result[0][rows] if result else None
+            delta = self._run_backward(k, rows, space, delta, stack, target)
+            if target is not None:
+                _store(result, rows, delta, stack, target)
             if entry is not None:
                 parts[i] = entry.delta_statistics(delta, space.contexts[0])
             if not single:
@@ -306,7 +318,9 @@ class TrainingPass(Pass):
             self._combine_deltas(k, parts)
         return result
 
-    def _run_backward(self, k: int, rows: slice, space: Workspace, delta: Array, stack: list[Array]) -> Array:
+    def _run_backward(
+        self, k: int, rows: slice, space: Workspace, delta: Array, stack: list[Array], target: Array | None
+    ) -> Array:
         run, (first_run, first_step) = self.runs[k], self.first_trained
         if k < first_run:
             return delta
@@ -321,7 +335,7 @@ class TrainingPass(Pass):
             delta = run.exit.backward(delta, ctx)
         stop = max(first_step if k == first_run else 0, 0 if run.entry is None else 1)
         for j in range(len(run.steps) - 1, stop - 1, -1):
-            delta = run.steps[j].backward(delta, stack, space.contexts[j])
+            delta = run.steps[j].backward(delta, stack, space.contexts[j], target if j == stop else None)
         return delta
 
     def _each_guarded(self, k: int, work: Callable[[int, slice], None], turnstile: Turnstile) -> None:

@@ -48,6 +48,11 @@ class Backend:
         squares = self.xp.einsum("mc,mc->c", d, d) - total * total / len(d)
         return a[0] + total / len(d), self.xp.maximum(squares, 0)
 
+    def sums_with(self, d: Array, a: Array, mean: Array) -> tuple[Array, Array]:
+        """The sums of the columns of `d` and of `d (a - mean)`, all (M, C) but mean (C,)."""
+        deviation = self.xp.subtract(a, mean, out=self.scratch("deviation", a.shape, a.dtype))
+        return self.column_sums(d), self.xp.einsum("mc,mc->c", d, deviation)
+
     def column_sums(self, a: Array) -> Array:
         """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction."""
         sums: Array = self.xp.ones(len(a), a.dtype) @ a

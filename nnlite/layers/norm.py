@@ -66,9 +66,9 @@ class BatchNorm(BatchLayer):
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
         mean, inv_std = self._moments(delta, ctx)
-        d = delta.reshape(-1, delta.shape[-1])
-        x = ((ctx.a - mean) * inv_std).reshape(d.shape)
-        return d.sum(axis=0), self.xp.einsum("mc,mc->c", d, x)
+        d, a = (v.reshape(-1, v.shape[-1]) for v in (delta, ctx.a))
+        total, with_a = self.backend.sums_with(d, a, mean)
+        return total, with_a * inv_std
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
         dbeta, dgamma = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
