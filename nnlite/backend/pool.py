@@ -48,18 +48,16 @@ class MaxPoolPlan(_PoolPlan):
         """(N, H, W, C) -> (N, OH, OW, C); keeps which tap won, one byte each."""
         xp, padded = self.backend.xp, self._pad(a, -math.inf)
         y = self._out((len(a), *self.out_shape), a.dtype, out)
-        y[...] = padded[self.window.taps[0]]
-        if not training:
-            for tap in self.window.taps[1:]:
-                xp.maximum(y, padded[tap], out=y)
-            return y
-        winner = memory.persist("winner", y.shape, xp.uint8 if len(self.window.taps) < 256 else xp.int32)
-        winner[...] = 0
-        for k, tap in enumerate(self.window.taps[1:], start=1):
-            candidate = padded[tap]
-            larger = candidate > y
-            xp.maximum(winner, larger * winner.dtype.type(k), out=winner)
-            xp.maximum(y, candidate, out=y)
+        best, *others = (padded[tap] for tap in self.window.taps)
+        if training:
+            winner = memory.persist("winner", y.shape, xp.uint8 if len(others) < 255 else xp.int32)
+            winner[...] = 0
+        for k, candidate in enumerate(others, start=1):
+            if training:
+                xp.maximum(winner, (candidate > best) * winner.dtype.type(k), out=winner)
+            best = xp.maximum(best, candidate, out=y)
+        if not others:
+            y[...] = best
         return y
 
     def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:

@@ -1,0 +1,104 @@
+"""Every algorithm for convolutions computes the same thing, within the error that it states."""
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nnlite as nn
+from nnlite.backend import winograd
+from nnlite.backend.conv import ConvPlan, DepthwisePlan, PointwisePlan
+from nnlite.backend.winograd import WinogradPlan
+
+BOUND = {None: 1e-6, 2: 1e-6, 3: 5e-6, 4: 2e-5}  # of the largest value, in float32; as `set_conv_algorithm` states
+tiles = pytest.mark.parametrize("m", [None, 2, 3, 4])
+
+
+@pytest.fixture(autouse=True)
+def _back_to_auto():
+    yield
+    nn.set_conv_algorithm("auto")
+
+
+def make(monkeypatch, m, shape, filters, padding, dtype, bias=True):
+    monkeypatch.setattr(winograd.conv_algorithm, "tile", lambda window, filters: m)
+    model = nn.Sequential(nn.Conv2D(filters, 3, padding=padding, bias=bias), input_shape=shape, dtype=dtype, seed=1)
+    monkeypatch.undo()
+    assert type(model[0].plan) is (ConvPlan if m is None else WinogradPlan)
+    return model
+
+
+def run(model, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((3, *model.in_shape)).astype(model.dtype)
+    if model[0].bias:
+        model[0].b = rng.standard_normal(model[0].filters)
+    z = model.forward(x, training=True)
+    delta = rng.standard_normal(z.shape).astype(model.dtype)
+    dx = model.backward(delta)
+    return x, delta, [z, dx, *(g.copy() for g in model.named_grads().values())]
+
+
+@tiles
+@given(data=st.data())
+def test_against_naive_loops(m, data):
+    shape = (*(data.draw(st.integers(3, 10)) for _ in range(2)), data.draw(st.integers(1, 4)))
+    padding = data.draw(st.sampled_from([0, 1, "same", (0, 1), (2, 1)]))
+    with pytest.MonkeyPatch.context() as patch:
+        model = make(patch, m, shape, data.draw(st.integers(1, 4)), padding, "float64", bias=data.draw(st.booleans()))
+    x, delta, results = run(model)
+    layer = model[0]
+    z, dx, dW, db = reference.conv(x, layer.W, layer.b if layer.bias else None, delta, 1, padding, 1, 1)
+    for actual, wanted in zip(results, (z, dx, dW, db), strict=False):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-10, atol=1e-10)
+    nn.gradcheck(model, x)
+
+
+@tiles
+@pytest.mark.parametrize(("shape", "filters", "padding"), [((13, 13, 32), 64, 0), ((32, 32, 64), 64, 1), ((8, 8, 256), 256, 1)])
+def test_the_error_in_float32_is_bounded(monkeypatch, m, shape, filters, padding):
+    single = make(monkeypatch, m, shape, filters, padding, "float32")
+    double = make(monkeypatch, None, shape, filters, padding, "float64")
+    double.params = single.params
+    for actual, exact in zip(run(single)[2], run(double)[2], strict=True):
+        assert abs(actual - exact).max() < BOUND[m] * abs(exact).max()
+
+
+def test_plans_by_shape():
+    def plan(*arguments, channels=16, size=16, **options):
+        model = nn.Sequential(nn.Conv2D(*arguments, **options), input_shape=(size, size, channels))
+        return model[0].plan
+
+    assert type(plan(32, 1)) is PointwisePlan
+    assert type(plan(32, 1, stride=2)) is ConvPlan
+    assert type(plan(16, 3, groups=16)) is DepthwisePlan
+    assert type(plan(32, 3, groups=16)) is ConvPlan
+    assert type(plan(32, 5)) is ConvPlan
+    assert type(plan(32, 3, stride=2)) is ConvPlan
+    assert type(plan(32, 3, dilation=2)) is ConvPlan
+    assert type(plan(32, 3, channels=3)) is ConvPlan
+    assert type(plan(64, 3, channels=64, padding=1)) is WinogradPlan
+
+
+def test_the_algorithm_can_be_chosen():
+    def plan(name):
+        nn.set_conv_algorithm(name)
+        return type(nn.Sequential(nn.Conv2D(64, 3), input_shape=(16, 16, 64))[0].plan)
+
+    assert [plan(name) for name in ("direct", "winograd", "auto")] == [ConvPlan, WinogradPlan, WinogradPlan]
+    nn.set_conv_algorithm("winograd")
+    assert type(nn.Sequential(nn.Conv2D(4, 3), input_shape=(5, 5, 1))[0].plan) is WinogradPlan
+    with pytest.raises(ValueError, match="fft"):
+        nn.set_conv_algorithm("fft")
+
+
+def test_transforms_compute_a_convolution_exactly():
+    """In one dimension, with whole numbers: y = A' ((G w) (B d)) is the correlation of d and w."""
+    rng = np.random.default_rng(0)
+    for m in winograd.TILES:
+        A, B, G = winograd.transforms(m)
+        d, w = rng.integers(-9, 9, (m + 2, m + 2)), rng.integers(-9, 9, (3, 3))
+        y = (A @ ((G @ w.ravel()) * (B @ d.ravel()))).reshape(m, m)
+        expected = [[(d[i : i + 3, j : j + 3] * w).sum() for j in range(m)] for i in range(m)]
+        np.testing.assert_allclose(y, expected, atol=1e-9)
