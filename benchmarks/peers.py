@@ -5,7 +5,8 @@ usage: python benchmarks/peers.py [--quick] [--json FILE] [--markdown FILE] [--t
 All systems run the same network, optimiser (Adam), batch, dtype (float32) and number of threads, each in its own process
 that is held to as many cores. Within a round the systems take turns, so a ratio compares what ran within seconds of each
 other; the table shows medians over the rounds, and the least and the greatest ratio. Inputs rotate among several batches.
-Needs the `bench` extra; a system that is not installed is left out by name.
+Needs Linux and the `bench` extra; a system that is not installed is left out by name. Nothing else should run meanwhile:
+what other processes used is in the notes, and threads that wait for each other, as PyTorch's, suffer most from it.
 
 peers_tasks.py       the networks and tasks, and what they cost
 peers_<system>.py    how a system builds and runs a task
@@ -34,7 +35,6 @@ from peers_tasks import SGEMM_TASK, TASKS, Task
 SYSTEMS = ("nnlite", "torch", "torch.compile", "keras", "jax", "sklearn", "onnxruntime")
 COSTS = ("memory", "import", "size")
 SECONDS, QUICK_SECONDS = 1.0, 0.3
-PAUSE = 0.05  # between blocks, for threads that spin a little before they sleep
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def measure_task(task: Task, systems: list[str], report: dict[str, Any]) -> None
     taking_part = [system for system in systems if takes_part(system, task)]
     if task == SGEMM_TASK:
         taking_part += worker.SGEMM
-    result: dict[str, Any] = {"title": task.title, "batch": task.batch, "failed": {}, "variants": {}, "idle_cpu": {}}
+    result: dict[str, Any] = {"title": task.title, "batch": task.batch, "failed": {}, "variants": {}}
     report["tasks"][task.key] = result
     workers = {system: Process.start(system, task, report["threads"]) for system in taking_part}
     try:
@@ -153,14 +153,16 @@ def run_rounds(workers: dict[str, Process], rounds: int, seconds: float, result:
     systems = list(workers)
     rates: dict[str, list[float]] = {system: [] for system in systems}
     idle: dict[str, list[float]] = {system: [] for system in systems}
+    others: dict[str, list[float]] = {system: [] for system in systems}
     for i in range(rounds):
         first = i % len(systems)
         for system in systems[first:] + systems[:first]:
-            time.sleep(PAUSE)
             answer = workers[system].ask("measure", seconds)
             rates[system].append(answer["samples_per_second"])
             idle[system].append(answer["idle_cpu"])
-    result["idle_cpu"] = {system: statistics.median(shares) for system, shares in idle.items()}
+            others[system].append(answer["others_cpu"])
+    result["idle_cpu"] = {system: statistics.median(cores) for system, cores in idle.items()}
+    result["others_cpu"] = others
     return rates
 
 
@@ -180,14 +182,13 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()
 
 
 def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def say(text: str) -> None:

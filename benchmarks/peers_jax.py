@@ -90,7 +90,7 @@ def forward(network: Network, params: Params, a: Array) -> tuple[Array, list[Any
             case net.ReLU():
                 a = jax.nn.relu(a)
             case net.MaxPool():
-                a = lax.reduce_window(a, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+                a = max_pool(a)
             case net.GlobalAvgPool():
                 a = jnp.mean(a, axis=(1, 2))
             case net.Flatten():
@@ -100,6 +100,13 @@ def forward(network: Network, params: Params, a: Array) -> tuple[Array, list[Any
                 a = main + forward(layer.shortcut, values["shortcut"], a)[0]
                 moments += inner
     return a, moments
+
+
+def max_pool(a: Array) -> Array:
+    """By a reshape, which is faster than `lax.reduce_window`, most of all backward."""
+    n, height, width, channels = a.shape
+    rows, columns = height // 2, width // 2
+    return a[:, : 2 * rows, : 2 * columns].reshape(n, rows, 2, columns, 2, channels).max(axis=(2, 4))
 
 
 def convolve(layer: net.Conv, values: dict[str, Array], a: Array) -> Array:

@@ -8,7 +8,7 @@ from peers_tasks import Task, flops_per_sample
 SGEMM_SIZE = 1024
 SGEMM_FLOPS = 2 * SGEMM_SIZE**3
 NOT_PEERS = ("nnlite", "sgemm", "sgemm-1")
-IDLE_LIMIT = 0.02
+IDLE_LIMIT, OTHERS_LIMIT = 0.02, 0.1  # cores
 
 
 def add_ratios(task: Task, result: dict[str, Any]) -> None:
@@ -98,12 +98,15 @@ def cost_table(costs: dict[str, Any]) -> str:
 
 
 def notes(report: dict[str, Any]) -> str:
-    """What was left out, what failed, which variant was the faster, and who did not rest."""
+    """What was left out, what failed, which variant was the faster, who did not rest, and how quiet the machine was."""
     lines = [f"Not installed: {', '.join(report['left_out'])}."] if report["left_out"] else []
     for key, task in report["tasks"].items():
         lines += [f"{key}: {system} failed: {error}" for system, error in task["failed"].items()]
         busy = {name: share for name, share in task["idle_cpu"].items() if share > IDLE_LIMIT}
         lines += [f"{key}: {system} used {share:.0%} of a core between its turns." for system, share in busy.items()]
+        disturbed = sum(cores > OTHERS_LIMIT for rounds in task["others_cpu"].values() for cores in rounds)
+        if disturbed:
+            lines.append(f"{key}: other processes used more than {OTHERS_LIMIT:.0%} of a core in {disturbed} blocks.")
     chosen = {key: task["variants"]["keras"] for key, task in report["tasks"].items() if "keras" in task["variants"]}
     if chosen:
         lines.append(

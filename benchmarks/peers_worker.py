@@ -2,7 +2,8 @@
 
 Commands come as lines of JSON, every one is answered by a line of JSON:
     {"warm_up": seconds} -> {"variant": name}        choose the fastest way to make a step
-    {"measure": seconds} -> {"samples_per_second": ..., "idle_cpu": ...}
+    {"measure": seconds} -> {"samples_per_second": ..., "idle_cpu": ..., "others_cpu": ...}
+The last two are in cores: what this process used between its turns, and what others used during this turn.
 """
 
 import importlib
@@ -20,6 +21,7 @@ MODULES = {"torch.compile": "peers_torch"}  # of the other systems: peers_<syste
 SGEMM = {"sgemm": None, "sgemm-1": 1}  # and the threads of each, None being --threads
 SGEMM_SIZE = 1024
 MEMORY_STEPS = 4
+SETTLE = 0.1  # seconds
 
 
 def serve(system: str, task: Task, threads: int) -> None:
@@ -89,9 +91,11 @@ class Worker:
         idle_cpu = (time.process_time() - self.cpu_then) / (time.perf_counter() - self.rest_began)
         step = self.built.variants[self.variant]
         self.rate(step, 0.0)  # one call wakes the threads and fills the caches
+        start, others = time.perf_counter(), others_cpu_seconds()
         samples_per_second = self.rate(step, seconds)
+        others_cpu = (others_cpu_seconds() - others) / (time.perf_counter() - start)
         self.rest()
-        return {"samples_per_second": samples_per_second, "idle_cpu": idle_cpu}
+        return {"samples_per_second": samples_per_second, "idle_cpu": idle_cpu, "others_cpu": max(0.0, others_cpu)}
 
     def rate(self, step: Callable[[int], Any], seconds: float) -> float:
         """Samples per second over at least one call."""
@@ -105,7 +109,8 @@ class Worker:
         return calls * self.samples_per_call / (time.perf_counter() - start)
 
     def rest(self) -> None:
-        """From here on this process should use no CPU."""
+        """From here on this process should use no CPU; its threads may spin a little before they sleep."""
+        time.sleep(SETTLE)
         self.rest_began, self.cpu_then = time.perf_counter(), time.process_time()
 
 
@@ -115,8 +120,7 @@ def import_system(system: str) -> Any:
 
 def use_cores(threads: int) -> None:
     """Hold the process to as many cores as it has threads."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def environment(system: str, threads: int) -> dict[str, str]:
@@ -125,6 +129,12 @@ def environment(system: str, threads: int) -> dict[str, str]:
     names = ("NNLITE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     return {**os.environ, **dict.fromkeys(names, count), **quiet, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+
+def others_cpu_seconds() -> float:
+    """CPU time used so far by everything but this process: other processes, and other guests of a virtual machine's host."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def memory(entry: str) -> int:

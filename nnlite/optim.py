@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nnlite.vectors import Slot
 
 Rate = float | Callable[[int], float]
+_WORTH_THREADS = 8  # blocks: for fewer, waking a thread takes longer than what it does
 _BLOCK = 1 << 15  # values of a block: parameters, gradient and state of one stay in the cache
 
 
@@ -66,7 +67,11 @@ class Optimizer:
                 g = g + self.weight_decay * p
             self.update(p, g, temporary, *state, rate=rate)
 
-        model.backend.map_shards(work, len(blocks))
+        if len(blocks) >= _WORTH_THREADS:
+            model.backend.map_shards(work, len(blocks))
+        else:
+            for i in range(len(blocks)):
+                work(i)
 
     decouples_decay = False
 

@@ -28,6 +28,11 @@ class Backend:
         array: Array = self.xp.empty(shape, dtype)
         return array
 
+    def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+        """A view of `a` with other axes: windows that overlap, tiles."""
+        view: Array = self.xp.lib.stride_tricks.as_strided(a, shape, strides)
+        return view
+
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool) -> ConvPlan:
         """The algorithm for a convolution of this shape: a rule of the shape alone, never a timing."""
         return ConvPlan(self, window, filters, groups, bias)

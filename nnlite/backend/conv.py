@@ -94,7 +94,7 @@ class ConvPlan:
         patches = memory.keep_if_swept("patches", size, a.dtype)
         if patches is None:
             patches = self.backend.scratch("patches", size, a.dtype)
-        strided, shape = self.backend.xp.lib.stride_tricks.as_strided, (self.groups, n, *window.out_size, *window.kernel, c)
+        strided, shape = self.backend.strided, (self.groups, n, *window.out_size, *window.kernel, c)
         s, p = image.strides, patches.strides
         source = strided(image, shape, (s[3] * c, s[0], s[1] * sh, s[2] * sw, s[1] * dh, s[2] * dw, s[3]))
         # Rows of P may end with a 1, so the patches in it are no plain reshape.

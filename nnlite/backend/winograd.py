@@ -134,7 +134,7 @@ class WinogradPlan(ConvPlan):
         image = self._cover(a)
         s = image.strides
         X = self.backend.scratch("X", (m + 2, m + 2, n, self.rows, self.columns, c), a.dtype)
-        X[...] = xp.lib.stride_tricks.as_strided(image, X.shape, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
+        X[...] = self.backend.strided(image, X.shape, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
         V = memory.keep_if_swept("V", (self.p, n * self.tiles, c), a.dtype)
         if V is None:
             V = self.backend.scratch("V", (self.p, n * self.tiles, c), a.dtype)
