@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -178,7 +179,21 @@ def measure_cost(cost: str, systems: list[str], report: dict[str, Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    return {"processor": processor(), "cores": available_cores(), "system": f"{platform.system()} {platform.machine()}"}
+    return {
+        "processor": processor(),
+        "cores": available_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "openblas": openblas_kernels(),
+    }
+
+
+def openblas_kernels() -> str:
+    """Which of its kernels NumPy's BLAS uses in the workers."""
+    code = "import numpy, threadpoolctl as t; print(*{i.get('architecture') for i in t.threadpool_info()})"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=worker.environment("nnlite", 1)
+    ).stdout.strip()
 
 
 def processor() -> str:

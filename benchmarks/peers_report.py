@@ -39,7 +39,9 @@ def heading(report: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (
         "# nnlite and its peers on the CPU\n\n"
-        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}. {report['threads']} threads, float32, Adam; "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}. "
+        f"NumPy's BLAS uses its {machine['openblas']} kernels. "
+        f"{report['threads']} threads, float32, Adam; "
         f"{report['rounds']} rounds of {report['seconds']:g} s.\n{versions}.\n\n"
         "Samples per second, medians over the rounds. Ratios are nnlite's speed over a peer's in the same round: "
         "median (least to greatest)."

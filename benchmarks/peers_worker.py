@@ -124,11 +124,13 @@ def use_cores(threads: int) -> None:
 
 
 def environment(system: str, threads: int) -> dict[str, str]:
-    """What sets the threads of a system, and keeps it quiet."""
+    """What sets the threads of a system, and keeps it quiet. Each library chooses its own kernels: a choice that the machine's
+    environment pins for NumPy alone is taken away."""
     count = str(SGEMM.get(system) or threads)
     names = ("NNLITE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    return {**os.environ, **dict.fromkeys(names, count), **quiet, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    free = {name: value for name, value in os.environ.items() if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+    return {**free, **dict.fromkeys(names, count), **quiet, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
 def others_cpu_seconds() -> float:
