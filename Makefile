@@ -11,7 +11,7 @@ help:
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
 	@echo "make parity    compare every layer, loss and optimiser with PyTorch"
-	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096"
+	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX and scikit-learn"
 
 $(VENV)/.%: pyproject.toml
@@ -38,6 +38,7 @@ parity: $(VENV)/.bench
 
 memory: $(VENV)/.test
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/import_time.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/peers.py --json benchmarks/results/peers.json --markdown benchmarks/results/peers.md

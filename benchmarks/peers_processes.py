@@ -59,7 +59,8 @@ class Process:
             self.errors.seek(0)
             lines = [text.strip() for text in self.errors if text.strip()]
             raise WorkerError(lines[-1] if lines else f"ended with {self.process.returncode}")
-        return json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def ask(self, command: str, seconds: float) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -83,7 +84,7 @@ def peak_memory(system: str, threads: int) -> int:
     """Bytes that training the tutorial CNN takes, without imports and inputs."""
     worker = Process(system, threads, ["--memory"])
     try:
-        return worker.wait()["bytes"]
+        return int(worker.wait()["bytes"])
     finally:
         worker.stop()
 

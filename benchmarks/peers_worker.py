@@ -88,7 +88,7 @@ class Worker:
         return {"variant": self.variant}
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        idle_cpu = (time.process_time() - self.cpu_then) / (time.perf_counter() - self.rest_began)
+        idle_cpu = (time.process_time() - self.cpu_then) / max(SETTLE, time.perf_counter() - self.rest_began)
         step = self.built.variants[self.variant]
         self.rate(step, 0.0)  # one call wakes the threads and fills the caches
         start, others = time.perf_counter(), others_cpu_seconds()
