@@ -227,7 +227,8 @@ class TrainingPass(Pass):
         def work(i: int, rows: slice) -> None:
             space = self.spaces[k][i] = self.memory[k].workspace()
             target = state[0][rows]
-            a, stack = self._run_forward(k, rows, space, target=target)
+            # The outputs go to the user, who may write to them: they are a copy of what layers keep.
+            a, stack = self._run_forward(k, rows, space, target=target if k < self.last else None)
             _store(state, rows, a, stack, target)
             if run.exit is not None:
                 parts[i] = run.exit.statistics(a)

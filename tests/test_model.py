@@ -260,6 +260,16 @@ def test_inputs_that_do_not_fit():
         model.to("tpu")
 
 
+def test_outputs_may_be_written_to_before_backward():
+    model = nn.Sequential(nn.Dense(4), nn.Tanh(), input_shape=(3,))
+    x, delta = rng.standard_normal((5, 3)), np.ones((5, 4))
+    model.forward(x, training=True)
+    expected = model.backward(delta)
+    z = model.forward(x, training=True)
+    z *= 0
+    assert np.array_equal(model.backward(delta), expected)
+
+
 def test_backward_needs_a_training_forward():
     model = make()
     delta = np.ones((8, 3))

@@ -62,6 +62,19 @@ def test_the_cut_depends_on_shapes_alone():
         assert all(s.stop > s.start for s in cut)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_at_most_one_gradient_vector_a_thread(threads):
+    nn.set_num_threads(threads)
+    model = nn.Sequential(nn.Conv2D(32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Dense(3), input_shape=(32, 32, 3))
+    x, t = rng.standard_normal((64, 32, 32, 3)), rng.integers(0, 3, 64)
+    for _ in range(3):
+        model.loss_and_grad(x, t, nn.CrossEntropy())
+    run = model.plan.training[0]
+    assert len(run.cut(64, 4)) > 3
+    assert len(model.memory_of(run).gradients) <= threads  # and the total
+    assert len(model.memory_of(run).workspaces) <= threads
+
+
 def test_an_error_in_a_shard_is_raised_and_the_model_goes_on():
     class Bad(nn.Dense):
         broken = False
