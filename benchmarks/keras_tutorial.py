@@ -13,6 +13,13 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nnlite as nn
+
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def main() -> None:
@@ -22,12 +29,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    data = load(Path(os.environ["NNLITE_DATA"]) / "cifar-10-batches-py")
-    runs: list[dict[str, object]] = []
+    data = load()
+    runs: list[dict[str, Any]] = []
     for seed in args.seeds:
         runs.append(train(seed, args.epochs, *data))
-        last = [run["val_accuracy"][-1] for run in runs]  # type: ignore[index]
-        first = [run["val_accuracy"][0] for run in runs]  # type: ignore[index]
+        last = [run["val_accuracy"][-1] for run in runs]
+        first = [run["val_accuracy"][0] for run in runs]
         report = {
             "mean_test_accuracy": statistics.mean(last),
             "mean_after_one_epoch": statistics.mean(first),
@@ -42,21 +49,14 @@ def main() -> None:
         print(json.dumps(runs[-1]), flush=True)
 
 
-def load(folder: Path):  # type: ignore[no-untyped-def]
-    """Read the CIFAR-10 python batches: ((x, t), (xv, tv)), images in [0, 1], channels last."""
-    import pickle
-
-    import numpy as np
-
-    def read(names: list[str]):  # type: ignore[no-untyped-def]
-        batches = [pickle.loads((folder / name).read_bytes(), encoding="bytes") for name in names]
-        x = np.concatenate([b[b"data"] for b in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(x, np.float32) / 255, np.concatenate([b[b"labels"] for b in batches])
-
-    return read([f"data_batch_{i}" for i in range(1, 6)]), read(["test_batch"])
+def load() -> tuple[Arrays, Arrays]:
+    """CIFAR-10 as the tutorial takes it: ((x, t), (xv, tv)), images in [0, 1], channels last."""
+    data = nn.data.cifar10(download=False)
+    train, test = ((part.images.astype(np.float32) / 255, part.labels) for part in (data.train, data.test))
+    return train, test
 
 
-def train(seed: int, epochs: int, train_set, test_set) -> dict[str, object]:  # type: ignore[no-untyped-def]
+def train(seed: int, epochs: int, train_set: Arrays, test_set: Arrays) -> dict[str, Any]:
     """One run of the tutorial, as it is printed."""
     import keras
     from keras import layers
