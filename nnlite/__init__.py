@@ -6,7 +6,9 @@ loss = model.loss_and_grad(x, t, nn.CrossEntropy())
 nn.Adam(1e-3).step(model)
 """
 
-from nnlite import data, init, metrics, schedules
+from typing import TYPE_CHECKING, Any
+
+from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
 from nnlite.callbacks import Callback, EarlyStopping
 from nnlite.errors import (
@@ -53,7 +55,20 @@ from nnlite.optim import SGD, Adam, AdamW, Optimizer, ParameterGroups, RMSProp
 from nnlite.serialize import load
 from nnlite.train import Trainer
 
+if TYPE_CHECKING:
+    from nnlite import data
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`nn.data` is loaded when it is first used: not everybody trains on CIFAR-10."""
+    if name == "data":
+        from importlib import import_module
+
+        return import_module("nnlite.data")
+    raise AttributeError(f"module 'nnlite' has no attribute {name!r}")
+
 
 __all__ = [
     "F1",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlite.callbacks import Callback
-from nnlite.data import Dataset
 from nnlite.errors import DataError, NonFiniteError
 from nnlite.history import History
 from nnlite.losses import Loss
@@ -104,7 +103,7 @@ class Trainer:
         for metric in self.metrics:
             metric.reset()
         mean, samples, start = _Mean(), 0, time.perf_counter()
-        progress.begin(len(source) if hasattr(source, "__len__") and isinstance(source, Dataset) else None)
+        progress.begin(len(source) if _is_dataset(source) else None)
         for x, t, w in _batches(source, batch_size, self.epochs, seed, shuffle):
             mean.add(self._step(x, t, w), _weight_of(x, w))
             samples += len(x)
@@ -195,21 +194,28 @@ class _Progress:
 
 def _source(data: Any) -> Any:
     """Arrays as a Dataset; data sets and iterables of batches as they are."""
-    if isinstance(data, Dataset):
+    if _is_dataset(data):
         return data
     if isinstance(data, tuple):
         if len(data) not in (2, 3):
             raise DataError(f"data must be (x, t) or (x, t, weights), got a tuple of {len(data)}")
+        from nnlite.data import Dataset
+
         return Dataset(data[0], data[1], weights=data[2] if len(data) == 3 else None)
     if not isinstance(data, Iterable):
         raise DataError(f"data must be (x, t), a nn.data.Dataset or an iterable of batches, not {type(data).__name__}")
     return data
 
 
+def _is_dataset(data: Any) -> bool:
+    """A `nn.data.Dataset`, or whatever gives seeded batches as it does."""
+    return hasattr(data, "batches")
+
+
 def _batches(
     source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False
 ) -> Iterator[tuple[Any, Any, Any]]:
-    batches = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle) if isinstance(source, Dataset) else source
+    batches = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle) if _is_dataset(source) else source
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise DataError(f"a batch must be (x, t) or (x, t, weights), got {type(batch).__name__}")
