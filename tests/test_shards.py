@@ -62,6 +62,22 @@ def test_the_cut_depends_on_shapes_alone():
         assert all(s.stop > s.start for s in cut)
 
 
+def test_large_products_are_cut_into_fixed_blocks():
+    from nnlite.backend import get_backend
+
+    a, b = rng.standard_normal((40, 600)), rng.standard_normal((600, 410))
+    results = []
+    for threads in (1, 2, 3):
+        nn.set_num_threads(threads)
+        model = nn.Sequential(nn.Dense(512), nn.ReLU(), nn.Dense(512), nn.ReLU(), nn.Dense(10), input_shape=(784,))
+        x, t = np.random.default_rng(0).standard_normal((32, 784)), np.arange(32) % 10
+        assert len(model.plan.training[0].cut(32, 4)) == 1
+        model.loss_and_grad(x, t, nn.CrossEntropy())
+        results.append((model.grads.copy(), model(x), get_backend("cpu").product(a, b, None)))
+    assert all(np.array_equal(u, v) for other in results[1:] for u, v in zip(results[0], other, strict=True))
+    np.testing.assert_allclose(results[0][2], a @ b, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_at_most_one_gradient_vector_a_thread(threads):
     nn.set_num_threads(threads)

@@ -53,6 +53,11 @@ class Backend:
         squares = self.xp.einsum("mc,mc->c", d, d) - total * total / len(d)
         return a[0] + total / len(d), self.xp.maximum(squares, 0)
 
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
+        result: Array = self.xp.matmul(a, b, out=out)
+        return result
+
     def sums_with(self, d: Array, a: Array, mean: Array) -> tuple[Array, Array]:
         """The sums of the columns of `d` and of `d (a - mean)`, all (M, C) but mean (C,)."""
         deviation = self.xp.subtract(a, mean, out=self.scratch("deviation", a.shape, a.dtype))

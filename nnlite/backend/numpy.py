@@ -15,6 +15,8 @@ from nnlite.backend.window import Array, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
 from nnlite.errors import DataError, DeviceError
 
+_WORTH_THREADS = 1 << 23  # multiplications of a product that is cut, and into how many blocks of how many columns
+_BLOCKS, _LEAST_COLUMNS = 4, 64
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -64,6 +66,20 @@ class NumpyBackend(Backend):
         if m is None:
             return super().conv_plan(window, filters, groups, bias)
         return WinogradPlan(self, window, filters, bias, m)
+
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Cut where it is worth waking a thread; within a shard's thread the blocks follow each other: the same bits."""
+        columns = b.shape[1]
+        if len(a) * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS:
+            return super().product(a, b, out)
+        result: Array = np.empty((len(a), columns), a.dtype) if out is None else out
+
+        def block(i: int) -> None:
+            part = slice(columns * i // _BLOCKS, columns * (i + 1) // _BLOCKS)
+            np.matmul(a, b[:, part], out=result[:, part])
+
+        map_shards(block, _BLOCKS)
+        return result
 
     def erf(self, x: Array) -> Array:
         """The error function: to the last bits in float64, where gradients are checked."""

@@ -31,17 +31,17 @@ class Dense(Layer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        z = self.xp.matmul(a, self.W.T, out=ctx.out)
+        z = self.backend.product(a, self.W.T, ctx.out)
         if self.bias:
             z += self.b
         return z
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
         if ctx.trained:
-            self.xp.matmul(delta.T, ctx.a, out=ctx.dW)
+            self.backend.product(delta.T, ctx.a, ctx.dW)
             if self.bias:
                 self.xp.sum(delta, axis=0, out=ctx.db)
-        return self.xp.matmul(delta, self.W, out=ctx.out) if ctx.needs_delta else None
+        return self.backend.product(delta, self.W, ctx.out) if ctx.needs_delta else None
 
     def flops(self) -> int:
         return 2 * self.units * self.in_shape[0]
