@@ -91,7 +91,10 @@ class Sequential(Layer):
 
     @property
     def rewrite(self) -> bool:
-        """Whether `plan.py` may rewrite neighbouring layers into fused and in-place steps. The results are the same."""
+        """Whether `plan.py` may rewrite neighbouring layers into joined and in-place steps (default: yes).
+
+        The results are the same bits, but for a convolution joined with the max-pooling behind it: the same to rounding.
+        """
         return self._rewrite
 
     @rewrite.setter

@@ -1,16 +1,17 @@
 """From a tree of layers to the runs of steps that a shard goes through.
 
 The only place that looks at neighbouring layers. `rewrite=False` leaves every step as it was written; the results are
-the same bits.
+the same bits, but for convolutions that pool, where sums have another order.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from nnlite.backend import Array
-from nnlite.layers import MaxPool2D, ReLU, Residual
+from nnlite.layers import Conv2D, MaxPool2D, ReLU, Residual
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
@@ -96,7 +97,7 @@ class Run:
 
     def _least_rows(self) -> int:
         """Samples that make summing the gradients cost under 5% of computing them."""
-        values = sum(math.prod(p.work_shape) for layer in self.layers for p in layer.declared.values() if p.trained)
+        values = sum(p.size for layer in self.layers for p in layer.declared.values() if p.trained)
         flops = 3 * sum(layer.flops() for layer in self.layers)
         return max(1, -(-values * FLOPS_PER_SUMMED_VALUE // max(1, flops)))
 
@@ -116,7 +117,7 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -
     """Flatten, rewrite and cut into runs."""
     training, inference = (_flatten(layers, "") for _ in range(2))
     if rewrite:
-        training, inference = _pool_before_relu(training), _pool_before_relu(inference)
+        training, inference = (_pool_in_conv(_pool_before_relu(steps)) for steps in (training, inference))
     runs = _cut_at_barriers(training)
     whole = Run(inference, whole=any(isinstance(s, LayerStep) and not _shardable(s.layer) for s in inference))
     for chain in (runs, [whole]):
@@ -158,7 +159,27 @@ def _pool_before_relu(steps: list[Step]) -> list[Step]:
     return steps
 
 
-def _is(step: Step, kind: type[Layer]) -> bool:
+def _pool_in_conv(steps: list[Step]) -> list[Step]:
+    """A convolution and the max-pooling behind it as one step: only the maxima are put into an image."""
+    joined = list[Any]()
+    for step in steps:
+        joined.append(step)
+        if len(joined) > 1 and _is(joined[-2], Conv2D) and _is(step, MaxPool2D):
+            conv, pool = joined[-2:]
+            if pool.layer.plan.window.is_blockwise:
+                joined[-2:] = [LayerStep(conv.path, _with_pool(conv.layer, pool.layer))]
+    return joined
+
+
+def _with_pool(conv: Conv2D, pool: MaxPool2D) -> Conv2D:
+    """A twin of `conv` that has the same parameters and gives what `pool` would make of its outputs."""
+    twin, window = copy.copy(conv), pool.plan.window
+    twin.plan = conv.backend.conv_plan(conv.plan.window.before(window), conv.filters, conv.groups, conv.bias, window.kernel)
+    twin.out_shape = pool.out_shape
+    return twin
+
+
+def _is(step: Any, kind: type[Layer]) -> bool:
     return isinstance(step, LayerStep) and type(step.layer) is kind
 
 

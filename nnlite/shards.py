@@ -67,10 +67,10 @@ class GradientVector:
 
     def __init__(self, run: Run, slots: list[Slot], vector: Array) -> None:
         self.vector = vector
-        start = slots[0].work.start if slots else 0
-        place = {id(step.layer): i for i, step in enumerate(run.steps) if isinstance(step, LayerStep)}
+        start = slots[0].place.start if slots else 0
+        index = {step.path: i for i, step in enumerate(run.steps) if isinstance(step, LayerStep)}
         self.views = [
-            (place[id(s.layer)], f"d{s.attribute}", vector[shift(s.work, start)].reshape(s.parameter.work_shape)) for s in slots
+            (index[s.path], f"d{s.attribute}", vector[shift(s.place, start)].reshape(s.parameter.shape)) for s in slots
         ]
 
     def bind(self, contexts: list[Context]) -> None:
@@ -88,10 +88,10 @@ class RunMemory:
 
     def __init__(self, model: "Sequential", run: Run) -> None:
         self.model, self.run = model, run
-        layers = {id(layer) for layer in run.layers}
-        self.slots = [slot for slot in model.vectors.trained if id(slot.layer) in layers]
-        work = slice(self.slots[0].work.start, self.slots[-1].work.stop) if self.slots else slice(0, 0)
-        self.total = model.vectors.work[work]
+        paths = {step.path for step in run.steps if isinstance(step, LayerStep)}
+        self.slots = [slot for slot in model.vectors.trained if slot.path in paths]
+        place = slice(self.slots[0].place.start, self.slots[-1].place.stop) if self.slots else slice(0, 0)
+        self.total = model.grads[place]
         self.direct = GradientVector(run, self.slots, self.total)
         layer_steps = ((i, step.layer) for i, step in enumerate(run.steps) if isinstance(step, LayerStep))
         self.preparing = [(i, layer) for i, layer in layer_steps if prepares(layer)]
@@ -262,7 +262,7 @@ class TrainingPass(Pass):
         deltas: State = [delta]
         for k in range(self.last, -1, -1):
             deltas = self._backward_run(k, deltas)
-        self.model.vectors.finish()
+        self.model.vectors.clear_frozen()
         return deltas[0]
 
     def sweep(self, t: Array, criterion: "Loss", sample_weight: Array | None, total: float, out: Array | None) -> float:
@@ -281,7 +281,7 @@ class TrainingPass(Pass):
         deltas = self._backward_run(self.last, [], loss_of)
         for k in range(self.last - 1, self.first_trained[0] - 1, -1):
             deltas = self._backward_run(k, deltas)
-        self.model.vectors.finish()
+        self.model.vectors.clear_frozen()
         return sum(losses)
 
     def _backward_run(self, k: int, deltas: State, loss_of: Callable[[Array, int, slice], Array] | None = None) -> State:

@@ -1,6 +1,5 @@
 """The flat vectors of a model: parameters, gradients, buffers; layers and names hold views of them."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,14 +10,13 @@ from nnlite.layers.base import Layer, Parameter
 
 
 class Slot(NamedTuple):
-    """One named array of a model and its place in a flat vector; `work` is its place in the shards' gradient vectors."""
+    """One named array of a model and its place in a flat vector."""
 
     path: str
     layer: Layer
     attribute: str
     parameter: Parameter
     place: slice
-    work: slice
 
     @property
     def name(self) -> str:
@@ -53,10 +51,7 @@ def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
 
 
 class Vectors:
-    """`params`, `grads`, `buffers`, and the slots that say what lies where.
-
-    `work`: where shards add up their gradients; `grads` itself, unless a layer adds up in a form of its own.
-    """
+    """`params`, `grads`, `buffers`, and the slots that say what lies where."""
 
     def __init__(self, leaves: list[tuple[str, Layer]], backend: Backend, dtype: Any, seed: int) -> None:
         self.backend, self.dtype = backend, dtype
@@ -65,7 +60,6 @@ class Vectors:
         empty = backend.xp.empty
         self.params, self.buffers = empty(_end(self.trained), dtype), empty(_end(self.kept), dtype)
         self.grads = backend.xp.zeros(_end(self.trained), dtype)
-        self.work = backend.xp.zeros(self._work_size, dtype) if self._has_own_work else self.grads
         self._fill(seed)
         self.bind()
         self.refresh()
@@ -74,16 +68,6 @@ class Vectors:
     def slots(self) -> list[tuple[Slot, Array]]:
         """All slots, each with the vector that it lies in."""
         return [(s, self.params) for s in self.trained] + [(s, self.buffers) for s in self.kept]
-
-    @property
-    def _work_size(self) -> int:
-        """Length of the shards' gradient vectors."""
-        return self.trained[-1].work.stop if self.trained else 0
-
-    @property
-    def _has_own_work(self) -> bool:
-        """Whether some gradient is added up in another form than its parameter's."""
-        return any(slot.parameter.work_size is not None for slot in self.trained)
 
     def bind(self) -> None:
         """Make the layers' arrays views of the vectors."""
@@ -98,31 +82,17 @@ class Vectors:
         """The vectors of the layers below a path: slices of these."""
         part: Vectors = object.__new__(Vectors)
         part.backend, part.dtype = self.backend, self.dtype
-        part.trained, place, work = _below(prefix, self.trained)
+        part.trained, place = _below(prefix, self.trained)
         part.params, part.grads = self.params[place], self.grads[place]
-        part.work = part.grads if self.work is self.grads else self.work[work]
-        part.kept, place, _ = _below(prefix, self.kept)
+        part.kept, place = _below(prefix, self.kept)
         part.buffers = self.buffers[place]
         part.refresh()
         return part
 
-    def finish(self) -> None:
-        """Turn the sums over shards into `grads`; zero where frozen."""
-        if self.work is not self.grads:
-            for layer in {id(slot.layer): slot.layer for slot in self.trained}.values():
-                self._finish_layer(layer)
+    def clear_frozen(self) -> None:
+        """Zero the gradients of what is frozen."""
         for place in self._frozen:
             self.grads[place] = 0
-
-    def _finish_layer(self, layer: Layer) -> None:
-        slots = [slot for slot in self.trained if slot.layer is layer]
-        work = {s.attribute: self.work[s.work].reshape(s.parameter.work_shape) for s in slots}
-        gradients = {s.attribute: self.grads[s.place].reshape(s.parameter.shape) for s in slots}
-        if any(slot.parameter.work_size is not None for slot in slots):
-            layer.finish(work, gradients)
-        else:
-            for name, gradient in gradients.items():
-                gradient[...] = work[name]
 
     def select(self, wanted: Callable[[Slot], bool] | None = None) -> list[slice]:
         """Where the wanted (None: all), unfrozen parameters lie, neighbours as one slice."""
@@ -150,32 +120,24 @@ class Vectors:
 
 
 def _slots(leaves: list[tuple[str, Layer]], trained: bool) -> list[Slot]:
-    slots, start, work = list[Slot](), 0, 0
+    slots, start = list[Slot](), 0
     for path, layer in leaves:
         for attribute, parameter in layer.declared.items():
             if parameter.trained == trained:
-                stop, work_stop = start + parameter.size, work + math.prod(parameter.work_shape)
-                slots.append(Slot(path, layer, attribute, parameter, slice(start, stop), slice(work, work_stop)))
-                start, work = stop, work_stop
+                stop = start + parameter.size
+                slots.append(Slot(path, layer, attribute, parameter, slice(start, stop)))
+                start = stop
     return slots
 
 
-def _below(prefix: str, slots: list[Slot]) -> tuple[list[Slot], slice, slice]:
+def _below(prefix: str, slots: list[Slot]) -> tuple[list[Slot], slice]:
     """The slots below a path, named and placed from there, and where they lie in the whole."""
     inside = [slot for slot in slots if slot.path.startswith(prefix)]
     if not inside:
-        return [], slice(0, 0), slice(0, 0)
+        return [], slice(0, 0)
     place = slice(inside[0].place.start, inside[-1].place.stop)
-    work = slice(inside[0].work.start, inside[-1].work.stop)
-    moved = [
-        slot._replace(
-            path=slot.path.removeprefix(prefix),
-            place=shift(slot.place, place.start),
-            work=shift(slot.work, work.start),
-        )
-        for slot in inside
-    ]
-    return moved, place, work
+    moved = [slot._replace(path=slot.path.removeprefix(prefix), place=shift(slot.place, place.start)) for slot in inside]
+    return moved, place
 
 
 def shift(place: slice, start: int) -> slice:

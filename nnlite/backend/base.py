@@ -6,7 +6,7 @@ from typing import Any
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
-from nnlite.backend.window import Array, Window
+from nnlite.backend.window import Array, Pair, Window
 
 
 class Backend:
@@ -33,9 +33,9 @@ class Backend:
         view: Array = self.xp.lib.stride_tricks.as_strided(a, shape, strides)
         return view
 
-    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool) -> ConvPlan:
-        """The algorithm for a convolution of this shape: a rule of the shape alone, never a timing."""
-        return ConvPlan(self, window, filters, groups, bias)
+    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
+        """The algorithm for a convolution of this shape, with a max-pooling behind it: a rule of the shape, never a timing."""
+        return ConvPlan(self, window, filters, groups, bias, pool)
 
     def max_pool_plan(self, window: Window) -> MaxPoolPlan:
         """The algorithm for max-pooling."""

@@ -1,17 +1,17 @@
 """Convolutions of fixed shapes as plans. Images are (N, H, W, C), filters W (F, kh, kw, C / groups).
 
-A plan is made when a model is built, prepared once a pass, used by the shards, and finished once a pass:
+A plan is made when a model is built, prepared once a pass, and used by the shards:
 
     filters = plan.prepare(W, b)                            what all shards share
     z = plan.forward(a, filters, memory, out)               z = W patch(a) + b
-    plan.weight_gradient(a, delta, memory, work)            a shard's part, in the plan's own form, of `work_size` values
+    plan.weight_gradient(a, delta, memory, dW, db)          a shard's part
     da = plan.input_gradient(delta, filters, memory, out)   after weight_gradient, where both are wanted
-    plan.finish(work, dW, db)                               from the sum of all parts
 """
 
 from typing import TYPE_CHECKING, Any
 
-from nnlite.backend.window import Array, Window
+from nnlite.backend.pool import max_of_taps, spread_to_taps
+from nnlite.backend.window import Array, Pair, Window
 
 if TYPE_CHECKING:
     from nnlite.backend.base import Backend
@@ -26,79 +26,99 @@ class ConvPlan:
         input gradient    da      = col2im(delta W)   each patch's deltas are added back to the pixels it was cut from
 
     The column of ones makes the bias a part of both products. With groups there is one product for each.
+
+    pool: (height, width) of a max-pooling of the outputs, which is then a part of the plan. The rows of P come in the order
+    (tap of the pool, n, row, column), so that pooling is the maximum of a few long contiguous arrays.
     """
 
-    def __init__(self, backend: "Backend", window: Window, filters: int, groups: int, bias: bool) -> None:
+    def __init__(self, backend: "Backend", window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> None:
         self.backend, self.window, self.filters, self.groups, self.bias = backend, window, filters, groups, bias
+        self.pool, self.taps = pool, pool[0] * pool[1]
         kh, kw = window.kernel
         self.channels = window.in_shape[2] // groups
         self.patch = kh * kw * self.channels
         self.row = self.patch + bias  # values of a row of P
         self.positions = window.out_size[0] * window.out_size[1]
-        self.out_shape = (*window.out_size, filters)
-        self.work_size = filters * self.row
-        self.temporaries = self.positions * self.row * groups  # values of the patches of one image
+        self.out_shape = (window.out_size[0] // pool[0], window.out_size[1] // pool[1], filters)
+        # Of one image: its patches, and its outputs where only their maxima go on.
+        self.temporaries = self.positions * (self.row * groups + (filters if self.taps > 1 else 0))
 
     def prepare(self, W: Array, b: Array | None) -> Any:
-        """[W b] as (groups, filters / groups, row)."""
-        W = W.reshape(self.groups, -1, self.patch)
-        if b is None:
-            return W
-        return self.backend.xp.concatenate([W, b.reshape(self.groups, -1, 1)], axis=2)
+        """[W b]' as (groups, row, filters / groups)."""
+        prepared = self.backend.xp.empty((self.groups, self.row, self.filters // self.groups), W.dtype)
+        prepared[:, : self.patch] = W.reshape(self.groups, -1, self.patch).transpose(0, 2, 1)
+        if b is not None:
+            prepared[:, -1] = b.reshape(self.groups, -1)
+        return prepared
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
-        """z, (N, OH, OW, F)."""
+        """z, (N, OH, OW, F), or its pooled maxima."""
+        memory.forget("delta")
         z = self._out((len(a), *self.out_shape), a.dtype, out)
-        self.backend.xp.matmul(self._patches(a, memory), filters.transpose(0, 2, 1), out=self._grouped(z))
+        taps = z if self.taps == 1 else self.backend.scratch("taps", (self.taps, *z.shape), a.dtype)
+        self.backend.xp.matmul(self._patches(a, memory), filters, out=self._grouped(taps))
+        if self.taps > 1:
+            max_of_taps(self.backend.xp, taps, memory, z)
         return z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", work: Array) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         """delta' P."""
         patches = memory.kept("patches")
         if patches is None:
             patches = self._patches(a, memory)
-        work = work.reshape(self.groups, -1, self.row)
-        self.backend.xp.matmul(self._grouped(delta).transpose(0, 2, 1), patches, out=work)
+        delta = self._grouped(self._before_pool(delta, memory))
+        gradient = self.backend.xp.matmul(patches.transpose(0, 2, 1), delta)
+        dW.reshape(self.groups, -1, self.patch)[...] = gradient[:, : self.patch].transpose(0, 2, 1)
+        if db is not None:
+            db.reshape(self.groups, -1)[...] = gradient[:, -1]
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         """col2im(delta W), (N, H, W, C)."""
-        window, n = self.window, len(delta)
+        window, n, (th, tw) = self.window, len(delta), self.pool
+        delta = self._grouped(self._before_pool(delta, memory))
         columns = self.backend.scratch("columns", (self.groups, n * self.positions, self.patch), delta.dtype)
-        self.backend.xp.matmul(self._grouped(delta), filters[:, :, : self.patch], out=columns)
+        self.backend.xp.matmul(delta, filters[:, : self.patch].transpose(0, 2, 1), out=columns)
         da = self._out((n, *window.in_shape), delta.dtype, out)
         padded = da
         if window.is_padded:
             padded = self.backend.scratch("padded", (n, *window.padded_size, window.in_shape[2]), delta.dtype)
         padded[...] = 0
-        # (groups, N, OH, OW, taps, C / groups) -> (taps, N, OH, OW, groups, C / groups)
-        spread = columns.reshape(self.groups, n, *window.out_size, -1, self.channels).transpose(4, 1, 2, 3, 0, 5)
+        # (groups, th, tw, N, PH, PW, kh kw, C / groups) -> (kh kw, N, PH, th, PW, tw, groups, C / groups)
+        size = (self.groups, th, tw, n, *self.out_shape[:2], -1, self.channels)
+        spread = columns.reshape(size).transpose(6, 3, 4, 1, 5, 2, 0, 7)
         by_group = padded.reshape(*padded.shape[:3], self.groups, self.channels)
         for tap, part in zip(window.taps, spread, strict=True):
-            by_group[tap] += part
+            target = by_group[tap].reshape(part.shape)
+            target += part
         if padded is not da:
             da[...] = padded[window.interior]
         return da
 
-    def finish(self, work: Array, dW: Array, db: Array | None) -> None:
-        """[dW db], taken apart."""
-        work = work.reshape(self.filters, self.row)
-        dW[...] = work[:, : self.patch].reshape(dW.shape)
-        if db is not None:
-            db[...] = work[:, -1]
+    def _before_pool(self, delta: Array, memory: "Memory") -> Array:
+        """The delta of the convolution's outputs, in the order of P; kept for whichever gradient comes second."""
+        if self.taps == 1:
+            return delta
+        taps = memory.kept("delta")
+        if taps is None:
+            taps = memory.persist("delta", (self.taps, *delta.shape), delta.dtype)
+            spread_to_taps(self.backend.xp, delta, memory, taps)
+        return taps
 
     def _patches(self, a: Array, memory: "Memory") -> Array:
         """P, (groups, N OH OW, row)."""
         window, n, c = self.window, len(a), self.channels
-        image, (sh, sw), (dh, dw) = self._pad(a), window.stride, window.dilation
+        (sh, sw), (dh, dw), (th, tw), (ph, pw) = window.stride, window.dilation, self.pool, self.out_shape[:2]
+        image = self._pad(a)
         size = (self.groups, n * self.positions, self.row)
         patches = memory.keep_if_swept("patches", size, a.dtype)
         if patches is None:
             patches = self.backend.scratch("patches", size, a.dtype)
-        strided, shape = self.backend.strided, (self.groups, n, *window.out_size, *window.kernel, c)
+        strided, shape = self.backend.strided, (self.groups, th, tw, n, ph, pw, *window.kernel, c)
         s, p = image.strides, patches.strides
-        source = strided(image, shape, (s[3] * c, s[0], s[1] * sh, s[2] * sw, s[1] * dh, s[2] * dw, s[3]))
+        dy, dx = s[1] * sh, s[2] * sw
+        source = strided(image, shape, (s[3] * c, dy, dx, s[0], th * dy, tw * dx, s[1] * dh, s[2] * dw, s[3]))
         # Rows of P may end with a 1, so the patches in it are no plain reshape.
-        rows = [p[1] * k for k in (self.positions, window.out_size[1], 1)]
+        rows = [p[1] * k for k in (tw * n * ph * pw, n * ph * pw, ph * pw, pw, 1)]
         target = strided(patches, shape, (p[0], *rows, p[2] * window.kernel[1] * c, p[2] * c, p[2]))
         target[...] = source
         if self.bias:
@@ -118,7 +138,7 @@ class ConvPlan:
         return self.backend.xp.empty(shape, dtype) if out is None else out
 
     def _grouped(self, z: Array) -> Array:
-        """(N, OH, OW, F) seen as (groups, N OH OW, F / groups)."""
+        """(..., F) seen as (groups, rows of P, F / groups)."""
         return z.reshape(-1, self.groups, self.filters // self.groups).transpose(1, 0, 2)
 
 
@@ -134,26 +154,23 @@ class PointwisePlan(ConvPlan):
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         W, b = filters
-        z = self.backend.xp.matmul(a, W.T, out=out)
+        z = self._out((len(a), *self.out_shape), a.dtype, out)
+        pixels = z.reshape(-1, self.filters)
+        self.backend.xp.matmul(a.reshape(-1, self.channels), W.T, out=pixels)
         if b is not None:
-            z += b
+            pixels += b
         return z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", work: Array) -> None:
-        xp, work = self.backend.xp, work.reshape(self.row, self.filters)
+    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         delta = delta.reshape(-1, self.filters)
-        xp.matmul(a.reshape(len(delta), -1).T, delta, out=work[: self.channels])
-        if self.bias:
-            work[-1] = self.backend.column_sums(delta)
+        self.backend.xp.matmul(delta.T, a.reshape(len(delta), -1), out=dW.reshape(self.filters, -1))
+        if db is not None:
+            db[...] = self.backend.column_sums(delta)
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
-        return self.backend.xp.matmul(delta, filters[0], out=out)
-
-    def finish(self, work: Array, dW: Array, db: Array | None) -> None:
-        work = work.reshape(self.row, self.filters)
-        dW[...] = work[: self.channels].T.reshape(dW.shape)
-        if db is not None:
-            db[...] = work[-1]
+        da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
+        self.backend.xp.matmul(delta.reshape(-1, self.filters), filters[0], out=da.reshape(-1, self.channels))
+        return da
 
 
 class DepthwisePlan(ConvPlan):
@@ -175,12 +192,12 @@ class DepthwisePlan(ConvPlan):
             z += xp.multiply(image[tap], w, out=product)
         return z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", work: Array) -> None:
-        image, work = self._pad(a), work.reshape(self.row, self.filters)
+    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+        image, dW = self._pad(a), dW.reshape(self.filters, -1)
         for k, tap in enumerate(self.window.taps):
-            self.backend.xp.einsum("nhwc,nhwc->c", image[tap], delta, out=work[k])
-        if self.bias:
-            work[-1] = self.backend.column_sums(delta.reshape(-1, self.filters))
+            dW[:, k] = self.backend.xp.einsum("nhwc,nhwc->c", image[tap], delta)
+        if db is not None:
+            db[...] = self.backend.column_sums(delta.reshape(-1, self.filters))
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         xp, window = self.backend.xp, self.window
@@ -195,9 +212,3 @@ class DepthwisePlan(ConvPlan):
         if padded is not da:
             da[...] = padded[window.interior]
         return da
-
-    def finish(self, work: Array, dW: Array, db: Array | None) -> None:
-        work = work.reshape(self.row, self.filters)
-        dW[...] = work[: self.patch].T.reshape(dW.shape)
-        if db is not None:
-            db[...] = work[-1]

@@ -38,6 +38,11 @@ class Memory:
         self._own = Buffers(xp)
         self._kept: dict[str, Array] = {}
 
+    @property
+    def training(self) -> bool:
+        """Whether backward follows at all."""
+        return self.swept
+
     def persist(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array that stays until backward."""
         array = self._kept[name] = self._own.get(name, shape, dtype)

@@ -11,7 +11,7 @@ from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, PointwisePlan
 from nnlite.backend.memory import Buffers
 from nnlite.backend.threads import map_shards
-from nnlite.backend.window import Array, Window
+from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
 from nnlite.errors import DataError, DeviceError
 
@@ -56,16 +56,16 @@ class NumpyBackend(Backend):
             return super().strided(a, shape, strides)
         return np.ndarray(shape, a.dtype, a, 0, strides)
 
-    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool) -> ConvPlan:
+    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
         """Plain products for 1 x 1, shifted sums for depthwise, Winograd's where it is cheaper, patches for the rest."""
-        if groups == 1 and window.kernel == window.stride == (1, 1) and not window.is_padded:
+        if pool == (1, 1) and groups == 1 and window.kernel == window.stride == (1, 1) and not window.is_padded:
             return PointwisePlan(self, window, filters, bias)
-        if groups == filters == window.in_shape[2] > 1:
+        if pool == (1, 1) and groups == filters == window.in_shape[2] > 1:
             return DepthwisePlan(self, window, filters, bias)
-        m = conv_algorithm.tile(window, filters) if groups == 1 else None
+        m = conv_algorithm.tile(window, filters, pool) if groups == 1 else None
         if m is None:
-            return super().conv_plan(window, filters, groups, bias)
-        return WinogradPlan(self, window, filters, bias, m)
+            return super().conv_plan(window, filters, groups, bias, pool)
+        return WinogradPlan(self, window, filters, bias, m, pool)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut where it is worth waking a thread; within a shard's thread the blocks follow each other: the same bits."""

@@ -44,16 +44,16 @@ class _PoolPlan:
 class MaxPoolPlan(_PoolPlan):
     """y = the largest of each window; of equal ones the first takes the delta."""
 
-    def forward(self, a: Array, memory: "Memory", training: bool, out: Array | None) -> Array:
+    def forward(self, a: Array, memory: "Memory", out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C); keeps which tap won, one byte each."""
         xp, padded = self.backend.xp, self._pad(a, -math.inf)
         y = self._out((len(a), *self.out_shape), a.dtype, out)
         best, *others = (padded[tap] for tap in self.window.taps)
-        if training:
+        if memory.training:
             winner = memory.persist("winner", y.shape, xp.uint8 if len(others) < 255 else xp.int32)
             winner[...] = 0
         for k, candidate in enumerate(others, start=1):
-            if training:
+            if memory.training:
                 xp.maximum(winner, (candidate > best) * winner.dtype.type(k), out=winner)
             best = xp.maximum(best, candidate, out=y)
         if not others:
@@ -72,6 +72,27 @@ class MaxPoolPlan(_PoolPlan):
             for k, tap in enumerate(self.window.taps):
                 da[tap] += delta * (winner == k)
         return self._unpad(da, out)
+
+
+def max_of_taps(xp: Any, taps: Array, memory: "Memory", out: Array) -> None:
+    """The largest of taps[0], taps[1], ..., into `out`; keeps which were larger than all before."""
+    if memory.training:
+        larger = memory.persist("larger", (len(taps) - 1, *out.shape), bool)
+    best = taps[0]
+    for k, candidate in enumerate(taps[1:]):
+        if memory.training:
+            xp.greater(candidate, best, out=larger[k])
+        best = xp.maximum(best, candidate, out=out)
+
+
+def spread_to_taps(xp: Any, delta: Array, memory: "Memory", taps: Array) -> None:
+    """The adjoint: each delta goes to the last tap that was larger than all before, into `taps`."""
+    larger, rest = memory.kept("larger"), taps[0]
+    assert larger is not None
+    rest[...] = delta
+    for k in range(len(taps) - 1, 0, -1):
+        xp.multiply(rest, larger[k - 1], out=taps[k])
+        rest -= taps[k]
 
 
 class AveragePoolPlan(_PoolPlan):

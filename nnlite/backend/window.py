@@ -47,6 +47,12 @@ class Window:
             raise ShapeError(f"the kernel covers {window.span}, more than the padded input {window.padded_size}")
         return window
 
+    def before(self, pool: "Window") -> "Window":
+        """This window, of a convolution, without the outputs that pooling after it leaves out."""
+        cropped = Window(self.in_shape, self.kernel, self.stride, self.dilation, self.padding)
+        cropped.out_size = (pool.out_size[0] * pool.kernel[0], pool.out_size[1] * pool.kernel[1])
+        return cropped
+
     @cached_property
     def span(self) -> Pair:
         """Height and width that the dilated kernel covers."""
@@ -85,6 +91,11 @@ class Window:
         """Whether every pixel meets the kernel exactly once."""
         (oh, ow), (kh, kw) = self.out_size, self.kernel
         return self.stride == self.kernel and self.dilation == (1, 1) and self.padded_size == (oh * kh, ow * kw)
+
+    @cached_property
+    def is_blockwise(self) -> bool:
+        """Whether the windows lie side by side, without padding; they may leave out a last row or column."""
+        return self.stride == self.kernel and self.dilation == (1, 1) and not self.is_padded
 
     @cached_property
     def interior(self) -> tuple[slice, slice, slice]:

@@ -11,7 +11,8 @@ linear, so the gradients are the exact adjoints, at the same saving: with D = A 
 
     dU_k = V_k' D_k,  dW = G' dU          dX = B (D_k U_k'),  overlapping tiles added back
 
-The bias is added to M, and its gradient taken from D, at the one point whose output is constant over the tile.
+The bias is added to M, and its gradient taken from D, at the one point whose output is constant over the tile. With t x t
+pooling behind it, Y comes as (t^2, (m / t)^2 tiles F), pool tap by pool tap, and only the maxima are put back into an image.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlite.backend.conv import ConvPlan
-from nnlite.backend.window import Array, Window
+from nnlite.backend.pool import max_of_taps, spread_to_taps
+from nnlite.backend.window import Array, Pair, Window
 
 if TYPE_CHECKING:
     from nnlite.backend.base import Backend
@@ -53,17 +55,16 @@ def transforms(m: int) -> tuple[Array, Array, Array]:
 
 
 class WinogradPlan(ConvPlan):
-    """A convolution by tiles of m x m outputs."""
+    """A convolution by tiles of m x m outputs; `q` x `q` after pooling."""
 
-    def __init__(self, backend: Backend, window: Window, filters: int, bias: bool, m: int) -> None:
-        super().__init__(backend, window, filters, 1, bias)
-        self.m, self.p = m, (m + 2) ** 2
+    def __init__(self, backend: Backend, window: Window, filters: int, bias: bool, m: int, pool: Pair = (1, 1)) -> None:
+        super().__init__(backend, window, filters, 1, bias, pool)
+        self.m, self.p, self.q = m, (m + 2) ** 2, m // pool[0]
         self.rows, self.columns = (-(-size // m) for size in window.out_size)
         self.tiles = self.rows * self.columns
         self.covered = (self.rows * m + 2, self.columns * m + 2)  # of the padded image, by all tiles
-        self.exact = window.out_size == (self.rows * m, self.columns * m)
+        self.exact = window.out_size == (self.rows * m, self.columns * m)  # no tile goes beyond the image
         self.constant = CONSTANT * (m + 2) + CONSTANT
-        self.work_size = self.p * self.channels * filters + bias * filters
         self.temporaries = self.p * self.tiles * max(2 * self.channels, self.channels + filters)
         self._transforms: dict[Any, tuple[Array, ...]] = {}
 
@@ -75,28 +76,40 @@ class WinogradPlan(ConvPlan):
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         xp, n, (U, b) = self.backend.xp, len(a), filters
+        memory.forget("D")
         A, _, _ = self._of(a.dtype)
         M = self.backend.scratch("M", (self.p, n * self.tiles, self.filters), a.dtype)
         xp.matmul(self._input_tiles(a, memory), U, out=M)
         if b is not None:
             M[self.constant] += b
-        Y = self.backend.scratch("Y", (self.m**2, n * self.tiles * self.filters), a.dtype)
-        xp.matmul(A, M.reshape(self.p, -1), out=Y)
+        Y = self._taps(n, a.dtype)
+        xp.matmul(A, M.reshape(self.p, -1), out=Y.reshape(self.m**2, -1))
+        maxima = Y[0]
+        if self.taps > 1:
+            maxima = self.backend.scratch("maxima", maxima.shape, a.dtype)
+            max_of_taps(xp, Y, memory, maxima)
         z = self._out((n, *self.out_shape), a.dtype, out)
         whole = z if self.exact else self._output_scratch(n, a.dtype)
-        self._by_tile(whole)[...] = Y.reshape(self.m, self.m, n, self.rows, self.columns, self.filters)
+        self._by_tile(whole)[...] = maxima
         if not self.exact:
             z[...] = whole[:, : z.shape[1], : z.shape[2]]
         return z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: Memory, work: Array) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
+        """dW = G' dU."""
+        xp, (_, _, G) = self.backend.xp, self._of(delta.dtype)
         V = memory.kept("V")
         if V is None:
             V = self._input_tiles(a, memory)
-        D, size = self._delta_tiles(delta, memory), self.p * self.channels * self.filters
-        self.backend.xp.matmul(V.transpose(0, 2, 1), D, out=work[:size].reshape(self.p, self.channels, self.filters))
-        if self.bias:
-            work[size:] = self.backend.column_sums(D[self.constant])
+        D = memory.kept("D")
+        if D is None:
+            D = self._delta_tiles(delta, memory)
+        dU = self.backend.scratch("dU", (self.p, self.channels, self.filters), delta.dtype)
+        xp.matmul(V.transpose(0, 2, 1), D, out=dU)
+        taps = xp.matmul(G.T, dU.reshape(self.p, -1))
+        dW[...] = taps.reshape(3, 3, self.channels, self.filters).transpose(3, 0, 1, 2)
+        if db is not None:
+            db[...] = self.backend.column_sums(D[self.constant])
 
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         xp, n, (U, _) = self.backend.xp, len(delta), filters
@@ -108,24 +121,20 @@ class WinogradPlan(ConvPlan):
         xp.matmul(D, U.transpose(0, 2, 1), out=dV)
         dX = self.backend.scratch("dX", (self.p, n * self.tiles * self.channels), delta.dtype)
         xp.matmul(B.T, dV.reshape(self.p, -1), out=dX)
-        memory.forget("D")
         da = self._out((n, *self.window.in_shape), delta.dtype, out)
-        da[...] = self._add_tiles(dX, n)[self.window.interior]
+        reached = self._add_tiles(dX, n)[self.window.interior]
+        _, h, w, _ = reached.shape
+        da[:, h:], da[:, :h, w:] = 0, 0  # pixels that only left-out outputs meet
+        da[:, :h, :w] = reached
         return da
 
-    def finish(self, work: Array, dW: Array, db: Array | None) -> None:
-        """dW = G' dU."""
-        _, _, G = self._of(dW.dtype)
-        size = self.p * self.channels * self.filters
-        taps = self.backend.xp.matmul(G.T, work[:size].reshape(self.p, -1))
-        dW[...] = taps.reshape(3, 3, self.channels, self.filters).transpose(3, 0, 1, 2)
-        if db is not None:
-            db[...] = work[size:]
-
     def _of(self, dtype: Any) -> tuple[Array, ...]:
-        """The transforms, in the dtype of the data."""
+        """The transforms, in the dtype of the data; the rows of A' pool tap by pool tap."""
         if dtype not in self._transforms:
-            self._transforms[dtype] = tuple(self.backend.asarray(t, dtype) for t in transforms(self.m))
+            A, B, G = transforms(self.m)
+            t = self.m // self.q
+            A = A.reshape(self.q, t, self.q, t, self.p).transpose(1, 3, 0, 2, 4).reshape(A.shape)
+            self._transforms[dtype] = tuple(self.backend.asarray(x, dtype) for x in (A, B, G))
         return self._transforms[dtype]
 
     def _input_tiles(self, a: Array, memory: Memory) -> Array:
@@ -143,7 +152,7 @@ class WinogradPlan(ConvPlan):
 
     def _cover(self, a: Array) -> Array:
         """The image, padded as the convolution and the last tiles want it."""
-        if a.shape[1:3] == self.covered and not self.window.is_padded:
+        if not self.window.is_padded and a.shape[1] >= self.covered[0] and a.shape[2] >= self.covered[1]:
             return a
         (top, _), (left, _) = self.window.padding
         h, w = a.shape[1:3]
@@ -158,22 +167,29 @@ class WinogradPlan(ConvPlan):
         n = len(delta)
         whole = delta
         if not self.exact:
-            h, w = self.window.out_size
+            h, w, _ = self.out_shape
             whole = self._output_scratch(n, delta.dtype)
             whole[:, h:], whole[:, :h, w:] = 0, 0
             whole[:, :h, :w] = delta
-        Y = self.backend.scratch("Y", (self.m, self.m, n, self.rows, self.columns, self.filters), delta.dtype)
-        Y[...] = self._by_tile(whole)
+        Y = self._taps(n, delta.dtype)
+        if self.taps == 1:
+            Y[0] = self._by_tile(whole)
+        else:
+            spread_to_taps(self.backend.xp, self._by_tile(whole), memory, Y)
         D = memory.persist("D", (self.p, n * self.tiles, self.filters), delta.dtype)
         self.backend.xp.matmul(self._of(delta.dtype)[0].T, Y.reshape(self.m**2, -1), out=D.reshape(self.p, -1))
         return D
 
+    def _taps(self, n: int, dtype: Any) -> Array:
+        """Y, as (t^2, q, q, N, rows, columns, F)."""
+        return self.backend.scratch("Y", (self.taps, self.q, self.q, n, self.rows, self.columns, self.filters), dtype)
+
     def _output_scratch(self, n: int, dtype: Any) -> Array:
-        return self.backend.scratch("whole", (n, self.rows * self.m, self.columns * self.m, self.filters), dtype)
+        return self.backend.scratch("whole", (n, self.rows * self.q, self.columns * self.q, self.filters), dtype)
 
     def _by_tile(self, z: Array) -> Array:
-        """(N, rows m, columns m, F) seen as (m, m, N, rows, columns, F)."""
-        return z.reshape(len(z), self.rows, self.m, self.columns, self.m, -1).transpose(2, 4, 0, 1, 3, 5)
+        """(N, rows q, columns q, F) seen as (q, q, N, rows, columns, F)."""
+        return z.reshape(len(z), self.rows, self.q, self.columns, self.q, -1).transpose(2, 4, 0, 1, 3, 5)
 
     def _add_tiles(self, dX: Array, n: int) -> Array:
         """Tiles overlap by two pixels: each is its own block of m x m and a part of the blocks below and to the right."""
@@ -188,13 +204,22 @@ class WinogradPlan(ConvPlan):
         return blocks.reshape(n, (rows + 1) * m, (columns + 1) * m, c)
 
 
-def best_tile(window: Window, filters: int) -> int | None:
+def best_tile(window: Window, filters: int, pool: Pair = (1, 1)) -> int | None:
     """The m that makes a training step of this convolution cheapest, or None where the direct product does."""
-    if window.kernel != (3, 3) or window.stride != (1, 1) or window.dilation != (1, 1):
+    if not _possible(window):
         return None
-    costs: dict[int | None, float] = {m: _winograd_cost(window, filters, m) for m in TILES}
+    costs: dict[int | None, float] = {m: _winograd_cost(window, filters, m) for m in _tiles(pool)}
     costs[None] = _direct_cost(window, filters)
     return min(costs, key=lambda m: costs[m])
+
+
+def _possible(window: Window) -> bool:
+    return (window.kernel, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1))
+
+
+def _tiles(pool: Pair) -> list[int]:
+    """The tiles that a pooling of this size does not cut."""
+    return [m for m in TILES if pool[0] == pool[1] and m % pool[0] == 0]
 
 
 def _direct_cost(window: Window, filters: int) -> float:
@@ -215,13 +240,13 @@ class ConvAlgorithm:
 
     name = "auto"
 
-    def tile(self, window: Window, filters: int) -> int | None:
+    def tile(self, window: Window, filters: int, pool: Pair = (1, 1)) -> int | None:
         """The Winograd tile for a convolution, or None for the direct product."""
         if self.name == "direct":
             return None
-        best = best_tile(window, filters)
-        if self.name == "winograd" and (window.kernel, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1)):
-            return best or min(TILES, key=lambda m: _winograd_cost(window, filters, m))
+        best = best_tile(window, filters, pool)
+        if self.name == "winograd" and best is None and _possible(window):
+            return min(_tiles(pool), key=lambda m: _winograd_cost(window, filters, m), default=None)
         return best
 
 

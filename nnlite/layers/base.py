@@ -15,25 +15,16 @@ Init = str | Callable[[Shape, Any], Any]
 
 
 class Parameter(NamedTuple):
-    """An array that a layer declares: trained (a parameter) or only kept (a buffer, such as a running mean).
-
-    `work_size`: where shards add up the gradient in another form than the parameter's own, its number of values.
-    """
+    """An array that a layer declares: trained (a parameter) or only kept (a buffer, such as a running mean)."""
 
     shape: Shape
     init: Init
     trained: bool = True
-    work_size: int | None = None
 
     @property
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
-
-    @property
-    def work_shape(self) -> Shape:
-        """The shape of the array in which shards add up the gradient."""
-        return self.shape if self.work_size is None else (self.work_size,)
 
 
 class Shard:
@@ -137,10 +128,6 @@ class Layer:
         """What all shards of a pass share, made once: `ctx.prepared`."""
         return None
 
-    def finish(self, work: dict[str, Array], gradients: dict[str, Array]) -> None:
-        """Turn the sums over shards, by parameter, into the gradients; called where a `work_size` is declared."""
-        raise TypeError(f"{type(self).__name__} declares a work_size, but has no finish")
-
     def flops(self) -> int:
         """Floating-point operations of a forward pass, for one sample."""
         return 0
@@ -149,9 +136,9 @@ class Layer:
         """Values of temporary memory that one sample needs, besides input and output."""
         return 0
 
-    def declare(self, name: str, shape: Shape, init: Init, trained: bool = True, work_size: int | None = None) -> None:
+    def declare(self, name: str, shape: Shape, init: Init, trained: bool = True) -> None:
         """Declare an array; it is `self.<name>` once the model is built."""
-        self.declared[name] = Parameter(tuple(shape), init, trained, work_size)
+        self.declared[name] = Parameter(tuple(shape), init, trained)
 
     def declare_shapes(self, in_shape: Shape) -> Shape:
         """Build for `in_shape`, keeping both shapes."""

@@ -45,9 +45,9 @@ class Conv2D(Layer):
             raise ShapeError(f"groups={self.groups} must divide {channels} channels and {self.filters} filters")
         self.plan = self.backend.conv_plan(window, self.filters, self.groups, self.bias)
         W_shape = (self.filters, *window.kernel, channels // self.groups)
-        self.declare("W", W_shape, self.init, work_size=self.plan.work_size)
+        self.declare("W", W_shape, self.init)
         if self.bias:
-            self.declare("b", (self.filters,), "zeros", work_size=0)
+            self.declare("b", (self.filters,), "zeros")
         return (*window.out_size, self.filters)
 
     def prepare(self) -> Any:
@@ -59,15 +59,11 @@ class Conv2D(Layer):
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
         if ctx.trained:
-            self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW)
+            self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW, ctx.db if self.bias else None)
         return self.plan.input_gradient(delta, ctx.prepared, ctx, ctx.out) if ctx.needs_delta else None
 
-    def finish(self, work: dict[str, Array], gradients: dict[str, Array]) -> None:
-        self.plan.finish(work["W"], gradients["W"], gradients.get("b"))
-
     def flops(self) -> int:
-        oh, ow, filters = self.out_shape
-        return 2 * oh * ow * filters * self.declared["W"].size // filters
+        return 2 * self.plan.positions * self.declared["W"].size
 
     def temporaries(self) -> int:
         return self.plan.temporaries

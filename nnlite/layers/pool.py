@@ -25,7 +25,7 @@ class MaxPool2D(Layer):
         return self.plan.out_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        return self.plan.forward(a, ctx, ctx.training, ctx.out)
+        return self.plan.forward(a, ctx, ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.plan.backward(delta, ctx, ctx.out)
