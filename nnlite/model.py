@@ -7,12 +7,14 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 from nnlite.backend import Array, ReadersWriterLock, get_backend, single_threaded_blas
+from nnlite.backend.memory import Pool
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape
 from nnlite.layers.residual import build_chain
 from nnlite.plan import Plan, Run, make_plan
-from nnlite.shards import RunMemory, TrainingPass, find_first_trained, infer
+from nnlite.shards import TrainingPass, find_first_trained, infer
 from nnlite.vectors import Slot, Vectors, refuse_repeats, walk
+from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
     from nnlite.losses import Loss
@@ -79,6 +81,7 @@ class Sequential(Layer):
     def _make_plan(self) -> None:
         self.plan: Plan = make_plan(self.children(), self.in_shape, self._rewrite)
         self._memories: dict[int, RunMemory] = {}
+        self.state_pool = Pool(self.backend.xp)
         self._training: TrainingPass | None = None
         self.first_trained = find_first_trained(self.plan.training)
 

@@ -41,18 +41,21 @@ class LayerStep:
 
 
 class StackStep:
-    """A movement of a residual connection."""
+    """A movement of a residual connection; `in_place` and `delta_in_place` likewise."""
 
     def __init__(self, move: Fork | Swap | Add) -> None:
         self.move = move
+        self.in_place = self.delta_in_place = False
 
     def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The movement."""
-        return self.move.forward(a, stack)
+        ctx.aim(target if target is not None else a if self.in_place else ("out", a.shape[1:]))
+        return self.move.forward(a, stack, ctx)
 
     def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The movement, backward."""
-        return self.move.backward(delta, stack)
+        ctx.aim(target if target is not None else delta if self.delta_in_place else ("delta", delta.shape[1:]))
+        return self.move.backward(delta, stack, ctx)
 
 
 Step = LayerStep | StackStep
@@ -64,6 +67,8 @@ class Run:
     entry: the layer of the barrier before it, whose forward opens the run (it is the first step); exit: the layer of the
     barrier after it, whose backward opens the run's backward. `whole`: a layer needs the batch in one piece.
     in_shapes, out_shapes: of a sample's state, the current array and the stack, before and after the run.
+    carried: places of the stack after the run that hold what lay on the stack before it, and where; doubled: those that hold
+    the current array; maker: the number of the step that made it.
     """
 
     def __init__(self, steps: list[Step], entry: BatchLayer | None = None, whole: bool = False) -> None:
@@ -71,6 +76,9 @@ class Run:
         self.exit: BatchLayer | None = None
         self.in_shapes: list[Shape] = []
         self.out_shapes: list[Shape] = []
+        self.carried: dict[int, int] = {}
+        self.doubled: set[int] = set()
+        self.maker: int | None = None
         self._cuts: dict[int, list[slice]] = {}
 
     @property
@@ -89,9 +97,12 @@ class Run:
         if self.whole:
             return [slice(0, n)]
         layers = self.layers if self.exit is None else [*self.layers, self.exit]
-        rows = max(1, BUDGET // (itemsize * max(_values(layer) for layer in layers)))
-        count = min(-(-n // rows), max(1, n // self._least_rows()))
+        values = [_values(layer) for layer in layers]
+        count = -(-n // max(1, BUDGET // (itemsize * max(values))))
         if count > 1:
+            # Each shard reads and writes all weights: it should hold as many values of its own.
+            most = n * max(values) // max(1, sum(layer.weights() for layer in layers))
+            count = min(max(EVEN, min(count, most)), max(1, n // self._least_rows()))
             count = min(n, -(-count // EVEN) * EVEN)
         return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
@@ -125,10 +136,11 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -
         for run in chain:
             run.in_shapes, shapes = shapes, _shapes_after(run.steps, shapes)
             run.out_shapes = shapes
+            _follow_stack(run)
     if rewrite:
         for run in runs:
-            _allow_in_place(run.steps, training=True)
-        _allow_in_place(inference, training=False)
+            _allow_in_place(run, training=True, at_barrier=run is not runs[0])
+        _allow_in_place(whole, training=False, at_barrier=False)
     return Plan(runs, whole)
 
 
@@ -214,9 +226,31 @@ def _shapes_after(steps: Sequence[Step], shapes: list[Shape]) -> list[Shape]:
     return [current, *stack]
 
 
-def _allow_in_place(steps: list[Step], training: bool) -> None:
-    """Mark the elementwise steps whose input nobody else needs, forward and backward."""
-    free, stack = True, [False] * len(steps)  # what lies on the stack at the start is kept across a barrier
+def _follow_stack(run: Run) -> None:
+    """Find what a run carries along without touching it, and what it leaves at two places: no copy of that is made."""
+    depth = len(run.in_shapes)
+    current, *stack = range(depth)  # where an array lay before the run, or depth + i for what step i makes
+    for i, step in enumerate(run.steps):
+        if isinstance(step, LayerStep):
+            current = depth + i
+        elif isinstance(step.move, Fork):
+            stack.append(current)
+        elif isinstance(step.move, Swap):
+            stack[-1], current = current, stack[-1]
+        else:
+            stack.pop()
+            current = depth + i
+    run.maker = current - depth if current >= depth else None
+    run.doubled = {j for j, source in enumerate(stack, 1) if source == current}
+    run.carried = {
+        j: source for j, source in enumerate(stack, 1) if 0 < source < depth and [current, *stack].count(source) == 1
+    }
+
+
+def _allow_in_place(run: Run, training: bool, at_barrier: bool) -> None:
+    """Mark the steps whose input nobody else needs, forward and backward: elementwise ones, and sums of two branches."""
+    steps = run.steps
+    free, stack = not at_barrier, [False] * len(steps)  # what lies at a barrier is kept
     for step in steps:
         if isinstance(step, LayerStep):
             layer, keeps = step.layer, step.layer.keeps if training else None
@@ -224,13 +258,15 @@ def _allow_in_place(steps: list[Step], training: bool) -> None:
             shared = layer.shares_memory or step.in_place
             free = keeps in (None, "input") and (not shared or (free and keeps is None))
         else:
+            step.in_place = free
             free = _move(step, free, stack, splits=Fork, joins=Add)
-    free, stack = False, [False] * len(steps)
+    free, stack = run.exit is not None and not run.exit.shares_memory, [False] * len(steps)
     for step in reversed(steps):
         if isinstance(step, LayerStep):
             step.delta_in_place = free and step.layer.elementwise
             free = free if step.layer.shares_memory or step.delta_in_place else True
         else:
+            step.delta_in_place = free
             free = _move(step, free, stack, splits=Add, joins=Fork)
 
 

@@ -4,131 +4,19 @@ State k is what lies at the barrier before run k: the current array and the stac
 a shard goes through all steps while it is in the cache. Gradients are added in the order of the shards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Array, Turnstile
-from nnlite.backend.memory import Buffers
-from nnlite.layers.base import Context, Layer, Shard
+from nnlite.layers.base import Context
 from nnlite.plan import LayerStep, Run
-from nnlite.vectors import Slot, shift
+from nnlite.workspace import Workspace, is_trained
 
 if TYPE_CHECKING:
     from nnlite.losses import Loss
     from nnlite.model import Sequential
 
 State = list[Array]
-
-
-class Workspace:
-    """What one shard in flight holds: a context for each step, and the memory that they use again."""
-
-    def __init__(self, model: "Sequential", run: Run) -> None:
-        xp = model.backend.xp
-        self.shard = Shard(seed=model.seed)
-        self.input = Buffers(xp)
-        self.steps = run.steps
-        self.contexts = [
-            Context(xp, model.layer_ids.get(step.path, 0) if isinstance(step, LayerStep) else 0, self.shard, model.dtype)
-            for step in run.steps
-        ]
-        self.exit = Context(xp, 0, self.shard, model.dtype)
-        pairs = zip(run.steps, self.contexts, strict=True)
-        self.layers = [(i, step.layer, ctx) for i, (step, ctx) in enumerate(pairs) if isinstance(step, LayerStep)]
-        self.preparing = [(i, ctx) for i, layer, ctx in self.layers if prepares(layer)]
-        self.allowed: Any = None
-
-    def begin(self, rows: slice, current: "Pass", prepared: dict[int, Any], swept: bool = False) -> None:
-        """Take up the rows of a pass."""
-        shard = self.shard
-        shard.start, shard.rows = rows.start, rows.stop - rows.start
-        shard.pass_id, shard.training = current.pass_id, current.training
-        for i, ctx in self.preparing:
-            ctx.prepared, ctx.swept = prepared[i], swept
-
-    def allow(self, freezes: int, first: tuple[int, int] | None, wants_dx: bool) -> None:
-        """Tell the layers whose gradients and deltas somebody wants; `freezes` counts the changes of what is frozen."""
-        if self.allowed != (freezes, first, wants_dx):
-            self.allowed = freezes, first, wants_dx
-            for i, layer, ctx in self.layers:
-                ctx.trained = is_trained(layer)
-                ctx.needs_delta = wants_dx or first is None or i > first[1]
-
-    def forward(self, a: Array, stack: list[Array], target: Array | None = None) -> Array:
-        """Through all steps; the last may write to `target`."""
-        last = len(self.steps) - 1
-        for i, step in enumerate(self.steps):
-            a = step.forward(a, stack, self.contexts[i], target if i == last else None)
-        return a
-
-
-class GradientVector:
-    """The gradients of a run in one vector, and the views of it that backward writes to."""
-
-    def __init__(self, run: Run, slots: list[Slot], vector: Array) -> None:
-        self.vector = vector
-        start = slots[0].place.start if slots else 0
-        index = {step.path: i for i, step in enumerate(run.steps) if isinstance(step, LayerStep)}
-        self.views = [
-            (index[s.path], f"d{s.attribute}", vector[shift(s.place, start)].reshape(s.parameter.shape)) for s in slots
-        ]
-
-    def bind(self, contexts: list[Context]) -> None:
-        """Let these contexts, of the first steps or of all, write here."""
-        for i, name, view in self.views:
-            if i < len(contexts):
-                setattr(contexts[i], name, view)
-
-
-class RunMemory:
-    """Workspaces and gradient vectors of one run that nobody uses at the moment.
-
-    `total`: where the shards' gradients are added up; a single shard writes there directly, through `direct`.
-    """
-
-    def __init__(self, model: "Sequential", run: Run) -> None:
-        self.model, self.run = model, run
-        paths = {step.path for step in run.steps if isinstance(step, LayerStep)}
-        self.slots = [slot for slot in model.vectors.trained if slot.path in paths]
-        place = slice(self.slots[0].place.start, self.slots[-1].place.stop) if self.slots else slice(0, 0)
-        self.total = model.grads[place]
-        self.direct = GradientVector(run, self.slots, self.total)
-        layer_steps = ((i, step.layer) for i, step in enumerate(run.steps) if isinstance(step, LayerStep))
-        self.preparing = [(i, layer) for i, layer in layer_steps if prepares(layer)]
-        self.workspaces: list[Workspace] = []
-        self.gradients: list[GradientVector] = []
-
-    def workspace(self) -> Workspace:
-        """A workspace; give it back with `workspaces.append`."""
-        try:
-            return self.workspaces.pop()
-        except IndexError:
-            return Workspace(self.model, self.run)
-
-    def gradient(self) -> GradientVector:
-        """A gradient vector; give it back with `gradients.append`."""
-        try:
-            return self.gradients.pop()
-        except IndexError:
-            # Zeros, because what a barrier writes is never written by the shards.
-            return GradientVector(self.run, self.slots, self.model.backend.xp.zeros_like(self.total))
-
-    def add(self, gradient: GradientVector, first: bool) -> None:
-        """Add a shard's gradients to the total, or begin it."""
-        if first:
-            self.total[...] = gradient.vector
-        else:
-            self.total += gradient.vector
-
-
-def prepares(layer: Layer) -> bool:
-    """Whether the layer has something to prepare."""
-    return type(layer).prepare is not Layer.prepare
-
-
-def is_trained(layer: Layer) -> bool:
-    """Whether any of its parameters is trained and not frozen."""
-    return any(p.trained and name not in layer.frozen for name, p in layer.declared.items())
 
 
 def find_first_trained(runs: list[Run]) -> tuple[int, int]:
@@ -151,7 +39,6 @@ class Pass:
         self.itemsize = model.params.dtype.itemsize
         self.cuts = [self._cut(run) for run in runs]
         self.memory = [model.memory_of(run) for run in runs]
-        self.prepared = [{i: layer.prepare() for i, layer in memory.preparing} for memory in self.memory]
 
     def _cut(self, run: Run) -> list[slice]:
         return run.cut(self.n, self.itemsize) if self.model.device == "cpu" else [slice(0, self.n)]
@@ -164,33 +51,30 @@ class Pass:
         a[...] = state[0][rows]
         return a, []
 
-    def empty_state(self, shapes: list[tuple[int, ...]]) -> State:
-        """Room for the whole batch."""
-        return [self.xp.empty((self.n, *shape), self.model.dtype) for shape in shapes]
-
     def each(self, k: int, work: Callable[[int, slice], None]) -> None:
         """Do `work(i, rows)` for each shard of run k."""
         cut = self.cuts[k]
         self.model.backend.map_shards(lambda i: work(i, cut[i]), len(cut))
 
 
-def _store(state: State, rows: slice, a: Array, stack: list[Array], target: Array) -> None:
-    """Put a shard's rows into a state; `a` may lie there already, as `target`."""
+def _store(state: State, own: Iterable[int], rows: slice, a: Array, stack: list[Array], target: Array) -> None:
+    """Put a shard's rows into a state, at its `own` places of the stack; `a` may lie there already, as `target`."""
     if a is not target:
         target[...] = a
-    for array, value in zip(state[1:], stack, strict=True):
-        array[rows] = value
+    for j in own:
+        state[j][rows] = stack[j - 1]
 
 
 def infer(model: "Sequential", x: Array) -> Array:
     """The model's output, by its running statistics, without anything kept."""
     current = Pass(model, [model.plan.inference], len(x))
     memory = current.memory[0]
+    prepared = memory.keep_prepared()
     out: Array = current.xp.empty((len(x), *model.out_shape), model.dtype)
 
     def work(i: int, rows: slice) -> None:
         space = memory.workspace()
-        space.begin(rows, current, current.prepared[0])
+        space.begin(rows, current, prepared)
         out[rows] = space.forward(*current.load(0, [x], rows, space))
         memory.workspaces.append(space)
 
@@ -206,8 +90,10 @@ class TrainingPass(Pass):
     def __init__(self, model: "Sequential", x: Array, pass_id: int) -> None:
         super().__init__(model, model.plan.training, len(x), pass_id)
         self.last = len(self.runs) - 1
+        self.prepared = [memory.prepare() for memory in self.memory]
         self.states: list[State] = [[x]]
         self.batches: list[Any] = [None] * len(self.runs)  # what the entry layer of each run knows of the batch
+        self.pool = model.state_pool
         self.spaces: list[list[Workspace | None]] = [[None] * len(cut) for cut in self.cuts]
         self.delta_batches: list[Any] = [None] * len(self.runs)
         self.first_trained, self.wants_dx = (0, 0), True
@@ -221,7 +107,12 @@ class TrainingPass(Pass):
 
     def _forward_run(self, k: int) -> None:
         run = self.runs[k]
-        state = self.empty_state(run.out_shapes)
+        own = [j for j in range(1, len(run.out_shapes)) if j not in run.carried and j not in run.doubled]
+        state = self._room(run.out_shapes, [0, *own], fresh=k == self.last)
+        for j, source in run.carried.items():
+            state[j] = self.states[k][source]
+        for j in run.doubled:
+            state[j] = state[0]
         parts: list[Any] = [None] * len(self.cuts[k])
 
         def work(i: int, rows: slice) -> None:
@@ -229,7 +120,7 @@ class TrainingPass(Pass):
             target = state[0][rows]
             # The outputs go to the user, who may write to them: they are a copy of what layers keep.
             a, stack = self._run_forward(k, rows, space, target=target if k < self.last else None)
-            _store(state, rows, a, stack, target)
+            _store(state, own, rows, a, stack, target)
             if run.exit is not None:
                 parts[i] = run.exit.statistics(a)
 
@@ -262,7 +153,7 @@ class TrainingPass(Pass):
         deltas: State = [delta]
         for k in range(self.last, -1, -1):
             deltas = self._backward_run(k, deltas)
-        self.model.vectors.clear_frozen()
+        self._end()
         return deltas[0]
 
     def sweep(self, t: Array, criterion: "Loss", sample_weight: Array | None, total: float, out: Array | None) -> float:
@@ -281,15 +172,24 @@ class TrainingPass(Pass):
         deltas = self._backward_run(self.last, [], loss_of)
         for k in range(self.last - 1, self.first_trained[0] - 1, -1):
             deltas = self._backward_run(k, deltas)
-        self.model.vectors.clear_frozen()
+        self._end()
         return sum(losses)
+
+    def _end(self) -> None:
+        self.model.vectors.clear_frozen()
+        self._give_states_back()
 
     def _backward_run(self, k: int, deltas: State, loss_of: Callable[[Array, int, slice], Array] | None = None) -> State:
         """Run k backward; with `loss_of` it goes forward first, shard by shard, in one sweep."""
         run, memory, turnstile = self.runs[k], self.memory[k], Turnstile()
         single = len(self.cuts[k]) == 1
         entry = run.entry if (k, 0) >= self.first_trained else None
-        result = self.empty_state(run.in_shapes) if self.wants_dx or k > self.first_trained[0] else []
+        carried = {source: j for j, source in run.carried.items()}
+        own = [j for j in range(1, len(run.in_shapes)) if j not in carried]
+        result = self._room(run.in_shapes, [0, *own], fresh=k == 0) if self.wants_dx or k > self.first_trained[0] else []
+        if result:
+            for source, j in carried.items():
+                result[source] = deltas[j]
         parts: list[Any] = [None] * len(self.cuts[k])
 
         def work(i: int, rows: slice) -> None:
@@ -304,7 +204,7 @@ class TrainingPass(Pass):
             target = result[0][rows] if result else None
             delta = self._run_backward(k, rows, space, delta, stack, target)
             if target is not None:
-                _store(result, rows, delta, stack, target)
+                _store(result, own, rows, delta, stack, target)
             if entry is not None:
                 parts[i] = entry.delta_statistics(delta, space.contexts[0])
             if not single:
@@ -317,7 +217,32 @@ class TrainingPass(Pass):
         self._each_guarded(k, work, turnstile)
         if entry is not None:
             self._combine_deltas(k, parts)
+        if k < self.last:
+            self._give_back(array for j, array in enumerate(deltas) if j not in run.carried or not result)
+            self._give_state_back(k + 1)
         return result
+
+    def _room(self, shapes: list[tuple[int, ...]], places: list[int], fresh: bool) -> State:
+        """Arrays for the whole batch at these places of a state; fresh ones where the user will see them."""
+        state: State = [None] * len(shapes)
+        for j in places:
+            shape = (self.n, *shapes[j])
+            state[j] = self.xp.empty(shape, self.model.dtype) if fresh else self.pool.take(shape, self.model.dtype)
+        return state
+
+    def _give_state_back(self, k: int) -> None:
+        """State k is done with, but for what it shares with the state before it."""
+        run = self.runs[k - 1]
+        self._give_back(a for j, a in enumerate(self.states[k]) if j not in run.carried and j not in run.doubled)
+        self.states[k] = []
+
+    def _give_states_back(self) -> None:
+        for k in range(1, self.last + 1):
+            self._give_state_back(k)
+
+    def _give_back(self, arrays: Iterable[Array]) -> None:
+        for array in arrays:
+            self.pool.give(array)
 
     def _run_backward(
         self, k: int, rows: slice, space: Workspace, delta: Array, stack: list[Array], target: Array | None
@@ -361,3 +286,4 @@ class TrainingPass(Pass):
         for memory, spaces in zip(self.memory, self.spaces, strict=True):
             memory.workspaces += [space for space in spaces if space is not None]
             spaces.clear()
+        self._give_states_back()

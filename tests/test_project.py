@@ -14,7 +14,7 @@ FLOORS = [
     {"errors"},
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
-    {"gradcheck", "model", "plan", "serialize", "shards", "summary", "vectors"},
+    {"gradcheck", "model", "plan", "profile", "serialize", "shards", "summary", "vectors", "workspace"},
     {"callbacks", "data", "history", "metrics", "train"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

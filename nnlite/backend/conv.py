@@ -2,7 +2,7 @@
 
 A plan is made when a model is built, prepared once a pass, and used by the shards:
 
-    filters = plan.prepare(W, b)                            what all shards share
+    filters = plan.prepare(W, b, memory)                    what all shards share
     z = plan.forward(a, filters, memory, out)               z = W patch(a) + b
     plan.weight_gradient(a, delta, memory, dW, db)          a shard's part
     da = plan.input_gradient(delta, filters, memory, out)   after weight_gradient, where both are wanted
@@ -40,12 +40,13 @@ class ConvPlan:
         self.row = self.patch + bias  # values of a row of P
         self.positions = window.out_size[0] * window.out_size[1]
         self.out_shape = (window.out_size[0] // pool[0], window.out_size[1] // pool[1], filters)
+        self.weights = self.row * filters  # values of the filters, as prepared
         # Of one image: its patches, and its outputs where only their maxima go on.
         self.temporaries = self.positions * (self.row * groups + (filters if self.taps > 1 else 0))
 
-    def prepare(self, W: Array, b: Array | None) -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
         """[W b]' as (groups, row, filters / groups)."""
-        prepared = self.backend.xp.empty((self.groups, self.row, self.filters // self.groups), W.dtype)
+        prepared = memory.persist("filters", (self.groups, self.row, self.filters // self.groups), W.dtype)
         prepared[:, : self.patch] = W.reshape(self.groups, -1, self.patch).transpose(0, 2, 1)
         if b is not None:
             prepared[:, -1] = b.reshape(self.groups, -1)
@@ -149,7 +150,7 @@ class PointwisePlan(ConvPlan):
         super().__init__(backend, window, filters, 1, bias)
         self.temporaries = 0
 
-    def prepare(self, W: Array, b: Array | None) -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
         return W.reshape(self.filters, -1), b
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
@@ -180,7 +181,7 @@ class DepthwisePlan(ConvPlan):
         super().__init__(backend, window, filters, filters, bias)
         self.temporaries = self.positions * filters
 
-    def prepare(self, W: Array, b: Array | None) -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
         return self.backend.xp.ascontiguousarray(W.reshape(self.filters, -1).T), b  # (taps, C)
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:

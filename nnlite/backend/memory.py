@@ -26,6 +26,29 @@ class Buffers:
         return view
 
 
+class Pool:
+    """Large arrays that go from hand to hand: fresh memory costs more than what is written to it."""
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+        self._free: list[Array] = []
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of undefined contents, the smallest that fits and is not twice too large; `give` it back."""
+        size = math.prod(shape)
+        fitting = [flat for flat in self._free if flat.dtype == dtype and size <= flat.size <= 2 * size]
+        if fitting:
+            flat = min(fitting, key=len)
+            self._free = [other for other in self._free if other is not flat]
+        else:
+            flat = self.xp.empty(size, dtype)
+        return flat[:size].reshape(shape)
+
+    def give(self, array: Array) -> None:
+        """Nobody needs this array, which came from `take`, any more."""
+        self._free.append(array.base)
+
+
 class Memory:
     """What one operation keeps of one shard between its forward and its backward pass.
 
@@ -34,7 +57,7 @@ class Memory:
     """
 
     def __init__(self, xp: Any) -> None:
-        self.swept = False
+        self.xp, self.swept = xp, False
         self._own = Buffers(xp)
         self._kept: dict[str, Array] = {}
 

@@ -9,7 +9,7 @@ by the Toom-Cook construction. A tile of (m + 2)^2 input pixels gives m^2 output
 where A, B, G are Kronecker squares of the one-dimensional transforms, so each transform is one matrix product. Everything is
 linear, so the gradients are the exact adjoints, at the same saving: with D = A delta, one transform for both,
 
-    dU_k = V_k' D_k,  dW = G' dU          dX = B (D_k U_k'),  overlapping tiles added back
+    dU_k = D_k' V_k,  dW = G' dU          dX = B (D_k U_k'),  overlapping tiles added back
 
 The bias is added to M, and its gradient taken from D, at the one point whose output is constant over the tile. With t x t
 pooling behind it, Y comes as (t^2, (m / t)^2 tiles F), pool tap by pool tap, and only the maxima are put back into an image.
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 TILES = (2, 3, 4)  # larger tiles save more products and lose more digits
 POINTS = (0, 1, -1, 2, -2)
 CONSTANT = 1  # of the points, 1 is the one whose powers are all the same
+
+# Values between the rows of all arrays that are transformed: rows a multiple of 4 KiB apart fall on the same lines of the
+# cache, and the transforms take up to twice as long.
+PAD = 16
 
 # What a product, a transform, and a moved value cost, in multiplications of a product: measured on 2 cores of a Zen 4 server.
 TRANSFORM, MOVE, COL2IM = 1.3, 20, 40
@@ -65,29 +69,36 @@ class WinogradPlan(ConvPlan):
         self.covered = (self.rows * m + 2, self.columns * m + 2)  # of the padded image, by all tiles
         self.exact = window.out_size == (self.rows * m, self.columns * m)  # no tile goes beyond the image
         self.constant = CONSTANT * (m + 2) + CONSTANT
+        self.weights = self.p * self.channels * filters
         self.temporaries = self.p * self.tiles * max(2 * self.channels, self.channels + filters)
         self._transforms: dict[Any, tuple[Array, ...]] = {}
 
-    def prepare(self, W: Array, b: Array | None) -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         """U = G W, (p, C, F), and b."""
         _, _, G = self._of(W.dtype)
-        taps = W.transpose(1, 2, 3, 0).reshape(9, -1)
-        return self.backend.xp.matmul(G, taps).reshape(self.p, self.channels, self.filters), b
+        taps = self._scratch("filter taps", 9, self.channels * self.filters, W.dtype)
+        taps.reshape(3, 3, self.channels, self.filters)[...] = W.transpose(1, 2, 3, 0)
+        U = _trim(memory.persist("filters", (self.p, taps.shape[1] + PAD), W.dtype))
+        self.backend.xp.matmul(G, taps, out=U)
+        return U.reshape(self.p, self.channels, self.filters), b
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         xp, n, (U, b) = self.backend.xp, len(a), filters
         memory.forget("D")
         A, _, _ = self._of(a.dtype)
-        M = self.backend.scratch("M", (self.p, n * self.tiles, self.filters), a.dtype)
-        xp.matmul(self._input_tiles(a, memory), U, out=M)
+        V = self._input_tiles(a, memory)
+        M = self._scratch("M", self.p, n * self.tiles * self.filters, a.dtype)
+        products = M.reshape(self.p, -1, self.filters)
+        xp.matmul(V.reshape(self.p, -1, self.channels), U, out=products)
         if b is not None:
-            M[self.constant] += b
-        Y = self._taps(n, a.dtype)
-        xp.matmul(A, M.reshape(self.p, -1), out=Y.reshape(self.m**2, -1))
-        maxima = Y[0]
+            products[self.constant] += b
+        Y = self._scratch("Y", self.m**2, M.shape[1], a.dtype)
+        xp.matmul(A, M, out=Y)
+        taps = Y.reshape(self.taps, self.q, self.q, n, self.rows, self.columns, self.filters)
+        maxima = taps[0]
         if self.taps > 1:
             maxima = self.backend.scratch("maxima", maxima.shape, a.dtype)
-            max_of_taps(xp, Y, memory, maxima)
+            max_of_taps(xp, taps, memory, maxima)
         z = self._out((n, *self.out_shape), a.dtype, out)
         whole = z if self.exact else self._output_scratch(n, a.dtype)
         self._by_tile(whole)[...] = maxima
@@ -98,16 +109,15 @@ class WinogradPlan(ConvPlan):
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         """dW = G' dU."""
         xp, (_, _, G) = self.backend.xp, self._of(delta.dtype)
-        V = memory.kept("V")
-        if V is None:
-            V = self._input_tiles(a, memory)
-        D = memory.kept("D")
-        if D is None:
-            D = self._delta_tiles(delta, memory)
-        dU = self.backend.scratch("dU", (self.p, self.channels, self.filters), delta.dtype)
-        xp.matmul(V.transpose(0, 2, 1), D, out=dU)
-        taps = xp.matmul(G.T, dU.reshape(self.p, -1))
-        dW[...] = taps.reshape(3, 3, self.channels, self.filters).transpose(3, 0, 1, 2)
+        V, D = memory.kept("V"), memory.kept("D")
+        V = self._input_tiles(a, memory) if V is None else _trim(V)
+        D = self._delta_tiles(delta, memory) if D is None else _trim(D)
+        V, D = V.reshape(self.p, -1, self.channels), D.reshape(self.p, -1, self.filters)
+        dU = self._scratch("dU", self.p, self.filters * self.channels, delta.dtype)
+        xp.matmul(D.transpose(0, 2, 1), V, out=dU.reshape(self.p, self.filters, self.channels))
+        taps = self._scratch("filter taps", 9, dU.shape[1], delta.dtype)
+        xp.matmul(G.T, dU, out=taps)
+        dW[...] = taps.reshape(3, 3, self.filters, self.channels).transpose(2, 0, 1, 3)
         if db is not None:
             db[...] = self.backend.column_sums(D[self.constant])
 
@@ -115,12 +125,12 @@ class WinogradPlan(ConvPlan):
         xp, n, (U, _) = self.backend.xp, len(delta), filters
         _, B, _ = self._of(delta.dtype)
         D = memory.kept("D")
-        if D is None:
-            D = self._delta_tiles(delta, memory)
-        dV = self.backend.scratch("dV", (self.p, n * self.tiles, self.channels), delta.dtype)
-        xp.matmul(D, U.transpose(0, 2, 1), out=dV)
-        dX = self.backend.scratch("dX", (self.p, n * self.tiles * self.channels), delta.dtype)
-        xp.matmul(B.T, dV.reshape(self.p, -1), out=dX)
+        D = self._delta_tiles(delta, memory) if D is None else _trim(D)
+        dV = self._scratch("dV", self.p, n * self.tiles * self.channels, delta.dtype)
+        products = dV.reshape(self.p, -1, self.channels)
+        xp.matmul(D.reshape(self.p, -1, self.filters), U.transpose(0, 2, 1), out=products)
+        dX = self._scratch("dX", self.p, dV.shape[1], delta.dtype)
+        xp.matmul(B.T, dV, out=dX)
         da = self._out((n, *self.window.in_shape), delta.dtype, out)
         reached = self._add_tiles(dX, n)[self.window.interior]
         _, h, w, _ = reached.shape
@@ -138,16 +148,16 @@ class WinogradPlan(ConvPlan):
         return self._transforms[dtype]
 
     def _input_tiles(self, a: Array, memory: Memory) -> Array:
-        """V = B' X, (p, tiles, C)."""
-        xp, n, m, c = self.backend.xp, len(a), self.m, self.channels
+        """V = B' X, (p, tiles C)."""
+        n, m, c = len(a), self.m, self.channels
         image = self._cover(a)
         s = image.strides
-        X = self.backend.scratch("X", (m + 2, m + 2, n, self.rows, self.columns, c), a.dtype)
-        X[...] = self.backend.strided(image, X.shape, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
-        V = memory.keep_if_swept("V", (self.p, n * self.tiles, c), a.dtype)
-        if V is None:
-            V = self.backend.scratch("V", (self.p, n * self.tiles, c), a.dtype)
-        xp.matmul(self._of(a.dtype)[1], X.reshape(self.p, -1), out=V.reshape(self.p, -1))
+        X = self._scratch("X", self.p, n * self.tiles * c, a.dtype)
+        by_pixel = X.reshape(m + 2, m + 2, n, self.rows, self.columns, c)
+        by_pixel[...] = self.backend.strided(image, by_pixel.shape, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
+        kept = memory.keep_if_swept("V", (self.p, X.shape[1] + PAD), a.dtype)
+        V = self._scratch("V", self.p, X.shape[1], a.dtype) if kept is None else _trim(kept)
+        self.backend.xp.matmul(self._of(a.dtype)[1], X, out=V)
         return V
 
     def _cover(self, a: Array) -> Array:
@@ -163,7 +173,7 @@ class WinogradPlan(ConvPlan):
         return image
 
     def _delta_tiles(self, delta: Array, memory: Memory) -> Array:
-        """D = A delta, (p, tiles, F); kept for whichever gradient comes second."""
+        """D = A delta, (p, tiles F); kept for whichever gradient comes second."""
         n = len(delta)
         whole = delta
         if not self.exact:
@@ -171,18 +181,18 @@ class WinogradPlan(ConvPlan):
             whole = self._output_scratch(n, delta.dtype)
             whole[:, h:], whole[:, :h, w:] = 0, 0
             whole[:, :h, :w] = delta
-        Y = self._taps(n, delta.dtype)
+        Y = self._scratch("Y", self.m**2, n * self.tiles * self.filters, delta.dtype)
+        taps = Y.reshape(self.taps, self.q, self.q, n, self.rows, self.columns, self.filters)
         if self.taps == 1:
-            Y[0] = self._by_tile(whole)
+            taps[0] = self._by_tile(whole)
         else:
-            spread_to_taps(self.backend.xp, self._by_tile(whole), memory, Y)
-        D = memory.persist("D", (self.p, n * self.tiles, self.filters), delta.dtype)
-        self.backend.xp.matmul(self._of(delta.dtype)[0].T, Y.reshape(self.m**2, -1), out=D.reshape(self.p, -1))
+            spread_to_taps(self.backend.xp, self._by_tile(whole), memory, taps)
+        D = _trim(memory.persist("D", (self.p, Y.shape[1] + PAD), delta.dtype))
+        self.backend.xp.matmul(self._of(delta.dtype)[0].T, Y, out=D)
         return D
 
-    def _taps(self, n: int, dtype: Any) -> Array:
-        """Y, as (t^2, q, q, N, rows, columns, F)."""
-        return self.backend.scratch("Y", (self.taps, self.q, self.q, n, self.rows, self.columns, self.filters), dtype)
+    def _scratch(self, name: str, rows: int, size: int, dtype: Any) -> Array:
+        return _trim(self.backend.scratch(name, (rows, size + PAD), dtype))
 
     def _output_scratch(self, n: int, dtype: Any) -> Array:
         return self.backend.scratch("whole", (n, self.rows * self.q, self.columns * self.q, self.filters), dtype)
@@ -202,6 +212,11 @@ class WinogradPlan(ConvPlan):
         blocks[:, 1:, :2, :columns] += tiles[:, :, m:, :, :m]
         blocks[:, 1:, :2, 1:, :2] += tiles[:, :, m:, :, m:]
         return blocks.reshape(n, (rows + 1) * m, (columns + 1) * m, c)
+
+
+def _trim(rows: Array) -> Array:
+    """Rows without what keeps them apart."""
+    return rows[:, :-PAD]
 
 
 def best_tile(window: Window, filters: int, pool: Pair = (1, 1)) -> int | None:

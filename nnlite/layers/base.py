@@ -124,13 +124,17 @@ class Layer:
         """From delta = dJ/d(output): write the gradients into `ctx.dW`, ..., return dJ/d(input)."""
         raise TypeError(f"{type(self).__name__} has no backward")
 
-    def prepare(self) -> Any:
-        """What all shards of a pass share, made once: `ctx.prepared`."""
+    def prepare(self, memory: Memory) -> Any:
+        """What all shards of a pass share, made once: `ctx.prepared`. `memory`: for arrays that the next pass writes anew."""
         return None
 
     def flops(self) -> int:
         """Floating-point operations of a forward pass, for one sample."""
         return 0
+
+    def weights(self) -> int:
+        """Values of parameters, in the form in which a shard uses them."""
+        return sum(p.size for p in self.declared.values() if p.trained)
 
     def temporaries(self) -> int:
         """Values of temporary memory that one sample needs, besides input and output."""

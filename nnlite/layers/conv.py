@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nnlite.backend import Array, Padding, Pair, Window
+from nnlite.backend import Array, Memory, Padding, Pair, Window
 from nnlite.errors import ShapeError
 from nnlite.layers.base import Context, Init, Layer, Shape
 
@@ -50,8 +50,8 @@ class Conv2D(Layer):
             self.declare("b", (self.filters,), "zeros")
         return (*window.out_size, self.filters)
 
-    def prepare(self) -> Any:
-        return self.plan.prepare(self.W, self.b if self.bias else None)
+    def prepare(self, memory: Memory) -> Any:
+        return self.plan.prepare(self.W, self.b if self.bias else None, memory)
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
@@ -64,6 +64,9 @@ class Conv2D(Layer):
 
     def flops(self) -> int:
         return 2 * self.plan.positions * self.declared["W"].size
+
+    def weights(self) -> int:
+        return self.plan.weights
 
     def temporaries(self) -> int:
         return self.plan.temporaries

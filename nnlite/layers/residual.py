@@ -4,7 +4,7 @@ from typing import Any
 
 from nnlite.backend import Array
 from nnlite.errors import ShapeError
-from nnlite.layers.base import Layer, Shape
+from nnlite.layers.base import Context, Layer, Shape
 
 
 def build_chain(layers: dict[str, Layer], in_shape: Shape) -> Shape:
@@ -52,18 +52,18 @@ class Residual(Layer):
 class Fork:
     """Remember `a` for the shortcut; backward, add what came back along it."""
 
-    def forward(self, a: Array, stack: list[Array]) -> Array:
+    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
         stack.append(a)
         return a
 
-    def backward(self, delta: Array, stack: list[Array]) -> Array:
-        return delta + stack.pop()
+    def backward(self, delta: Array, stack: list[Array], ctx: Context) -> Array:
+        return ctx.xp.add(delta, stack.pop(), out=ctx.out)
 
 
 class Swap:
     """Go over from one branch to the other."""
 
-    def forward(self, a: Array, stack: list[Array]) -> Array:
+    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
         stack[-1], a = a, stack[-1]
         return a
 
@@ -73,9 +73,9 @@ class Swap:
 class Add:
     """The sum of both branches; backward, the same delta for both."""
 
-    def forward(self, a: Array, stack: list[Array]) -> Array:
-        return a + stack.pop()
+    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
+        return ctx.xp.add(a, stack.pop(), out=ctx.out)
 
-    def backward(self, delta: Array, stack: list[Array]) -> Array:
+    def backward(self, delta: Array, stack: list[Array], ctx: Context) -> Array:
         stack.append(delta)
         return delta

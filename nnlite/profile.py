@@ -1,0 +1,120 @@
+"""Where the time of a training pass goes: a clock around every step of the model's plan."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nnlite.backend import Array, get_num_threads
+from nnlite.layers.base import BatchLayer, Layer
+from nnlite.losses import CrossEntropy, Loss
+from nnlite.plan import LayerStep
+
+if TYPE_CHECKING:
+    from nnlite.model import Sequential
+
+FORWARD, BACKWARD = 0, 1
+_BARRIER = {"statistics": FORWARD, "combine": FORWARD, "delta_statistics": BACKWARD, "combine_deltas": BACKWARD}
+
+
+def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, passes: int = 10) -> None:
+    """Print, for each layer, the time of its forward and backward pass, its GFLOP/s, and its share of the whole.
+
+    x, t: a batch as `loss_and_grad` takes it.  criterion: default CrossEntropy().  passes: how many to average over.
+    Times are milliseconds of a pass on all threads; FLOPs are those of the definition (a backward pass counts twice the
+    forward one), whatever the algorithm. "loss" is the criterion; "rest" is what lies between the layers: copying the
+    input, adding up gradients, threads that wait. Parameters stay as they are; running statistics move.
+    """
+    clock = _Clock(criterion or CrossEntropy())
+    model.loss_and_grad(x, t, clock.criterion)  # makes what later passes use again
+    with clock.around(model):
+        start = time.perf_counter()
+        for _ in range(passes):
+            model.loss_and_grad(x, t, clock)  # type: ignore[arg-type]
+        wall = (time.perf_counter() - start) / passes
+    print(_table(model, clock, len(x), passes, wall))
+
+
+class _Clock:
+    """Adds up the seconds of calls by (path, direction); stands in for the criterion and times it too."""
+
+    def __init__(self, criterion: Loss) -> None:
+        self.criterion = criterion
+        self.prepare = criterion.prepare
+        self.seconds: dict[tuple[str, int], float] = defaultdict(float)
+        self._calls: list[tuple[str, int, float]] = []  # appended to by all threads
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._timed(self.criterion, "loss", FORWARD)(*args, **kwargs)
+
+    @contextmanager
+    def around(self, model: "Sequential") -> "Iterator[None]":
+        """Time the steps of the model's training plan and what its layers do at barriers."""
+        timed = list(_timed_methods(model))
+        for owner, name, path, direction in timed:
+            owner.__dict__[name] = self._timed(getattr(owner, name), path, direction)
+        try:
+            yield
+        finally:
+            for owner, name, _, _ in timed:
+                del owner.__dict__[name]
+            for path, direction, seconds in self._calls:
+                self.seconds[path, direction] += seconds
+
+    def _timed(self, method: Any, path: str, direction: int) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Array:
+            start = time.perf_counter()
+            result = method(*args, **kwargs)
+            self._calls.append((path, direction, time.perf_counter() - start))
+            return result
+
+        return timed
+
+
+def _timed_methods(model: "Sequential") -> Iterator[tuple[Any, str, str, int]]:
+    for path, step in _rows(model):
+        yield step, "forward", path, FORWARD
+        if isinstance(step.layer, BatchLayer):
+            yield step.layer, "backward", path, BACKWARD  # called by the run before it
+            yield from ((step.layer, name, path, direction) for name, direction in _BARRIER.items())
+        else:
+            yield step, "backward", path, BACKWARD
+
+
+def _rows(model: "Sequential") -> Iterator[tuple[str, LayerStep]]:
+    for run in model.plan.training:
+        for step in run.steps:
+            if isinstance(step, LayerStep):
+                yield step.path, step
+
+
+def _table(model: "Sequential", clock: _Clock, n: int, passes: int, wall: float) -> str:
+    threads = get_num_threads() if model.device == "cpu" else 1
+    times = {key: seconds / passes / threads for key, seconds in clock.seconds.items()}
+    rows = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
+    for path, step in _rows(model):
+        there, back = times.get((path, FORWARD), 0.0), times.get((path, BACKWARD), 0.0)
+        flops = step.layer.flops() * n
+        rates = _rate(flops, there), _rate(2 * flops, back)
+        rows.append((f"{path} {_name(step.layer)}", _ms(there), _ms(back), *rates, f"{(there + back) / wall:.1%}"))
+    loss, rest = times.get(("loss", FORWARD), 0.0), wall - sum(times.values())
+    rows += [(name, _ms(value), "", "", "", f"{value / wall:.1%}") for name, value in (("loss", loss), ("rest", rest))]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = ["  ".join([f"{row[0]:<{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    whole = f"{n} samples in {_ms(wall)} ms on {threads} thread{'s' * (threads > 1)}: {n / wall:,.0f} samples/s"
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:], rule, whole])
+
+
+def _name(layer: Layer) -> str:
+    pools = getattr(getattr(layer, "plan", None), "taps", 1) > 1
+    return f"{layer!r} + max-pooling" if pools else repr(layer)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f}"
+
+
+def _rate(flops: int, seconds: float) -> str:
+    return f"{flops / seconds / 1e9:.1f}" if flops and seconds else ""
