@@ -17,7 +17,7 @@ from nnlite.layers.residual import Add, Fork, Swap
 
 # Bytes of the largest step of a shard: input, output and temporaries. Measured: smaller shards stay in the cache, but threads
 # wait for each other between calls, some 20 microseconds each time; larger ones spill.
-BUDGET = 5 << 20
+BUDGET = 4 << 20
 EVEN = 4  # the number of shards is a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
 
@@ -103,7 +103,7 @@ class Run:
             # Each shard reads and writes all weights: it should hold as many values of its own.
             most = n * max(values) // max(1, sum(layer.weights() for layer in layers))
             count = min(max(EVEN, min(count, most)), max(1, n // self._least_rows()))
-            count = min(n, -(-count // EVEN) * EVEN)
+            count = min(n, max(1, round(count / EVEN)) * EVEN)
         return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
     def _least_rows(self) -> int:

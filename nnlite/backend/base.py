@@ -8,6 +8,13 @@ from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
 from nnlite.backend.window import Array, Pair, Window
 
+CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
+FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
+
+
+def _far(mean: Array, inv_std: Array) -> bool:
+    return bool((abs(mean) * inv_std > FAR).any())
+
 
 class Backend:
     """Arrays and kernels of one device. A subclass overrides only what a measurement justifies."""
@@ -47,26 +54,80 @@ class Backend:
 
     def moments(self, a: Array) -> tuple[Array, Array]:
         """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
-        # About the first row: exact for constant columns, and no cancellation where the mean is far from zero.
+        total, squares = self.column_sums(a), self.column_products(a, a)
+        deviations = squares - total * total / len(a)
+        if (deviations >= CANCELLED * squares).all():
+            return total / len(a), deviations
+        # About the first row: exact for constant columns, and nothing cancels where the mean is far from zero.
         d = self.xp.subtract(a, a[0], out=self.scratch("deviation", a.shape, a.dtype))
         total = self.column_sums(d)
-        squares = self.xp.einsum("mc,mc->c", d, d) - total * total / len(d)
+        squares = self.column_products(d, d) - total * total / len(d)
         return a[0] + total / len(d), self.xp.maximum(squares, 0)
+
+    def normalize(self, a: Array, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, out: Any) -> Array:
+        """y = gamma (a - mean) inv_std + beta, by column; a: (..., C), the others (C,) or None, for 1 and 0."""
+        scale = inv_std if gamma is None else gamma * inv_std
+        if _far(mean, inv_std):
+            y = self.by_column("multiply", self.xp.subtract(a, mean, out=out), scale, out)
+            return y if beta is None else self.by_column("add", y, beta, y)
+        y = self.by_column("multiply", a, scale, out)
+        shift = -mean * scale if beta is None else beta - mean * scale
+        return self.by_column("add", y, shift, y)
+
+    def normalize_delta(
+        self,
+        delta: Array,
+        a: Array,
+        mean: Array,
+        inv_std: Array,
+        gamma: Array | None,
+        mean_delta: Array,
+        mean_delta_x: Array,
+        out: Any,
+    ) -> Array:
+        """da = gamma inv_std (delta - mean_delta - x mean_delta_x), by column, with x = (a - mean) inv_std."""
+        slope = -inv_std * mean_delta_x
+        if _far(mean, inv_std):
+            da = self.by_column("multiply", self.xp.subtract(a, mean, out=out), slope, out)
+            shift = -mean_delta
+        else:
+            da, shift = self.by_column("multiply", a, slope, out), -mean_delta - mean * slope
+        da += delta
+        self.by_column("add", da, shift, da)
+        return self.by_column("multiply", da, inv_std if gamma is None else gamma * inv_std, da)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
         result: Array = self.xp.matmul(a, b, out=out)
         return result
 
-    def sums_with(self, d: Array, a: Array, mean: Array) -> tuple[Array, Array]:
-        """The sums of the columns of `d` and of `d (a - mean)`, all (M, C) but mean (C,)."""
-        deviation = self.xp.subtract(a, mean, out=self.scratch("deviation", a.shape, a.dtype))
-        return self.column_sums(d), self.xp.einsum("mc,mc->c", d, deviation)
+    def delta_sums(self, delta: Array, a: Array, mean: Array, inv_std: Array) -> tuple[Array, Array]:
+        """The sums of the columns of `delta` and of `delta x`, x = (a - mean) inv_std; delta, a: (M, C), the others (C,)."""
+        total = self.column_sums(delta)
+        if _far(mean, inv_std):
+            deviation = self.xp.subtract(a, mean, out=self.scratch("deviation", a.shape, a.dtype))
+            return total, self.column_products(delta, deviation) * inv_std
+        return total, (self.column_products(delta, a) - mean * total) * inv_std
 
     def column_sums(self, a: Array) -> Array:
         """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction."""
         sums: Array = self.xp.ones(len(a), a.dtype) @ a
         return sums
+
+    def column_products(self, a: Array, b: Array) -> Array:
+        """The sums of the columns of `a b`, value by value; both (M, C)."""
+        sums: Array = self.xp.einsum("mc,mc->c", a, b)
+        return sums
+
+    def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
+        """xp's "add" or "multiply" of `a` (..., C) and `row` (C,)."""
+        result: Array = getattr(self.xp, name)(a, row, out=out)
+        return result
+
+    def relu(self, a: Array, out: Any) -> Array:
+        """max(a, 0)."""
+        result: Array = self.xp.maximum(a, 0, out=out)
+        return result
 
     def erf(self, x: Array) -> Array:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""

@@ -17,7 +17,13 @@ from nnlite.errors import DataError, DeviceError
 
 _WORTH_THREADS = 1 << 23  # multiplications of a product that is cut, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
+_WIDE = 1 << 10  # values of a row that is long enough for an inner loop
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def _side_by_side(a: Array, channels: int) -> int:
+    """How many rows of `channels` values of `a` may be treated as one long row."""
+    return math.gcd(a.size // channels, max(1, _WIDE // channels)) if a.flags.c_contiguous else 1
 
 
 class NumpyBackend(Backend):
@@ -80,6 +86,34 @@ class NumpyBackend(Backend):
 
         map_shards(block, _BLOCKS)
         return result
+
+    def column_products(self, a: Array, b: Array) -> Array:
+        """As the base class; narrow rows side by side, because NumPy's inner loops are as long as a row."""
+        channels = a.shape[1]
+        beside = _side_by_side(a, channels)
+        if beside == 1:
+            return super().column_products(a, b)
+        sums = super().column_products(a.reshape(-1, beside * channels), b.reshape(-1, beside * channels))
+        return sums.reshape(beside, channels).sum(axis=0)
+
+    def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
+        """As the base class; narrow rows side by side."""
+        beside = _side_by_side(a, len(row))
+        if beside == 1 or not (out is None or out.flags.c_contiguous):
+            return super().by_column(name, a, row, out)
+        wide = (-1, beside * len(row))
+        out = np.empty_like(a) if out is None else out
+        super().by_column(name, a.reshape(wide), np.broadcast_to(row, (beside, len(row))).reshape(-1), out.reshape(wide))
+        return out
+
+    def relu(self, a: Array, out: Any) -> Array:
+        """As the base class; with a row of zeros, because NumPy's maximum of an array and a number is not vectorised."""
+        size = math.gcd(a.size, _WIDE)
+        if size < 64 or not a.flags.c_contiguous or not (out is None or out.flags.c_contiguous):
+            return super().relu(a, out)
+        out = np.empty_like(a) if out is None else out
+        np.maximum(a.reshape(-1, size), np.zeros(size, a.dtype), out=out.reshape(-1, size))
+        return out
 
     def erf(self, x: Array) -> Array:
         """The error function: to the last bits in float64, where gradients are checked."""

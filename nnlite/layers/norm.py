@@ -58,17 +58,12 @@ class BatchNorm(BatchLayer):
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
         mean, inv_std = self._moments(a, ctx)
-        y = self.xp.subtract(a, mean, out=ctx.out)
-        y *= inv_std * self.gamma if self.scale else inv_std
-        if self.shift:
-            y += self.beta
-        return y
+        return self.backend.normalize(a, mean, inv_std, *self._gamma_beta(), ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
         mean, inv_std = self._moments(delta, ctx)
-        d, a = (v.reshape(-1, v.shape[-1]) for v in (delta, ctx.a))
-        total, with_a = self.backend.sums_with(d, a, mean)
-        return total, with_a * inv_std
+        delta, a = (v.reshape(-1, v.shape[-1]) for v in (delta, ctx.a))
+        return self.backend.delta_sums(delta, a, mean, inv_std)
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
         dbeta, dgamma = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
@@ -82,12 +77,11 @@ class BatchNorm(BatchLayer):
     def backward(self, delta: Array, ctx: Context) -> Array:
         mean, inv_std = self._moments(delta, ctx)
         mean_delta, mean_delta_x = (v.astype(delta.dtype) for v in ctx.delta_batch)
-        da = self.xp.subtract(ctx.a, mean, out=ctx.out)
-        da *= -inv_std * mean_delta_x
-        da += delta
-        da -= mean_delta
-        da *= inv_std * self.gamma if self.scale else inv_std
-        return da
+        gamma, _ = self._gamma_beta()
+        return self.backend.normalize_delta(delta, ctx.a, mean, inv_std, gamma, mean_delta, mean_delta_x, ctx.out)
+
+    def _gamma_beta(self) -> tuple[Array | None, Array | None]:
+        return self.gamma if self.scale else None, self.beta if self.shift else None
 
     def _moments(self, like: Array, ctx: Context) -> tuple[Array, Array]:
         """The mean and 1 / sqrt(var + eps) in use, in the dtype of `like`."""
