@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Rate = float | Callable[[int], float]
 _WORTH_THREADS = 8  # blocks: for fewer, waking a thread takes longer than what it does
-_BLOCK = 1 << 15  # values of a block: parameters, gradient and state of one stay in the cache
+_BLOCK = 1 << 16  # values of a block: parameters, gradient and state of one stay in the cache
 
 
 class Optimizer:
@@ -131,6 +131,7 @@ class Adam(Optimizer):
     """m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      p <- p - r m' / (sqrt(v') + eps)
 
     m' = m / (1 - b1^t), v' = v / (1 - b2^t).  Source: Kingma and Ba 2015, algorithm 1.
+    The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
     """
 
     state_names = ("m", "v")
@@ -152,18 +153,15 @@ class Adam(Optimizer):
         xp, (m, v), (b1, b2) = backend_of(p).xp, state, self.betas
         if self.weight_decay and self.decouples_decay:
             p *= 1 - rate * self.weight_decay
-        xp.subtract(g, m, out=d)  # m += (1 - b1) (g - m)
-        d *= 1 - b1
-        m += d
-        xp.multiply(g, g, out=d)  # v += (1 - b2) (g^2 - v)
-        d -= v
-        d *= 1 - b2
-        v += d
-        root = math.sqrt(1 - b2**self.steps)  # both corrections, on the outside
+        m *= b1
+        m += g
+        v *= b2
+        v += xp.multiply(g, g, out=d)
+        m_scale, v_scale = (1 - b1) / (1 - b1**self.steps), math.sqrt((1 - b2) / (1 - b2**self.steps))
         xp.sqrt(v, out=d)
-        d += self.eps * root
+        d += self.eps / v_scale
         xp.divide(m, d, out=d)
-        d *= rate * root / (1 - b1**self.steps)
+        d *= rate * m_scale / v_scale
         p -= d
 
 

@@ -15,9 +15,10 @@ from nnlite.layers import Conv2D, MaxPool2D, ReLU, Residual
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
-# Bytes of the largest step of a shard: input, output and temporaries. Measured: smaller shards stay in the cache, but threads
+# Bytes of an average step of a shard: input, output and temporaries. Measured: smaller shards stay in the cache, but threads
 # wait for each other between calls, some 20 microseconds each time; larger ones spill.
-BUDGET = 4 << 20
+BUDGET = 2 << 20
+WORTH_CUTTING = 8 << 20  # bytes of all steps together
 EVEN = 4  # the number of shards is a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
 
@@ -98,12 +99,12 @@ class Run:
             return [slice(0, n)]
         layers = self.layers if self.exit is None else [*self.layers, self.exit]
         values = [_values(layer) for layer in layers]
-        count = -(-n // max(1, BUDGET // (itemsize * max(values))))
-        if count > 1:
+        size, count = n * itemsize * sum(values), 1
+        if size > WORTH_CUTTING:
             # Each shard reads and writes all weights: it should hold as many values of its own.
             most = n * max(values) // max(1, sum(layer.weights() for layer in layers))
-            count = min(max(EVEN, min(count, most)), max(1, n // self._least_rows()))
-            count = min(n, max(1, round(count / EVEN)) * EVEN)
+            count = max(EVEN, min(-(-size // (BUDGET * len(values))), most))
+            count = max(1, min(round(count / EVEN) * EVEN, n // self._least_rows()))
         return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
     def _least_rows(self) -> int:

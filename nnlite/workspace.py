@@ -93,6 +93,9 @@ class RunMemory:
         self.reused = [Memory(model.backend.xp) for _ in self.preparing]
         self.kept: tuple[Array, dict[int, Any]] | None = None
         self.weights = sum(layer.weights() for _, layer in self.preparing)
+        prepared_paths = {run.steps[i].path for i, _ in self.preparing}  # type: ignore[union-attr]
+        places = [slot.place for slot in self.slots if slot.path in prepared_paths]
+        self.prepared_params = model.params[places[0].start : places[-1].stop] if places else None
         self.workspaces: list[Workspace] = []
         self.gradients: list[GradientVector] = []
 
@@ -109,9 +112,9 @@ class RunMemory:
 
     def keep_prepared(self) -> dict[int, Any]:
         """The same for inference, kept as long as the parameters have the same values."""
-        if not self.preparing:
-            return {}
-        params, kept = self.model.params, self.kept
+        params, kept = self.prepared_params, self.kept
+        if params is None:
+            return self._prepare([Memory(self.model.backend.xp) for _ in self.preparing])
         if kept is None or not self.model.backend.xp.array_equal(kept[0], params):
             # New arrays: another thread may still use the old ones.
             kept = self.kept = params.copy(), self._prepare([Memory(self.model.backend.xp) for _ in self.preparing])
