@@ -52,6 +52,7 @@ from nnlite.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy, Huber, Los
 from nnlite.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
 from nnlite.model import Sequential
 from nnlite.optim import SGD, Adam, AdamW, Optimizer, ParameterGroups, RMSProp
+from nnlite.profile import profile
 from nnlite.serialize import load
 from nnlite.train import Trainer
 
@@ -132,6 +133,7 @@ __all__ = [
     "init",
     "load",
     "metrics",
+    "profile",
     "schedules",
     "set_conv_algorithm",
     "set_num_threads",

@@ -105,7 +105,9 @@ class Run:
             most = n * max(values) // max(1, sum(layer.weights() for layer in layers))
             count = max(EVEN, min(-(-size // (BUDGET * len(values))), most))
             count = max(1, min(round(count / EVEN) * EVEN, n // self._least_rows()))
-        return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
+        rows, longer = divmod(n, count)  # the longer shards first: what they use is large enough for the others
+        starts = [i * rows + min(i, longer) for i in range(count + 1)]
+        return [slice(*both) for both in pairwise(starts)]
 
     def _least_rows(self) -> int:
         """Samples that make summing the gradients cost under 5% of computing them."""

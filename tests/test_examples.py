@@ -98,7 +98,7 @@ def code_blocks(name):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/backprop.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/backprop.md", "docs/performance.md"])
 def test_code_in_the_documents(name, tmp_path, monkeypatch):
     blocks = code_blocks(name)
     assert blocks

@@ -295,3 +295,67 @@ def test_summary(capsys):
     text = capsys.readouterr().out
     for words in ("Conv2D(4, 3)", "(3, 4, 4)", "3.shortcut.0 Conv2D(4, 1)", "76", "271 trained", "MFLOP"):
         assert words in text, text
+
+
+def test_what_a_pass_returns_is_not_written_by_the_next():
+    """Memory is used again inside; outputs, gradients of the input and user arrays are not part of it."""
+    model = nn.Sequential(
+        nn.Conv2D(4, 3, padding=1),
+        nn.BatchNorm(),
+        nn.Residual(nn.BatchNorm(), nn.ReLU(), nn.Conv2D(4, 3, padding=1)),
+        nn.BatchNorm(),
+        input_shape=(6, 6, 4),
+    )
+    x, other = rng.standard_normal((2, 5, 6, 6, 4))
+    delta = rng.standard_normal((5, 6, 6, 4))
+    given = x.copy(), delta.copy()
+    z = model.forward(x, training=True)
+    dx = model.backward(delta)
+    kept = z.copy(), dx.copy()
+    for _ in range(2):
+        model.forward(other, training=True)
+        model.backward(2 * delta)
+        model.loss_and_grad(other, delta, nn.MSE())
+    assert np.array_equal(z, kept[0]) and np.array_equal(dx, kept[1])
+    assert np.array_equal(x, given[0]) and np.array_equal(delta, given[1])
+
+
+def test_inference_follows_every_change_of_the_parameters():
+    """Filters are prepared once and kept; whoever writes to a parameter, by whatever view, is noticed."""
+    x = rng.standard_normal((2, 8, 8, 4))
+    model = nn.Sequential(nn.Conv2D(8, 3), nn.ReLU(), nn.Conv2D(4, 1), input_shape=(8, 8, 4), dtype="float64")
+
+    def expect(*changes):
+        for change in changes:
+            before = model(x)
+            assert np.array_equal(before, model(x))
+            change()
+            after = model(x)
+            fresh = nn.Sequential(nn.Conv2D(8, 3), nn.ReLU(), nn.Conv2D(4, 1), input_shape=(8, 8, 4), dtype="float64")
+            fresh.params = model.params
+            assert not np.array_equal(before, after) and np.array_equal(after, fresh(x))
+
+    def write(array, value):
+        array[...] = value
+
+    expect(
+        lambda: write(model[0].W, 2 * model[0].W),
+        lambda: write(model[0].b, 1.0),
+        lambda: write(model.params[:3], 0.5),
+        lambda: write(model.named_params()["2.W"], 0.1),
+        lambda: model.restore((model.params + 1, model.buffers)),
+    )
+
+
+def test_residuals_across_barriers_are_carried_without_copies():
+    block = (nn.BatchNorm(), nn.ReLU(), nn.Conv2D(4, 3, padding=1))
+    model = nn.Sequential(
+        nn.Conv2D(4, 1),
+        nn.Residual(*block, nn.Residual(nn.BatchNorm(), nn.Tanh(), shortcut=(nn.BatchNorm(), nn.Conv2D(4, 1))), nn.BatchNorm()),
+        nn.Residual(nn.BatchNorm(), nn.ReLU(), shortcut=nn.Conv2D(4, 1)),
+        input_shape=(5, 5, 3),
+        dtype="float64",
+    )
+    runs = model.plan.training
+    assert runs[0].doubled == {1} and runs[1].carried == {1: 1} and runs[1].doubled == {2}
+    nn.gradcheck(model, rng.standard_normal((3, 5, 5, 3)))

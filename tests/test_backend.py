@@ -1,0 +1,102 @@
+"""The operations of the backend: each against its plain formula, on sizes that its fast form does not divide."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnlite.backend import get_backend
+from nnlite.backend.base import Backend
+from nnlite.backend.memory import Pool
+
+backend = get_backend("cpu")
+sizes = st.tuples(st.integers(1, 70), st.integers(1, 40))
+
+
+def draw(shape, seed=0, mean=0.0):
+    return np.random.default_rng(seed).standard_normal(shape) + mean
+
+
+@given(sizes, st.booleans(), st.sampled_from(["add", "multiply"]))
+def test_by_column(size, to_out, name):
+    a, row = draw(size), draw(size[1], 1)
+    out = np.full(size, np.nan) if to_out else None
+    result = backend.by_column(name, a, row, out)
+    assert np.array_equal(result, getattr(np, name)(a, row)) and (out is None or result is out)
+
+
+def test_by_column_and_relu_of_arrays_that_do_not_lie_in_one_piece():
+    a, row = draw((64, 32))[:, ::2], draw(16, 1)
+    assert np.array_equal(backend.by_column("add", a, row, None), a + row)
+    assert np.array_equal(backend.relu(a, None), np.maximum(a, 0))
+    out = np.zeros((64, 32))
+    backend.by_column("add", np.ascontiguousarray(a), row, out[:, ::2])
+    assert np.array_equal(out[:, ::2], a + row) and not out[:, 1::2].any()
+    backend.relu(np.ascontiguousarray(a), out[:, ::2])
+    assert np.array_equal(out[:, ::2], np.maximum(a, 0)) and not out[:, 1::2].any()
+
+
+@given(sizes)
+def test_column_products(size):
+    a, b = draw(size), draw(size, 1)
+    np.testing.assert_allclose(backend.column_products(a, b), (a * b).sum(axis=0), rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 5000))
+def test_relu(size):
+    a = draw(size).astype("float32")
+    a[::7] = 0
+    kept = a.copy()
+    assert np.array_equal(backend.relu(a, None), np.maximum(a, 0)) and np.array_equal(a, kept)
+    assert backend.relu(a, a) is a and np.array_equal(a, np.maximum(kept, 0))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e3, 1e5])
+@pytest.mark.parametrize("channels", [3, 16, 70])
+def test_batch_norm_near_and_far_from_zero(mean, channels):
+    """Folded into one product and one sum where that is safe, subtracted first where digits would be lost."""
+    a, delta = draw((500, channels), mean=mean).astype("float32"), draw((500, channels), 1).astype("float32")
+    a[:, 0] = mean  # a constant channel
+    exact, d = a.astype("float64"), delta.astype("float64")
+    m, squares = backend.moments(a)
+    np.testing.assert_allclose(m, exact.mean(axis=0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(squares, exact.var(axis=0) * 500, rtol=2e-3, atol=1e-6)
+    assert squares[0] <= 1e-6 * (1 + mean)
+    true_mean, inv_std = exact.mean(axis=0), 1 / np.sqrt(exact.var(axis=0) + 1e-5)
+    x = (exact - true_mean) * inv_std
+    single = [v.astype("float32") for v in (true_mean, inv_std)]
+    gamma, beta = draw(channels, 2).astype("float32"), draw(channels, 3).astype("float32")
+    tolerance = {"rtol": 1e-4, "atol": 1e-4 + 1e-6 * mean}
+    for g, b in ((gamma, beta), (None, None), (gamma, None), (None, beta)):
+        wanted = (1 if g is None else g) * x + (0 if b is None else b)
+        actual = backend.normalize(a, *single, g, b, None)
+        np.testing.assert_allclose(actual[:, 1:], wanted[:, 1:], **tolerance)
+    total, with_x = backend.delta_sums(delta, a, *single)
+    np.testing.assert_allclose(total, d.sum(axis=0), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(with_x[1:], (d * x).sum(axis=0)[1:], rtol=1e-3, atol=0.02 + 1e-4 * mean)
+    mean_delta, mean_delta_x = d.mean(axis=0), (d * x).mean(axis=0)
+    actual = backend.normalize_delta(delta, a, *single, gamma, *(v.astype("float32") for v in (mean_delta, mean_delta_x)), None)
+    wanted = gamma * inv_std * (d - mean_delta - x * mean_delta_x)
+    np.testing.assert_allclose(actual[:, 1:], wanted[:, 1:], **tolerance)
+
+
+def test_the_plain_operations_are_the_same_functions():
+    """What a device without forms of its own computes."""
+    plain, a, b = Backend(), draw((48, 16)), draw((48, 16), 1)
+    plain.xp = np
+    for name, arguments in (("column_products", (a, b)), ("by_column", ("multiply", a, b[0], None)), ("relu", (a, None))):
+        np.testing.assert_allclose(getattr(plain, name)(*arguments), getattr(backend, name)(*arguments), rtol=1e-12, atol=1e-12)
+
+
+def test_a_pool_gives_arrays_out_again():
+    pool = Pool(np)
+    a = pool.take((10, 3), "float32")
+    b = pool.take((10, 3), "float32")
+    assert not np.shares_memory(a, b)
+    pool.give(a)
+    c = pool.take((5, 4), "float32")
+    assert c.shape == (5, 4) and np.shares_memory(a, c)
+    pool.give(c)
+    assert not np.shares_memory(pool.take((7, 1), "float32"), c)  # less than half of it
+    assert not np.shares_memory(pool.take((10, 3), "float64"), c)  # another kind
+    assert np.shares_memory(pool.take((10, 3), "float32"), c)
