@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.backend import winograd
-from nnlite.backend.conv import ConvPlan, DepthwisePlan, PointwisePlan
+from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.winograd import WinogradPlan
 
 BOUND = {None: 1e-6, 2: 1e-6, 3: 5e-6, 4: 2e-5}  # of the largest value, in float32; as `set_conv_algorithm` states
@@ -76,7 +76,7 @@ def test_pooling_in_the_convolution_changes_nothing(m, size, data):
     shape = (draw(st.integers(ph + 2, 12)), draw(st.integers(pw + 2, 12)), draw(st.integers(1, 4)))
     options = {"padding": draw(st.sampled_from([0, 1, "same"])), "bias": draw(st.booleans())}
     if m is None:
-        options |= {"kernel_size": draw(st.integers(1, 3)), "groups": draw(st.sampled_from([1, shape[2]]))}
+        options["kernel_size"] = draw(st.integers(1, 3))
         options["stride"] = draw(st.integers(1, 1 if min(shape) < 2 * max(ph, pw) + 2 else 2))
     conv = nn.Conv2D(shape[2] * draw(st.integers(1, 3)), **{"kernel_size": 3} | options)
     with pytest.MonkeyPatch.context() as patch:
@@ -119,6 +119,27 @@ def test_overlapping_and_padded_pooling_stay_layers():
         assert len(model.plan.training[0].steps) == 2
 
 
+@pytest.mark.parametrize(
+    ("channels", "filters", "groups", "blocks"), [(96, 48, 3, 3), (8, 16, 4, 1), (128, 128, 16, 2), (6, 12, 3, 1)]
+)
+@pytest.mark.parametrize("options", [{}, {"padding": 1}, {"stride": 2, "bias": False}, {"dilation": 2, "kernel_size": 2}])
+def test_groups_in_blocks(channels, filters, groups, blocks, options):
+    """Against the plan for every shape, one product for each group."""
+    conv = nn.Conv2D(filters, **{"kernel_size": 3, "groups": groups} | options)
+    model = nn.Sequential(conv, input_shape=(7, 6, channels), dtype="float64")
+    assert type(conv.plan) is GroupedPlan and conv.plan.blocks == blocks
+    if conv.bias:
+        conv.b = np.random.default_rng(1).standard_normal(filters)
+    _, _, fast = run(model)
+    conv.plan = ConvPlan(conv.backend, conv.plan.window, filters, groups, conv.bias)
+    model.rewrite = True  # nothing prepared before is used again
+    if conv.bias:
+        conv.b = np.random.default_rng(1).standard_normal(filters)
+    _, _, plain = run(model)
+    for a, b in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("pool", [(), (nn.MaxPool2D(2),)])
 def test_nothing_of_an_earlier_pass_is_used_again(pool):
     """The delta that one gradient keeps for the other belongs to its own pass, also where only one of them is wanted."""
@@ -141,7 +162,7 @@ def test_plans_by_shape():
     assert type(plan(32, 1)) is PointwisePlan
     assert type(plan(32, 1, stride=2)) is ConvPlan
     assert type(plan(16, 3, groups=16)) is DepthwisePlan
-    assert type(plan(32, 3, groups=16)) is ConvPlan
+    assert type(plan(32, 3, groups=16)) is GroupedPlan
     assert type(plan(32, 5)) is ConvPlan
     assert type(plan(32, 3, stride=2)) is ConvPlan
     assert type(plan(32, 3, dilation=2)) is ConvPlan

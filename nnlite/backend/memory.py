@@ -60,6 +60,15 @@ class Memory:
         self.xp, self.swept = xp, False
         self._own = Buffers(xp)
         self._kept: dict[str, Array] = {}
+        self._parts: dict[int, Memory] = {}
+
+    def part(self, i: int) -> "Memory":
+        """The memory of one of several operations that this one consists of."""
+        if i not in self._parts:
+            self._parts[i] = Memory(self.xp)
+        part = self._parts[i]
+        part.swept = self.swept
+        return part
 
     @property
     def training(self) -> bool:

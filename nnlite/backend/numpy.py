@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnlite.backend.base import Backend
-from nnlite.backend.conv import ConvPlan, DepthwisePlan, PointwisePlan
+from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
 from nnlite.backend.threads import map_shards
 from nnlite.backend.window import Array, Pair, Window
@@ -63,12 +63,14 @@ class NumpyBackend(Backend):
         return np.ndarray(shape, a.dtype, a, 0, strides)
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
-        """Plain products for 1 x 1, shifted sums for depthwise, Winograd's where it is cheaper, patches for the rest."""
+        """Plain products for 1 x 1, sums for depthwise, blocks for groups, Winograd's where it is cheaper, else patches."""
         if pool == (1, 1) and groups == 1 and window.kernel == window.stride == (1, 1) and not window.is_padded:
             return PointwisePlan(self, window, filters, bias)
-        if pool == (1, 1) and groups == filters == window.in_shape[2] > 1:
+        if groups == filters == window.in_shape[2] > 1:
             return DepthwisePlan(self, window, filters, bias)
-        m = conv_algorithm.tile(window, filters, pool) if groups == 1 else None
+        if groups > 1:
+            return GroupedPlan(self, window, filters, groups, bias)
+        m = conv_algorithm.tile(window, filters, pool)
         if m is None:
             return super().conv_plan(window, filters, groups, bias, pool)
         return WinogradPlan(self, window, filters, bias, m, pool)
