@@ -115,6 +115,7 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "Conv2D 3x3": three_case,
     "MaxPool2D": pool_case(nn.MaxPool2D, F.max_pool2d),
     "AvgPool2D": pool_case(nn.AvgPool2D, F.avg_pool2d),
+    "GlobalMaxPool2D": plain(nn.GlobalMaxPool2D, lambda x: x.amax(dim=(2, 3))),
     "GlobalAvgPool2D": plain(nn.GlobalAvgPool2D, lambda x: x.mean(dim=(2, 3))),
     "ReLU": plain(nn.ReLU, F.relu),
     "LeakyReLU": plain(nn.LeakyReLU, F.leaky_relu),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
-from nnlite.callbacks import Callback, EarlyStopping
+from nnlite.callbacks import Callback, EarlyStopping, WeightAverage
 from nnlite.errors import (
     DataError,
     DeviceError,
@@ -35,6 +35,7 @@ from nnlite.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    GlobalMaxPool2D,
     Layer,
     LayerNorm,
     LeakyReLU,
@@ -51,23 +52,23 @@ from nnlite.layers import (
 from nnlite.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy, Huber, Loss, softmax
 from nnlite.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
 from nnlite.model import Sequential
-from nnlite.optim import SGD, Adam, AdamW, Optimizer, ParameterGroups, RMSProp
+from nnlite.optim import SGD, Adam, AdamW, Muon, Optimizer, ParameterGroups, RMSProp
 from nnlite.profile import profile
 from nnlite.serialize import load
 from nnlite.train import Trainer
 
 if TYPE_CHECKING:
-    from nnlite import data
+    from nnlite import data, zoo
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`nn.data` is loaded when it is first used: not everybody trains on CIFAR-10."""
-    if name == "data":
+    """`nn.data` and `nn.zoo` are loaded when they are first used: not everybody trains on CIFAR-10."""
+    if name in ("data", "zoo"):
         from importlib import import_module
 
-        return import_module("nnlite.data")
+        return import_module(f"nnlite.{name}")
     raise AttributeError(f"module 'nnlite' has no attribute {name!r}")
 
 
@@ -98,6 +99,7 @@ __all__ = [
     "FileError",
     "Flatten",
     "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
     "GradientError",
     "History",
     "Huber",
@@ -107,6 +109,7 @@ __all__ = [
     "Loss",
     "MaxPool2D",
     "Metric",
+    "Muon",
     "NNLiteError",
     "NonFiniteError",
     "Normalize",
@@ -127,6 +130,7 @@ __all__ = [
     "Tanh",
     "TopK",
     "Trainer",
+    "WeightAverage",
     "data",
     "get_num_threads",
     "gradcheck",
@@ -138,4 +142,5 @@ __all__ = [
     "set_conv_algorithm",
     "set_num_threads",
     "softmax",
+    "zoo",
 ]

@@ -1,20 +1,25 @@
-"""What happens around training: three hooks, and early stopping built on them."""
+"""What happens around training: four hooks; early stopping and weight averaging built on them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnlite.errors import DataError
 
 if TYPE_CHECKING:
+    from nnlite.model import Sequential
     from nnlite.train import Trainer
 
 
 class Callback:
-    """Three hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch."""
+    """Four hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch."""
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Before the first step."""
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        """After each step of the optimiser."""
 
     def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
         """After each epoch and its validation; `row` is the new line of the history."""
@@ -74,3 +79,46 @@ class EarlyStopping(Callback):
     def on_fit_end(self, trainer: "Trainer") -> None:
         if self.snapshot is not None:
             trainer.model.restore(self.snapshot)
+
+
+class WeightAverage(Callback):
+    """average <- average + w (values - average) after each step, over parameters and buffers; the model has it after training.
+
+    decay: w = 1 - decay, larger in the first steps, so that they count alike; None: w = 1 / steps, the plain mean.
+    start: the first steps that are left out.  `with average.applied(model):` shows it before the end.
+    Sources: Polyak and Juditsky 1992; Izmailov et al. 2018, Averaging Weights Leads to Wider Optima.
+    Raises ValueError for a decay outside [0, 1).
+    """
+
+    def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
+        if decay is not None and not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), not {decay}")
+        self.decay, self.start = decay, start
+        self.count = 0
+        self.average: Any = None
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        if trainer.steps <= self.start:
+            return
+        values = trainer.model.params, trainer.model.buffers
+        self.count += 1
+        weight = max(1 / self.count, 0 if self.decay is None else 1 - self.decay)
+        if self.average is None:
+            self.average = trainer.model.snapshot()
+        for average, value in zip(self.average, values, strict=True):
+            average += weight * (value - average)
+
+    @contextmanager
+    def applied(self, model: "Sequential") -> Iterator[None]:
+        """The model with the average; it has its own values back afterwards."""
+        own = model.snapshot()
+        if self.average is not None:
+            model.restore(self.average)
+        try:
+            yield
+        finally:
+            model.restore(own)
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        if self.average is not None:
+            trainer.model.restore(self.average)

@@ -89,6 +89,39 @@ def dirac(shape: Shape, rng: Any = None) -> Values:
     return values
 
 
+def dirac_uniform(shape: Shape, rng: np.random.Generator) -> Values:
+    """As `dirac`, but filters beyond the channels are drawn: uniform with variance 1 / (3 fan_in).
+
+    Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds, section 3.2.
+    """
+    values = _uniform(1 / (3 * fans(shape)[0]), shape, rng)
+    values[: shape[-1]] = dirac(shape)[: shape[-1]]
+    return values
+
+
+def whitening(images: Any, eps: float = 5e-4) -> Callable[[Shape, Any], Values]:
+    """Filters that whiten patches: the eigenvectors of their covariance, each divided by sqrt(eigenvalue + eps).
+
+    images: (N, H, W, C), some thousands, scaled as the convolution sees them. The initialiser gives W (filters, kh, kw, C): the
+    eigenvectors e_i, largest eigenvalue first, then -e_i, in turn as often as there are filters. Raises ValueError for other
+    shapes. Source: Page 2019, How to train your ResNet, part 8; with both signs Jordan 2024, section 3.1.
+    """
+    images = np.asarray(images, np.float64)
+
+    def init(shape: Shape, rng: Any = None) -> Values:
+        filters, kh, kw, channels = shape if len(shape) == 4 else (0, 0, 0, 0)
+        if images.ndim != 4 or channels != images.shape[3]:
+            raise ValueError(f"whitening of images {images.shape} cannot initialise {shape}")
+        windows = np.lib.stride_tricks.sliding_window_view(images, (kh, kw), axis=(1, 2))  # (N, OH, OW, C, kh, kw)
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kh * kw * channels)
+        values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
+        whitened = (vectors / np.sqrt(values + eps)).T[::-1]
+        both = np.concatenate([whitened, -whitened])
+        return both[np.arange(filters) % len(both)].reshape(shape)
+
+    return init
+
+
 def _uniform(variance: float, shape: Shape, rng: np.random.Generator) -> Values:
     limit = math.sqrt(3 * variance)
     return rng.uniform(-limit, limit, shape)
@@ -105,6 +138,7 @@ _NAMED = (
     ones,
     orthogonal,
     dirac,
+    dirac_uniform,
 )
 
 

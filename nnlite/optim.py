@@ -215,6 +215,77 @@ class RMSProp(Optimizer):
         p -= d
 
 
+class Muon(Optimizer):
+    """v <- momentum v + g      p <- p - r orthogonal(g + momentum v)      or, without nesterov, p <- p - r orthogonal(v)
+
+    For matrices and filters: p (n, ...) is seen as (n, all the rest). orthogonal(M) is M with all its singular values brought
+    close to 1, by `steps` Newton-Schulz iterations. weight_decay: p <- (1 - r weight_decay) p before the step.
+    renormalize: before the step p is scaled to the norm sqrt(n), which a batch norm behind it does not notice.
+    Raises StateError for a parameter that is a vector: give those to another optimiser, by `ParameterGroups`.
+    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
+    """
+
+    state_names = ("velocity",)
+    decouples_decay = True
+
+    def __init__(
+        self,
+        learning_rate: Rate = 0.02,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        renormalize: bool = False,
+        steps: int = 5,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay, clip_norm)
+        if not 0 <= momentum < 1 or steps < 1:
+            raise ValueError(f"momentum must be in [0, 1) and steps at least 1, got {momentum} and {steps}")
+        self.momentum, self.nesterov, self.renormalize, self.iterations = momentum, nesterov, renormalize, steps
+
+    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None) -> None:
+        slots = [slot for slot in model.vectors.trained if not slot.frozen and (wanted is None or wanted(slot))]
+        for slot in slots:
+            if len(slot.parameter.shape) < 2:
+                raise StateError(f"Muon optimises matrices and filters; {slot.name} has shape {slot.parameter.shape}")
+        vectors = [model.params, model.grads, *self._state_of(model)]
+        rate = self.rate
+        self.steps += 1
+
+        def work(i: int) -> None:
+            matrices = [v[slots[i].place].reshape(slots[i].parameter.shape[0], -1) for v in vectors]
+            with single_threaded_blas:
+                self.update(matrices[0], matrices[1], matrices[0], matrices[2], rate=rate)
+
+        model.backend.map_shards(work, len(slots))
+
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+        (v,), xp = state, backend_of(p).xp
+        v *= self.momentum
+        v += g
+        step = orthogonalize(g + self.momentum * v if self.nesterov else v, self.iterations)
+        if self.renormalize:
+            p *= math.sqrt(len(p)) / (xp.linalg.norm(p) + 1e-12)
+        p *= 1 - rate * self.weight_decay
+        p -= rate * step
+
+
+def orthogonalize(M: Array, steps: int = 5) -> Array:
+    """M (n, k) with singular values near 1 (0.7 to 1.2): X <- a X + (b X X' + c (X X')^2) X from X = M / |M|.
+
+    Newton-Schulz in a fifth-degree form whose slope at zero is large (Jordan et al. 2024).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    xp = backend_of(M).xp
+    X = M / (xp.linalg.norm(M) + 1e-7)
+    if len(X) > X.shape[1]:
+        X = X.T
+    for _ in range(steps):
+        A = X @ X.T
+        X = a * X + (b * A + c * (A @ A)) @ X
+    return X if X.shape == M.shape else X.T
+
+
 class ParameterGroups:
     """Optimisers by name pattern: each parameter goes to the first pattern that its name matches.
 

@@ -4,7 +4,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,12 +88,20 @@ class Trainer:
             self._update_metrics(z, t, w)
         return {"loss": mean.result(), **self._results()}
 
-    def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH) -> Any:
-        """The model's outputs for x (N, ...), as a host array."""
-        parts = [self.model(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
+    def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Sequence[Callable[[Any], Any]] = ()) -> Any:
+        """The model's outputs for x (N, ...), as a host array.
+
+        augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
+        """
+        parts = [self._predict(x[start : start + batch_size], augment) for start in range(0, len(x), batch_size)]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")
         return np.concatenate([self.model.backend.to_host(part) for part in parts])
+
+    def _predict(self, x: Any, augment: Sequence[Callable[[Any], Any]]) -> Any:
+        if not augment:
+            return self.model(x)
+        return sum(self.model(view(x)) for view in augment) / len(augment)
 
     def stop(self) -> None:
         """End training after this epoch."""
@@ -132,6 +140,8 @@ class Trainer:
         self.optimizer.step(self.model)
         self.steps += 1
         self._update_metrics(z, t, w)
+        for callback in self.callbacks:
+            callback.on_step_end(self)
         return loss
 
     def _update_metrics(self, z: Any, t: Any, w: Any) -> None:

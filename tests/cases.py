@@ -111,6 +111,7 @@ CASES = {
     "MaxPool2D": pooling(nn.MaxPool2D),
     "AvgPool2D": pooling(nn.AvgPool2D),
     "GlobalAvgPool2D": fixed(lambda: [nn.GlobalAvgPool2D()], *IMAGES),
+    "GlobalMaxPool2D": fixed(lambda: [nn.GlobalMaxPool2D()], *IMAGES),
     "ReLU": fixed(lambda: [nn.ReLU()], *ANY),
     "LeakyReLU": options(nn.LeakyReLU, ANY, slope=st.sampled_from([0.0, 0.01, 0.3])),
     "Sigmoid": fixed(lambda: [nn.Sigmoid()], *ANY),

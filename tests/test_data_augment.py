@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnlite import DataError
-from nnlite.data import Cutout, RandomCrop, RandomFlip
+from nnlite.data import AlternatingFlip, Cutout, RandomCrop, RandomFlip, mirror, views
 from nnlite.data.augment import draws
 
-AUGMENTATIONS = [RandomCrop(4), RandomCrop(2, mode="reflect"), RandomFlip(), Cutout(5)]
-every_augmentation = pytest.mark.parametrize("augment", AUGMENTATIONS, ids=["crop", "reflect", "flip", "cutout"])
+AUGMENTATIONS = [RandomCrop(4), RandomCrop(2, mode="reflect"), RandomFlip(), AlternatingFlip(), Cutout(5)]
+every_augmentation = pytest.mark.parametrize("augment", AUGMENTATIONS, ids=["crop", "reflect", "flip", "alternating", "cutout"])
 images_shape = st.tuples(st.integers(3, 9), st.integers(3, 9), st.integers(1, 4))
 
 
@@ -62,6 +62,37 @@ def test_flip_mirrors_half_of_the_images():
     flipped = (result == images[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (flipped | (result == images).all(axis=(1, 2, 3))).all()
     assert abs(flipped.mean() - 0.5) < 0.04
+
+
+def test_alternating_flips_show_every_image_in_both_ways():
+    images, index = pictures(2000, (4, 5, 3)), np.arange(2000)
+    epochs = [AlternatingFlip()(images, index, epoch, 3) for epoch in range(4)]
+    flipped = [(result == images[:, :, ::-1]).all(axis=(1, 2, 3)) for result in epochs]
+    assert abs(flipped[0].mean() - 0.5) < 0.05
+    assert np.array_equal(flipped[1], ~flipped[0])
+    assert np.array_equal(epochs[0], epochs[2]) and np.array_equal(epochs[1], epochs[3])
+
+
+def test_mirror():
+    images = pictures(5)
+    np.testing.assert_array_equal(mirror(images), images[:, :, ::-1])
+    chosen = mirror(images, [1, 3])
+    np.testing.assert_array_equal(chosen[[1, 3]], images[[1, 3], :, ::-1])
+    np.testing.assert_array_equal(chosen[[0, 2, 4]], images[[0, 2, 4]])
+
+
+def test_views_for_test_time_averaging():
+    images = pictures(3, (6, 5, 2))
+    plain, mirrored = views()
+    np.testing.assert_array_equal(plain(images), images)
+    np.testing.assert_array_equal(mirrored(images), images[:, :, ::-1])
+    moved = [view(images) for view in views(shift=1)]
+    assert len(moved) == 6 and all(view.shape == images.shape for view in moved)
+    np.testing.assert_array_equal(moved[2][:, 1:, 1:], images[:, :-1, :-1])  # the border is reflected:
+    np.testing.assert_array_equal(moved[2][:, 0, 1:], images[:, 1, :-1])
+    np.testing.assert_array_equal(moved[4][:, :-1, :-1], images[:, 1:, 1:])
+    for i in (1, 3, 5):
+        np.testing.assert_array_equal(moved[i], moved[i - 1][:, :, ::-1])
 
 
 @pytest.mark.parametrize(("mode", "padded_by"), [("zeros", "constant"), ("reflect", "reflect")])

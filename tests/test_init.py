@@ -46,6 +46,38 @@ def test_dirac_is_the_identity(kernel):
     np.testing.assert_array_equal(model(x), x)
 
 
+def test_dirac_uniform_passes_channels_on_and_draws_the_rest():
+    values = nn.init.dirac_uniform((200, 3, 3, 5), np.random.default_rng(0))
+    assert np.array_equal(values[:5], nn.init.dirac((5, 3, 3, 5)))
+    assert values[5:].var() == pytest.approx(1 / (3 * 45), rel=0.05) and abs(values[5:]).max() < 1 / math.sqrt(45)
+    assert np.array_equal(nn.init.dirac_uniform((3, 3, 3, 5), np.random.default_rng(0)), nn.init.dirac((3, 3, 3, 5)))
+
+
+def test_whitening_makes_patches_uncorrelated():
+    """Correlated, differently scaled pixels: the outputs have the identity as their covariance."""
+    rng = np.random.default_rng(0)
+    images = np.cumsum(rng.standard_normal((300, 12, 12, 3)), axis=2) @ rng.standard_normal((3, 3)) + 5
+    layer = nn.Conv2D(24, 2, bias=False, init=nn.init.whitening(images, eps=0))
+    model = nn.Sequential(layer, input_shape=(12, 12, 3), dtype="float64")
+    z = model(images)
+    covariance = np.cov(z.reshape(-1, 24)[:, :12], rowvar=False)
+    np.testing.assert_allclose(covariance, np.eye(12), atol=1e-6)
+    np.testing.assert_allclose(z[..., 12:], -z[..., :12], rtol=1e-12, atol=1e-9)
+    strength = 1 / np.linalg.norm(layer.W.reshape(24, -1)[:12], axis=1)  # square roots of the eigenvalues
+    assert (np.diff(strength) < 0).all()
+    small = nn.init.whitening(images, eps=1e6)((12, 2, 2, 3))
+    assert abs(small).max() < 1e-2
+
+
+def test_whitening_refuses_what_does_not_fit():
+    images = np.zeros((4, 8, 8, 3))
+    for shape in ((4, 2, 2, 1), (4, 12)):
+        with pytest.raises(ValueError, match="whitening"):
+            nn.init.whitening(images)(shape)
+    with pytest.raises(ValueError, match="whitening"):
+        nn.init.whitening(images[0])((4, 2, 2, 3))
+
+
 def test_constants_and_functions():
     model = nn.Sequential(nn.Dense(3, init=nn.init.constant(0.25)), input_shape=(2,))
     assert np.all(model[0].W == 0.25)

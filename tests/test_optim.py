@@ -79,7 +79,11 @@ def test_formula(optimizer, formula):
     np.testing.assert_allclose(train(optimizer), by_formula(formula), rtol=1e-11)
 
 
-@pytest.mark.parametrize("make", [lambda: nn.SGD(0.1, 0.9, True, 0.01), nn.Adam, nn.AdamW, nn.RMSProp])
+def make_muon():
+    return nn.ParameterGroups({"*.W": nn.Muon(), "*": nn.SGD(0.1)})
+
+
+@pytest.mark.parametrize("make", [lambda: nn.SGD(0.1, 0.9, True, 0.01), nn.Adam, nn.AdamW, nn.RMSProp, make_muon])
 def test_threads_and_blocks_change_no_bit(make):
     results = []
     for threads in (1, 2, 3):
@@ -106,6 +110,68 @@ def test_learning_rate_may_change_and_follow_a_schedule():
     train(nn.SGD(schedule), model, 3)
     assert not np.array_equal(model.params, before)
     assert seen == [0, 1, 0, 1, 2]
+
+
+def muon(p, gradients, rate, momentum, nesterov, decay, renormalize, steps):
+    """Written out once more, by singular values: Newton-Schulz is a polynomial of each."""
+    v, shape, p = 0, p.shape, p.reshape(len(p), -1)
+    for g in gradients:
+        v = momentum * v + g.reshape(p.shape)
+        M = g.reshape(p.shape) + momentum * v if nesterov else v
+        U, s, Vt = np.linalg.svd(M / (np.linalg.norm(M) + 1e-7), full_matrices=False)
+        for _ in range(steps):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        if renormalize:
+            p = p * np.sqrt(len(p)) / np.linalg.norm(p)
+        p = (1 - rate * decay) * p - rate * (U * s) @ Vt
+    return p.reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "decay", "renormalize", "steps"),
+    [(0.95, True, 0.0, False, 5), (0.6, True, 0.0, True, 3), (0.9, False, 0.1, False, 1), (0.0, False, 0.0, True, 4)],
+)
+def test_muon(momentum, nesterov, decay, renormalize, steps):
+    model = nn.Sequential(
+        nn.Conv2D(4, 3, bias=False), nn.Flatten(), nn.Dense(40, bias=False), nn.Dense(3), input_shape=(4, 4, 2), dtype="float64"
+    )
+    optimizer = nn.Muon(0.1, momentum, nesterov, decay, renormalize, steps)
+    groups = nn.ParameterGroups({"*.W": optimizer, "*": nn.SGD(0.5)})
+    rng, start = np.random.default_rng(0), {name: view.copy() for name, view in model.named_params().items()}
+    gradients = {name: [] for name in start}
+    for _ in range(3):
+        model.grads = rng.standard_normal(model.grads.shape)
+        for name, g in model.named_grads().items():
+            gradients[name].append(g.copy())
+        groups.step(model)
+    for name, view in model.named_params().items():
+        wanted = start[name] - 0.5 * sum(gradients[name])
+        if name.endswith("W"):
+            wanted = muon(start[name], gradients[name], 0.1, momentum, nesterov, decay, renormalize, steps)
+        np.testing.assert_allclose(view, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (10, 90), (90, 10)])
+def test_orthogonalized_matrices_have_singular_values_near_one(shape):
+    from nnlite.optim import orthogonalize
+
+    M = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    values = np.linalg.svd(orthogonalize(M), compute_uv=False)
+    assert values.shape == (min(shape),) and values.max() < 1.3 and np.median(values) > 0.65
+
+
+def test_muon_refuses_vectors_and_leaves_frozen_filters():
+    model = make_model()
+    with pytest.raises(nn.StateError, match=r"0\.b has shape \(5,\)"):
+        nn.Muon().step(model)
+    model.freeze("*.b")
+    model.freeze("0.W")
+    before = model.params.copy()
+    model.grads = np.ones(len(model.grads))
+    nn.Muon().step(model)
+    changed = {name for name, view in model.named_params().items() if not np.array_equal(view.ravel(), before[: view.size])}
+    assert np.array_equal(model[0].W.ravel(), before[:15]) and "2.W" in changed
+    assert not np.array_equal(model.params, before)
 
 
 def test_clipping_bounds_the_norm_of_all_gradients():
@@ -168,6 +234,8 @@ def test_bad_arguments():
         lambda: nn.Adam(clip_norm=0),
         lambda: nn.RMSProp(alpha=2),
         lambda: nn.AdamW(weight_decay=-1),
+        lambda: nn.Muon(momentum=1),
+        lambda: nn.Muon(steps=0),
         lambda: nn.ParameterGroups({"*": nn.SGD(clip_norm=1)}),
         lambda: nn.ParameterGroups({"*": nn.SGD(), "0.*": nn.SGD()}).step(model),
     ):

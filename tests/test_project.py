@@ -15,7 +15,7 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
     {"gradcheck", "model", "plan", "profile", "serialize", "shards", "summary", "vectors", "workspace"},
-    {"callbacks", "data", "history", "metrics", "train"},
+    {"callbacks", "data", "history", "metrics", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

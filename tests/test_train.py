@@ -108,12 +108,15 @@ def test_early_stopping_on_accuracy_and_bad_names():
         make_trainer(callbacks=[stopping]).fit((X, T), progress=False)
 
 
-def test_the_three_hooks():
+def test_the_four_hooks():
     calls = []
 
     class Log(nn.Callback):
         def on_fit_begin(self, trainer):
             calls.append("begin")
+
+        def on_step_end(self, trainer):
+            calls.append(f"step {trainer.steps}")
 
         def on_epoch_end(self, trainer, row):
             calls.append(trainer.epochs)
@@ -123,8 +126,50 @@ def test_the_three_hooks():
         def on_fit_end(self, trainer):
             calls.append("end")
 
-    make_trainer(callbacks=[Log()]).fit((X, T), epochs=5, progress=False)
-    assert calls == ["begin", 1, 2, "end"]
+    make_trainer(callbacks=[Log()]).fit((X, T), epochs=5, batch_size=len(X) // 2, progress=False)
+    assert calls == ["begin", "step 1", "step 2", 1, "step 3", "step 4", 2, "end"]
+
+
+@pytest.mark.parametrize(("decay", "start"), [(0.5, 0), (None, 0), (0.9, 3), (None, 4)])
+def test_weight_average(decay, start):
+    """Parameters and running statistics, by the formula; the model has them at the end."""
+    values = []
+
+    class Record(nn.Callback):
+        def on_step_end(self, trainer):
+            values.append(np.concatenate(trainer.model.snapshot()))
+
+    average = nn.WeightAverage(decay, start)
+    trainer = make_trainer(callbacks=[Record(), average])
+    trainer.fit((X, T), epochs=3, progress=False)
+    wanted = 0.0
+    for count, value in enumerate(values[start:], start=1):
+        wanted += max(1 / count, 0 if decay is None else 1 - decay) * (value - wanted)
+    np.testing.assert_allclose(np.concatenate(trainer.model.snapshot()), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_average_is_shown_and_taken_back():
+    average = nn.WeightAverage(0.9)
+    trainer = make_trainer(callbacks=[average])
+    with average.applied(trainer.model):
+        pass  # nothing to show yet
+    trainer.fit((X, T), epochs=1, progress=False)
+    trainer.model.params = trainer.model.params + 1
+    own = trainer.model.params.copy()
+    with average.applied(trainer.model):
+        assert np.array_equal(trainer.model.params, average.average[0])
+    assert np.array_equal(trainer.model.params, own)
+    with pytest.raises(ValueError, match="decay"):
+        nn.WeightAverage(1.0)
+
+
+def test_predictions_are_averaged_over_views():
+    model = nn.Sequential(nn.Conv2D(3, 3), nn.Flatten(), nn.Dense(4), input_shape=(6, 6, 2))
+    trainer, x = nn.Trainer(model, nn.CrossEntropy(), nn.SGD()), np.random.default_rng(0).standard_normal((7, 6, 6, 2))
+    wanted = (model(x) + model(x[:, :, ::-1])) / 2
+    np.testing.assert_allclose(trainer.predict(x, batch_size=3, augment=nn.data.views()), wanted, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(trainer.predict(x, augment=nn.data.views(shift=1)), wanted)
+    assert np.array_equal(trainer.predict(x, batch_size=7), model(x))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

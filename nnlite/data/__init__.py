@@ -1,6 +1,6 @@
 """Data sets, found, fetched, checked and gone through in seeded, augmented batches."""
 
-from nnlite.data.augment import Augmentation, Cutout, RandomCrop, RandomFlip
+from nnlite.data.augment import AlternatingFlip, Augmentation, Cutout, RandomCrop, RandomFlip, mirror, views
 from nnlite.data.cifar import cifar10, parse_cifar_binary
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.files import cache_folder
@@ -8,6 +8,7 @@ from nnlite.data.idx import fashion_mnist, mnist, parse_idx
 from nnlite.data.shapes import shapes
 
 __all__ = [
+    "AlternatingFlip",
     "Augmentation",
     "Cutout",
     "Dataset",
@@ -17,8 +18,10 @@ __all__ = [
     "cache_folder",
     "cifar10",
     "fashion_mnist",
+    "mirror",
     "mnist",
     "parse_cifar_binary",
     "parse_idx",
     "shapes",
+    "views",
 ]

@@ -31,11 +31,19 @@ class RandomFlip:
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
         """Mirror some of the images (N, H, W, C)."""
-        rows = _as_rows(images).copy()
-        chosen = np.flatnonzero(_below(2, draws(index, epoch, seed, kind=1)[0]))
-        values = np.arange(rows.shape[2]).reshape(images.shape[2:])  # (W, C): where in its row each value stands
-        rows[chosen] = np.take(rows[chosen], values[::-1].ravel(), axis=2)
-        return rows.reshape(images.shape)
+        return mirror(images, np.flatnonzero(_below(2, draws(index, epoch, seed, kind=1)[0])))
+
+
+class AlternatingFlip:
+    """Mirror left and right: half of the images in the first epoch, drawn at random, the other half in the next, and so on.
+
+    So that two epochs show every image in both ways. Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds, section 3.6.
+    """
+
+    def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
+        """Mirror one half of the images (N, H, W, C)."""
+        first = _below(2, draws(index, 0, seed, kind=4)[0])
+        return mirror(images, np.flatnonzero(first ^ (epoch & 1)))
 
 
 class RandomCrop:
@@ -94,6 +102,37 @@ class Cutout:
         first = _below(length, bits)[:, None] - self.size // 2
         place = np.arange(length)
         return np.asarray((place >= first) & (place < first + self.size))
+
+
+def mirror(images: Array, chosen: Any = slice(None)) -> Array:
+    """New images (N, H, W, C), the chosen ones mirrored left and right (default: all)."""
+    rows = _as_rows(images).copy()
+    values = np.arange(rows.shape[2]).reshape(images.shape[2:])  # (W, C): where in its row each value stands
+    rows[chosen] = np.take(rows[chosen], values[::-1].ravel(), axis=2)
+    return rows.reshape(images.shape)
+
+
+def views(shift: int = 0) -> list[Callable[[Array], Array]]:
+    """For `Trainer.predict(x, augment=nn.data.views())`: the images as they are and mirrored left and right.
+
+    shift: with both, also moved by so many pixels up and left, and down and right, reflected at the border (six views).
+    """
+    places = [0] if not shift else [0, -shift, shift]
+    return [_View(place, mirrored) for place in places for mirrored in (False, True)]
+
+
+class _View:
+    """Images moved along the diagonal, and mirrored."""
+
+    def __init__(self, shift: int, mirrored: bool) -> None:
+        self.shift, self.mirrored = shift, mirrored
+
+    def __call__(self, images: Array) -> Array:
+        size, (_, height, width, _) = abs(self.shift), images.shape
+        if size:
+            padded = np.pad(images, ((0, 0), (size, size), (size, size), (0, 0)), mode="reflect")
+            images = padded[:, size + self.shift :, size + self.shift :][:, :height, :width]
+        return mirror(np.ascontiguousarray(images)) if self.mirrored else images
 
 
 @lru_cache(maxsize=64)

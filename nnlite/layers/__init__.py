@@ -6,7 +6,7 @@ from nnlite.layers.conv import Conv2D
 from nnlite.layers.dense import Dense
 from nnlite.layers.dropout import Dropout
 from nnlite.layers.norm import BatchNorm, LayerNorm, Normalize
-from nnlite.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from nnlite.layers.pool import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from nnlite.layers.reshape import Flatten, Reshape
 from nnlite.layers.residual import Residual
 
@@ -21,6 +21,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
     "Layer",
     "LayerNorm",
     "LeakyReLU",

@@ -74,6 +74,27 @@ class GlobalAvgPool2D(Layer):
         return self.xp.divide(everywhere, h * w, out=ctx.out)
 
 
+class GlobalMaxPool2D(Layer):
+    """y = the largest a of all pixels, channel by channel.     a: (N, H, W, C)   y: (N, C)
+
+    Backward: each delta goes to the pixel that was largest; of equal ones the first, row by row.
+    """
+
+    keeps, shares_memory = None, False
+
+    def build(self, in_shape: Shape) -> Shape:
+        if len(in_shape) != 3:
+            raise ShapeError(f"expects images of shape (height, width, channels), got {in_shape}")
+        self.plan = self.backend.max_pool_plan(Window.of(in_shape, in_shape[:2]))
+        return (in_shape[2],)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        return self.plan.forward(a, ctx, None).reshape(len(a), -1)
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.plan.backward(delta[:, None, None, :], ctx, ctx.out)
+
+
 def _window(layer: MaxPool2D | AvgPool2D, in_shape: Shape) -> Window:
     stride = layer.size if layer.stride is None else layer.stride
     window = Window.of(in_shape, layer.size, stride, layer.padding)

@@ -1,0 +1,106 @@
+"""Networks from papers and tutorials, each a few lines. Images come as bytes 0 ... 255 or on that scale."""
+
+from typing import Any
+
+import nnlite as nn
+
+CIFAR_MEAN, CIFAR_STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training images, by channel
+IMAGE = (32, 32, 3)
+
+
+def tutorial_cnn(classes: int = 10, seed: int = 0) -> nn.Sequential:
+    """The CNN of the TensorFlow tutorial on CIFAR-10: 122,570 parameters (https://www.tensorflow.org/tutorials/images/cnn)."""
+    init: dict[str, Any] = {"init": "glorot_uniform"}
+    return nn.Sequential(
+        nn.Normalize(mean=0, std=255),
+        nn.Conv2D(32, 3, **init),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(64, 3, **init),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(64, 3, **init),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dense(64, **init),
+        nn.ReLU(),
+        nn.Dense(classes, **init),
+        input_shape=IMAGE,
+        seed=seed,
+    )
+
+
+def airbench(widths: tuple[int, int, int] = (64, 256, 256), classes: int = 10, seed: int = 0) -> nn.Sequential:
+    """A whitening convolution and three groups of two convolutions.  Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds.
+
+    Layer 1 is the whitening: give it its filters, `model[1].W = nn.init.whitening(images)(model[1].W.shape)`, of normalized
+    images, and freeze them, `model.freeze("1.W")`. `presets.py` of the examples trains it.
+    """
+    return nn.Sequential(
+        nn.Normalize(CIFAR_MEAN, CIFAR_STD),
+        nn.Conv2D(24, 2),
+        nn.GELU("tanh"),
+        *(layer for width in widths for layer in _airbench_group(width)),
+        nn.GlobalMaxPool2D(),
+        nn.Normalize(0, widths[-1]),  # the head's inputs are scaled by 1 / width
+        nn.Dense(classes, bias=False, init="lecun_uniform"),
+        input_shape=IMAGE,
+        seed=seed,
+    )
+
+
+def _airbench_group(width: int) -> list[nn.Layer]:
+    def convolution() -> nn.Layer:
+        return nn.Conv2D(width, 3, padding=1, bias=False, init="dirac_uniform")
+
+    def norm() -> nn.Layer:
+        return nn.BatchNorm(momentum=0.6, eps=1e-12, scale=False)
+
+    return [convolution(), nn.MaxPool2D(2), norm(), nn.GELU("tanh"), convolution(), norm(), nn.GELU("tanh")]
+
+
+def resnet(depth: int = 20, classes: int = 10, seed: int = 0) -> nn.Sequential:
+    """The ResNet for CIFAR of depth 6 n + 2, with pre-activation: widths 16, 32, 64, n blocks each.
+
+    Sources: He et al. 2015, section 4.2; He et al. 2016, Identity Mappings in Deep Residual Networks. Raises ValueError for
+    another depth.
+    """
+    n, rest = divmod(depth - 2, 6)
+    if n < 1 or rest:
+        raise ValueError(f"the depth of a ResNet for CIFAR is 6 n + 2, such as 20, not {depth}")
+    blocks = [_residual(width, stride=2 if i == 0 and width > 16 else 1) for width in (16, 32, 64) for i in range(n)]
+    return nn.Sequential(
+        nn.Normalize(CIFAR_MEAN, CIFAR_STD),
+        nn.Conv2D(16, 3, padding=1, bias=False),
+        *blocks,
+        nn.BatchNorm(),
+        nn.ReLU(),
+        nn.GlobalAvgPool2D(),
+        nn.Dense(classes),
+        input_shape=IMAGE,
+        seed=seed,
+    )
+
+
+def _residual(width: int, stride: int) -> nn.Layer:
+    first = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(width, 3, stride=stride, padding=1, bias=False)
+    second = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(width, 3, padding=1, bias=False)
+    return nn.Residual(*first, *second, shortcut=() if stride == 1 else nn.Conv2D(width, 1, stride=stride, bias=False))
+
+
+def vgg_small(widths: tuple[int, ...] = (64, 128, 256), classes: int = 10, seed: int = 0) -> nn.Sequential:
+    """Two 3 x 3 convolutions with batch norm and a pooling for each width.  Source: Simonyan and Zisserman 2015, section 2."""
+    layers: list[nn.Layer] = []
+    for width in widths:
+        layers += [layer for _ in range(2) for layer in (nn.Conv2D(width, 3, padding=1, bias=False), nn.BatchNorm(), nn.ReLU())]
+        layers.append(nn.MaxPool2D(2))
+    head = nn.Flatten(), nn.Dense(classes)
+    return nn.Sequential(nn.Normalize(CIFAR_MEAN, CIFAR_STD), *layers, *head, input_shape=IMAGE, seed=seed)
+
+
+def mlp(sizes: tuple[int, ...], seed: int = 0) -> nn.Sequential:
+    """Dense layers with ReLU between them.     sizes: inputs, hidden units, ..., outputs"""
+    if len(sizes) < 2:
+        raise ValueError(f"an MLP needs at least inputs and outputs, got sizes {sizes}")
+    hidden = [layer for units in sizes[1:-1] for layer in (nn.Dense(units), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Dense(sizes[-1], init="lecun_uniform"), input_shape=sizes[:1], seed=seed)
