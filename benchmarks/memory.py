@@ -9,19 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def peak(batch: int) -> float:
     """MiB that five steps take beyond imports, model and inputs."""
     import numpy as np
 
-    sys.path.insert(0, str(ROOT / "examples"))
-    from cifar10 import tutorial_cnn
-
     import nnlite as nn
 
-    model, rng = tutorial_cnn(seed=0), np.random.default_rng(0)
+    model, rng = nn.zoo.tutorial_cnn(), np.random.default_rng(0)
     x, t = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), rng.integers(0, 10, batch)
     model.loss_and_grad(x[:1], t[:1], nn.CrossEntropy())  # threads and libraries are loaded
     before = rss()

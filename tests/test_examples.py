@@ -106,3 +106,35 @@ def test_code_in_the_documents(name, tmp_path, monkeypatch):
     names = {}
     for block in blocks:
         exec(block, names)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg", "fast90"])
+def test_cifar10_recipes(model, tmp_path):
+    import cifar10
+
+    arguments = [
+        "--data",
+        "shapes",
+        "--limit",
+        "120",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "60",
+        "--model",
+        model,
+        "--out",
+        str(tmp_path),
+    ]
+    metrics = cifar10.main(arguments)
+    assert metrics["model"] == model and metrics["epochs"] == 1 and metrics["batch_size"] == 60
+    assert ("test_accuracy_tta" in metrics) == (model == "fast90")
+    assert nn.load(tmp_path / "model.safetensors").out_shape == (10,)
+
+
+def test_cifar10_arguments_that_contradict(capsys):
+    import cifar10
+
+    with pytest.raises(SystemExit):
+        cifar10.main(["--learning-rate", "0.1"])
+    assert "--learning-rate needs --optimizer" in capsys.readouterr().err
