@@ -76,12 +76,12 @@ def whiten(model: nn.Sequential, images: Any) -> None:
     model.freeze("1.W")
 
 
-def airbench(widths: tuple[int, int, int], epochs: int, batch_size: int, shift: int = 0) -> Recipe:
+def airbench(widths: tuple[int, int, int], epochs: int, batch_size: int, filters: float, shift: int = 0) -> Recipe:
     return Recipe(
         lambda seed: nn.zoo.airbench(widths, seed=seed),
         epochs,
         batch_size,
-        Airbench(),
+        Airbench(filters),
         nn.CrossEntropy(label_smoothing=0.2),
         (nn.data.AlternatingFlip(), nn.data.RandomCrop(2, mode="reflect")),
         nn.data.views(shift),
@@ -94,8 +94,8 @@ RECIPES = {
     "tutorial": Recipe(lambda seed: nn.zoo.tutorial_cnn(seed=seed), 10, 32, adam),
     "resnet20": Recipe(lambda seed: nn.zoo.resnet(20, seed=seed), 30, 128, one_cycle, augmentations=FLIP_AND_CROP),
     "vgg": Recipe(lambda seed: nn.zoo.vgg_small(seed=seed), 15, 128, one_cycle, augmentations=FLIP_AND_CROP),
-    "fast90": airbench((32, 128, 128), epochs=5, batch_size=1000),
-    "fast94": airbench((64, 256, 256), epochs=9, batch_size=1000, shift=1),
+    "fast90": airbench((32, 128, 128), epochs=5, batch_size=500, filters=0.17),
+    "fast94": airbench((64, 256, 256), epochs=9, batch_size=1000, filters=0.24, shift=1),
 }
 
 
