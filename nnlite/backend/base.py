@@ -1,5 +1,6 @@
 """What a backend offers: an array module and a dozen operations, written here in plain `xp` for every backend."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
 from nnlite.backend.window import Array, Pair, Window
 
+GELU_LINEAR, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
 FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
@@ -127,6 +129,37 @@ class Backend:
     def relu(self, a: Array, out: Any) -> Array:
         """max(a, 0)."""
         result: Array = self.xp.maximum(a, 0, out=out)
+        return result
+
+    def gelu_tanh(self, a: Array, out: Any) -> Array:
+        """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), in sweeps over one temporary array."""
+        t = self._tanh_u(a)
+        t += 1
+        t *= a
+        result: Array = self.xp.multiply(t, 0.5, out=out)
+        return result
+
+    def gelu_tanh_delta(self, delta: Array, a: Array, out: Any) -> Array:
+        """delta times the derivative of `gelu_tanh`: (1 + t) (1 + (1 - t) a du/da) / 2 with t = tanh u."""
+        xp, t = self.xp, self._tanh_u(a)
+        slope = xp.multiply(a, a, out=self.scratch("gelu slope", a.shape, a.dtype))
+        slope *= 3 * GELU_LINEAR * GELU_CUBIC
+        slope += GELU_LINEAR
+        slope *= a
+        slope *= xp.subtract(1, t, out=self.scratch("gelu rest", a.shape, a.dtype))
+        slope += 1
+        t += 1
+        slope *= t
+        slope *= delta
+        result: Array = xp.multiply(slope, 0.5, out=out)
+        return result
+
+    def _tanh_u(self, a: Array) -> Array:
+        t = self.xp.multiply(a, a, out=self.scratch("gelu", a.shape, a.dtype))
+        t *= GELU_LINEAR * GELU_CUBIC
+        t += GELU_LINEAR
+        t *= a
+        result: Array = self.xp.tanh(t, out=t)
         return result
 
     def erf(self, x: Array) -> Array:

@@ -84,19 +84,18 @@ class GELU(Layer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
+        if self.approximate == "tanh":
+            return self.backend.gelu_tanh(a, ctx.out)
         return self.xp.multiply(a, self._Phi(a), out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        a, Phi = ctx.a, self._Phi(ctx.a)
+        a = ctx.a
         if self.approximate == "tanh":
-            slope = Phi + a * 2 * Phi * (1 - Phi) * (math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * a * a))
-        else:
-            slope = Phi + a * self.xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
+            return self.backend.gelu_tanh_delta(delta, a, ctx.out)
+        slope = self._Phi(a) + a * self.xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
         return self.xp.multiply(delta, slope, out=ctx.out)
 
     def _Phi(self, a: Array) -> Array:
-        if self.approximate == "tanh":
-            return 0.5 * (1 + self.xp.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a * a * a)))
         return 0.5 * (1 + self.backend.erf(a * (1 / math.sqrt(2))))
 
 
