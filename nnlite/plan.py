@@ -7,7 +7,7 @@ the same bits, but for convolutions that pool, where sums have another order.
 import copy
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 from nnlite.backend import Array
@@ -24,20 +24,24 @@ FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% o
 
 
 class LayerStep:
-    """One layer; `in_place` and `delta_in_place`: forward, or backward, may overwrite what it is given."""
+    """One layer; `in_place` and `delta_in_place`: forward, or backward, may overwrite what it is given.
+
+    `buffer`: the number of the buffer for its delta; deltas are soon done with, so the shards of a thread share those.
+    """
 
     def __init__(self, path: str, layer: Layer) -> None:
         self.path, self.layer = path, layer
         self.in_place = self.delta_in_place = False
+        self.buffer = 0
 
     def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The layer's output; in `target`, where one is given and the layer writes to `ctx.out`."""
-        ctx.aim(target if target is not None else a if self.in_place else ("out", self.layer.out_shape))
+        ctx.aim(target if target is not None else a if self.in_place else (None, self.layer.out_shape))
         return self.layer.forward(a, ctx)
 
     def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Any:
         """The delta of the layer's input, likewise."""
-        ctx.aim(target if target is not None else delta if self.delta_in_place else ("delta", self.layer.in_shape))
+        ctx.aim(target if target is not None else delta if self.delta_in_place else (self.buffer, self.layer.in_shape))
         return self.layer.backward(delta, ctx)
 
 
@@ -47,15 +51,16 @@ class StackStep:
     def __init__(self, move: Fork | Swap | Add) -> None:
         self.move = move
         self.in_place = self.delta_in_place = False
+        self.buffer = 0
 
     def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The movement."""
-        ctx.aim(target if target is not None else a if self.in_place else ("out", a.shape[1:]))
+        ctx.aim(target if target is not None else a if self.in_place else (None, a.shape[1:]))
         return self.move.forward(a, stack, ctx)
 
     def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The movement, backward."""
-        ctx.aim(target if target is not None else delta if self.delta_in_place else ("delta", delta.shape[1:]))
+        ctx.aim(target if target is not None else delta if self.delta_in_place else (self.buffer, delta.shape[1:]))
         return self.move.backward(delta, stack, ctx)
 
 
@@ -140,6 +145,7 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -
             run.in_shapes, shapes = shapes, _shapes_after(run.steps, shapes)
             run.out_shapes = shapes
             _follow_stack(run)
+            _number_buffers(run)
     if rewrite:
         for run in runs:
             _allow_in_place(run, training=True, at_barrier=run is not runs[0])
@@ -248,6 +254,24 @@ def _follow_stack(run: Run) -> None:
     run.carried = {
         j: source for j, source in enumerate(stack, 1) if 0 < source < depth and [current, *stack].count(source) == 1
     }
+
+
+def _number_buffers(run: Run) -> None:
+    """Give each step's delta a buffer that holds no delta that is still wanted; buffer 0 is that of the run's exit."""
+    current, stack = {0}, [set[int]() for _ in run.out_shapes[1:]]
+    for step in reversed(run.steps):
+        taken = current.union(*stack)
+        step.buffer = next(number for number in count() if number not in taken)
+        if isinstance(step, LayerStep):
+            # What shares memory with the delta that it was given keeps that buffer taken, too.
+            current = current | {step.buffer} if step.layer.shares_memory or step.layer.elementwise else {step.buffer}
+        elif isinstance(step.move, Add):
+            stack.append(current)
+        elif isinstance(step.move, Swap):
+            stack[-1], current = current, stack[-1]
+        else:
+            stack.pop()
+            current = current | {step.buffer}
 
 
 def _allow_in_place(run: Run, training: bool, at_barrier: bool) -> None:

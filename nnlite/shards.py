@@ -257,7 +257,7 @@ class TrainingPass(Pass):
                 self.batches[k + 1],
                 self.delta_batches[k + 1],
             )
-            ctx.aim(("delta", run.exit.in_shape))
+            ctx.aim((0, run.exit.in_shape))
             delta = run.exit.backward(delta, ctx)
         stop = max(first_step if k == first_run else 0, 0 if run.entry is None else 1)
         for j in range(len(run.steps) - 1, stop - 1, -1):

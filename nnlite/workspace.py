@@ -24,10 +24,10 @@ class Workspace:
         self.input = Buffers(xp)
         self.steps = run.steps
         self.contexts = [
-            Context(xp, model.layer_ids.get(step.path, 0) if isinstance(step, LayerStep) else 0, self.shard, model.dtype)
+            Context(xp, model.layer_ids.get(getattr(step, "path", ""), 0), self.shard, model.dtype, model.backend.scratch)
             for step in run.steps
         ]
-        self.exit = Context(xp, 0, self.shard, model.dtype)
+        self.exit = Context(xp, 0, self.shard, model.dtype, model.backend.scratch)
         pairs = zip(run.steps, self.contexts, strict=True)
         self.layers = [(i, step.layer, ctx) for i, (step, ctx) in enumerate(pairs) if isinstance(step, LayerStep)]
         self.preparing = [(i, ctx) for i, layer, ctx in self.layers if prepares(layer)]

@@ -104,7 +104,7 @@ class ConvPlan:
             return delta
         taps = memory.kept("delta")
         if taps is None:
-            taps = memory.persist("delta", (self.taps, *delta.shape), delta.dtype)
+            taps = memory.keep("delta", self.backend.scratch("delta taps", (self.taps, *delta.shape), delta.dtype))
             spread_to_taps(self.backend.xp, delta, memory, taps)
         return taps
 
@@ -261,6 +261,7 @@ class GroupedPlan(ConvPlan):
             dense, bias = self._dense(dW.dtype), None if db is None else db.reshape(self.blocks, -1)[k]
             block, block_delta = self._block("block of a", a, k, self.inputs), self._block("block of z", delta, k, self.outputs)
             self.block_plan.weight_gradient(block, block_delta, memory.part(k), dense, bias)
+            memory.part(k).forget_all()  # the next block uses the same scratch memory
             for i in range(self.joined):
                 self._filters(dW, k)[i] = self._group(dense, i)
 

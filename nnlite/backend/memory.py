@@ -80,6 +80,11 @@ class Memory:
         array = self._kept[name] = self._own.get(name, shape, dtype)
         return array
 
+    def keep(self, name: str, array: Array) -> Array:
+        """Keep an array of somebody else's, until it is forgotten."""
+        self._kept[name] = array
+        return array
+
     def keep_if_swept(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array | None:
         """An array that stays until backward if that follows at once; else None."""
         if self.swept:
@@ -90,6 +95,10 @@ class Memory:
     def forget(self, name: str) -> None:
         """Nobody needs it any more."""
         self._kept.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Nobody needs anything any more."""
+        self._kept.clear()
 
     def kept(self, name: str) -> Array | None:
         """What forward kept under this name, or None."""

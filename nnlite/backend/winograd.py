@@ -111,7 +111,7 @@ class WinogradPlan(ConvPlan):
         xp, (_, _, G) = self.backend.xp, self._of(delta.dtype)
         V, D = memory.kept("V"), memory.kept("D")
         V = self._input_tiles(a, memory) if V is None else _trim(V)
-        D = self._delta_tiles(delta, memory) if D is None else _trim(D)
+        D = self._delta_tiles(delta, memory) if D is None else D
         V, D = V.reshape(self.p, -1, self.channels), D.reshape(self.p, -1, self.filters)
         dU = self._scratch("dU", self.p, self.filters * self.channels, delta.dtype)
         xp.matmul(D.transpose(0, 2, 1), V, out=dU.reshape(self.p, self.filters, self.channels))
@@ -125,7 +125,7 @@ class WinogradPlan(ConvPlan):
         xp, n, (U, _) = self.backend.xp, len(delta), filters
         _, B, _ = self._of(delta.dtype)
         D = memory.kept("D")
-        D = self._delta_tiles(delta, memory) if D is None else _trim(D)
+        D = self._delta_tiles(delta, memory) if D is None else D
         dV = self._scratch("dV", self.p, n * self.tiles * self.channels, delta.dtype)
         products = dV.reshape(self.p, -1, self.channels)
         xp.matmul(D.reshape(self.p, -1, self.filters), U.transpose(0, 2, 1), out=products)
@@ -187,7 +187,7 @@ class WinogradPlan(ConvPlan):
             taps[0] = self._by_tile(whole)
         else:
             spread_to_taps(self.backend.xp, self._by_tile(whole), memory, taps)
-        D = _trim(memory.persist("D", (self.p, Y.shape[1] + PAD), delta.dtype))
+        D = memory.keep("D", self._scratch("D", self.p, Y.shape[1], delta.dtype))
         self.backend.xp.matmul(self._of(delta.dtype)[0].T, Y, out=D)
         return D
 

@@ -45,15 +45,17 @@ class Context(Memory):
     and `needs_delta` (false where nobody wants dJ/da).
     """
 
-    def __init__(self, xp: Any = None, layer_id: int = 0, shard: Shard | None = None, dtype: Any = None) -> None:
+    def __init__(
+        self, xp: Any = None, layer_id: int = 0, shard: Shard | None = None, dtype: Any = None, scratch: Any = None
+    ) -> None:
         super().__init__(xp)
-        self.layer_id, self.dtype = layer_id, dtype
+        self.layer_id, self.dtype, self.scratch = layer_id, dtype, scratch
         self.shard = shard or Shard()
         self.prepared: Any = None
         self.batch: Any = None
         self.delta_batch: Any = None
         self.trained = self.needs_delta = True
-        self._target: Array | tuple[str, Shape] | None = None
+        self._target: Array | tuple[int | None, Shape] | None = None
 
     if TYPE_CHECKING:
 
@@ -70,12 +72,17 @@ class Context(Memory):
     def out(self) -> Array | None:
         """Where the result may be written; asked for at most once in a forward or backward pass."""
         if type(self._target) is tuple:
-            name, shape = self._target
-            return self._own.get(name, (self.shard.rows, *shape), self.dtype)
+            number, shape = self._target
+            shape = (self.shard.rows, *shape)
+            return (
+                self._own.get("out", shape, self.dtype)
+                if number is None
+                else self.scratch(f"delta {number}", shape, self.dtype)
+            )
         return self._target
 
-    def aim(self, target: "Array | tuple[str, Shape] | None") -> None:
-        """Choose what `out` gives: an array, or a buffer of this context by name and shape of a row."""
+    def aim(self, target: "Array | tuple[int | None, Shape] | None") -> None:
+        """Choose what `out` gives: an array, or room for rows of a shape, the context's own or the thread's of a number."""
         self._target = target
 
 
