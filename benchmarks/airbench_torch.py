@@ -102,6 +102,8 @@ def train_airbench(recipe: Any, train: Any, test: Any, seed: int) -> dict[str, A
     augmented = train.augmented(*recipe.augmentations)
     step = 0
     for epoch in range(recipe.epochs):
+        if epoch == settings.whitening_epochs:
+            model.whiten.bias.requires_grad_(False)
         for x, t in augmented.batches(batch, epoch=epoch, seed=seed):
             for (group, end), rate in zip(ends, rates, strict=True):
                 group["lr"] = rate * max(0.0, 1 - step / end)

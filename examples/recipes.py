@@ -25,6 +25,7 @@ class Recipe(NamedTuple):
     loss: nn.Loss = nn.CrossEntropy()
     augmentations: Sequence[nn.data.Augmentation] = ()
     views: Sequence[Callable[[Any], Any]] = ()
+    callbacks: Sequence[nn.Callback] = ()
     prepare: Callable[[nn.Sequential, Any], None] = lambda model, images: None
 
 
@@ -69,6 +70,17 @@ class Airbench(NamedTuple):
         )
 
 
+class FreezeAfter(nn.Callback):
+    """Train the parameters of this pattern for so many epochs only; what lies before them then needs no backward pass."""
+
+    def __init__(self, epochs: int, pattern: str) -> None:
+        self.epochs, self.pattern = epochs, pattern
+
+    def on_epoch_end(self, trainer: nn.Trainer, row: Any) -> None:
+        if trainer.epochs == self.epochs:
+            trainer.model.freeze(self.pattern)
+
+
 def whiten(model: nn.Sequential, images: Any) -> None:
     """Give the first convolution the filters that whiten the patches of 5,000 images, and freeze them."""
     normalized = (images[:5000] - np.array(nn.zoo.CIFAR_MEAN)) / np.array(nn.zoo.CIFAR_STD)
@@ -85,6 +97,7 @@ def airbench(widths: tuple[int, int, int], epochs: int, batch_size: int, filters
         nn.CrossEntropy(label_smoothing=0.2),
         (nn.data.AlternatingFlip(), nn.data.RandomCrop(2, mode="reflect")),
         nn.data.views(shift),
+        (FreezeAfter(Airbench().whitening_epochs, "1.b"),),
         whiten,
     )
 
@@ -112,4 +125,4 @@ def make_trainer(recipe: Recipe, samples: int, seed: int, device: str = "cpu") -
     """The recipe's model, loss and optimiser."""
     model = recipe.model(seed).to(device)
     optimizer = recipe.optimizer(model, recipe, math.ceil(samples / recipe.batch_size))
-    return nn.Trainer(model, recipe.loss, optimizer, metrics=[nn.Accuracy()])
+    return nn.Trainer(model, recipe.loss, optimizer, metrics=[nn.Accuracy()], callbacks=recipe.callbacks)
