@@ -37,6 +37,10 @@ class Backend:
         array: Array = self.xp.empty(shape, dtype)
         return array
 
+    def views(self, key: Any, make: Callable[[], Any]) -> Any:
+        """`make()`: views of scratch arrays. A backend may keep them for this key as long as the arrays are the same."""
+        return make()
+
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         """A view of `a` with other axes: windows that overlap, tiles."""
         view: Array = self.xp.lib.stride_tricks.as_strided(a, shape, strides)

@@ -11,6 +11,7 @@ class Buffers:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
+        self.growths = 0  # how often a buffer was made anew
         self._arrays: dict[str, tuple[Array, Array]] = {}  # the whole buffer, and the view last asked for
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -21,6 +22,7 @@ class Buffers:
         size = math.prod(shape)
         if flat is None or flat.dtype != dtype or flat.size < size:
             flat = self.xp.empty(size, dtype)
+            self.growths += 1
         view = flat[:size].reshape(shape)
         self._arrays[name] = flat, view
         return view

@@ -18,6 +18,7 @@ pooling behind it, Y comes as (t^2, (m / t)^2 tiles F), pool tap by pool tap, an
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,56 +84,42 @@ class WinogradPlan(ConvPlan):
         return U.reshape(self.p, self.channels, self.filters), b
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
-        xp, n, (U, b) = self.backend.xp, len(a), filters
+        xp, n, (U, b), v = self.backend.xp, len(a), filters, self._views(len(a), a.dtype)
         memory.forget("D")
-        A, _, _ = self._of(a.dtype)
-        V = self._input_tiles(a, memory)
-        M = self._scratch("M", self.p, n * self.tiles * self.filters, a.dtype)
-        products = M.reshape(self.p, -1, self.filters)
-        xp.matmul(V.reshape(self.p, -1, self.channels), U, out=products)
+        xp.matmul(self._input_tiles(a, memory), U, out=v.products)
         if b is not None:
-            products[self.constant] += b
-        Y = self._scratch("Y", self.m**2, M.shape[1], a.dtype)
-        xp.matmul(A, M, out=Y)
-        taps = Y.reshape(self.taps, self.q, self.q, n, self.rows, self.columns, self.filters)
-        maxima = taps[0]
+            v.products[self.constant] += b
+        xp.matmul(self._of(a.dtype)[0], v.M, out=v.Y)
         if self.taps > 1:
-            maxima = self.backend.scratch("maxima", maxima.shape, a.dtype)
-            max_of_taps(xp, taps, memory, maxima)
+            max_of_taps(xp, v.taps, memory, v.maxima)
         z = self._out((n, *self.out_shape), a.dtype, out)
-        whole = z if self.exact else self._output_scratch(n, a.dtype)
-        self._by_tile(whole)[...] = maxima
+        whole = z if self.exact else v.whole
+        self._by_tile(whole)[...] = v.maxima
         if not self.exact:
             z[...] = whole[:, : z.shape[1], : z.shape[2]]
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         """dW = G' dU."""
-        xp, (_, _, G) = self.backend.xp, self._of(delta.dtype)
+        xp, (_, _, G), v = self.backend.xp, self._of(delta.dtype), self._views(len(a), delta.dtype)
         V, D = memory.kept("V"), memory.kept("D")
-        V = self._input_tiles(a, memory) if V is None else _trim(V)
+        V = self._input_tiles(a, memory) if V is None else V
         D = self._delta_tiles(delta, memory) if D is None else D
-        V, D = V.reshape(self.p, -1, self.channels), D.reshape(self.p, -1, self.filters)
-        dU = self._scratch("dU", self.p, self.filters * self.channels, delta.dtype)
-        xp.matmul(D.transpose(0, 2, 1), V, out=dU.reshape(self.p, self.filters, self.channels))
-        taps = self._scratch("filter taps", 9, dU.shape[1], delta.dtype)
-        xp.matmul(G.T, dU, out=taps)
+        xp.matmul(D.transpose(0, 2, 1), V, out=v.dU.reshape(self.p, self.filters, self.channels))
+        taps = self._scratch("filter taps", 9, v.dU.shape[1], delta.dtype)
+        xp.matmul(G.T, v.dU, out=taps)
         dW[...] = taps.reshape(3, 3, self.filters, self.channels).transpose(2, 0, 1, 3)
         if db is not None:
             db[...] = self.backend.column_sums(D[self.constant])
 
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
-        xp, n, (U, _) = self.backend.xp, len(delta), filters
-        _, B, _ = self._of(delta.dtype)
+        xp, n, (U, _), v = self.backend.xp, len(delta), filters, self._views(len(delta), delta.dtype)
         D = memory.kept("D")
         D = self._delta_tiles(delta, memory) if D is None else D
-        dV = self._scratch("dV", self.p, n * self.tiles * self.channels, delta.dtype)
-        products = dV.reshape(self.p, -1, self.channels)
-        xp.matmul(D.reshape(self.p, -1, self.filters), U.transpose(0, 2, 1), out=products)
-        dX = self._scratch("dX", self.p, dV.shape[1], delta.dtype)
-        xp.matmul(B.T, dV, out=dX)
+        xp.matmul(D, U.transpose(0, 2, 1), out=v.dV.reshape(self.p, -1, self.channels))
+        xp.matmul(self._of(delta.dtype)[1].T, v.dV, out=v.dX)
         da = self._out((n, *self.window.in_shape), delta.dtype, out)
-        reached = self._add_tiles(dX, n)[self.window.interior]
+        reached = self._add_tiles(v)[self.window.interior]
         _, h, w, _ = reached.shape
         da[:, h:], da[:, :h, w:] = 0, 0  # pixels that only left-out outputs meet
         da[:, :h, :w] = reached
@@ -147,18 +134,37 @@ class WinogradPlan(ConvPlan):
             self._transforms[dtype] = tuple(self.backend.asarray(x, dtype) for x in (A, B, G))
         return self._transforms[dtype]
 
+    def _views(self, n: int, dtype: Any) -> Any:
+        """The scratch arrays of a shard of n images, seen in all the ways that are needed."""
+        return self.backend.views((self, n, dtype), lambda: self._make_views(n, dtype))
+
+    def _make_views(self, n: int, dtype: Any) -> Any:
+        v, m, c, f = SimpleNamespace(), self.m, self.channels, self.filters
+        inputs, outputs, grid = n * self.tiles * c, n * self.tiles * f, (n, self.rows, self.columns)
+        v.X, v.V, v.M = (
+            self._scratch(name, self.p, size, dtype) for name, size in (("X", inputs), ("V", inputs), ("M", outputs))
+        )
+        v.by_pixel = v.X.reshape(m + 2, m + 2, *grid, c)
+        v.products = v.M.reshape(self.p, -1, f)
+        v.Y, v.D = self._scratch("Y", m**2, outputs, dtype), self._scratch("D", self.p, outputs, dtype)
+        v.taps = v.Y.reshape(self.taps, self.q, self.q, *grid, f)
+        v.maxima = v.taps[0] if self.taps == 1 else self.backend.scratch("maxima", v.taps.shape[1:], dtype)
+        v.whole = self.backend.scratch("whole", (n, self.rows * self.q, self.columns * self.q, f), dtype)
+        v.dU = self._scratch("dU", self.p, f * c, dtype)
+        v.dV, v.dX = self._scratch("dV", self.p, inputs, dtype), self._scratch("dX", self.p, inputs, dtype)
+        return v
+
     def _input_tiles(self, a: Array, memory: Memory) -> Array:
-        """V = B' X, (p, tiles C)."""
-        n, m, c = len(a), self.m, self.channels
+        """V = B' X, (p, tiles, C)."""
+        v, m = self._views(len(a), a.dtype), self.m
         image = self._cover(a)
         s = image.strides
-        X = self._scratch("X", self.p, n * self.tiles * c, a.dtype)
-        by_pixel = X.reshape(m + 2, m + 2, n, self.rows, self.columns, c)
-        by_pixel[...] = self.backend.strided(image, by_pixel.shape, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
-        kept = memory.keep_if_swept("V", (self.p, X.shape[1] + PAD), a.dtype)
-        V = self._scratch("V", self.p, X.shape[1], a.dtype) if kept is None else _trim(kept)
-        self.backend.xp.matmul(self._of(a.dtype)[1], X, out=V)
-        return V
+        v.by_pixel[...] = self.backend.strided(image, v.by_pixel.shape, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
+        kept = memory.keep_if_swept("V", (self.p, v.X.shape[1] + PAD), a.dtype)
+        V = v.V if kept is None else _trim(kept)
+        self.backend.xp.matmul(self._of(a.dtype)[1], v.X, out=V)
+        V = V.reshape(self.p, -1, self.channels)
+        return V if kept is None else memory.keep("V", V)
 
     def _cover(self, a: Array) -> Array:
         """The image, padded as the convolution and the last tiles want it."""
@@ -173,39 +179,31 @@ class WinogradPlan(ConvPlan):
         return image
 
     def _delta_tiles(self, delta: Array, memory: Memory) -> Array:
-        """D = A delta, (p, tiles F); kept for whichever gradient comes second."""
-        n = len(delta)
-        whole = delta
+        """D = A delta, (p, tiles, F); kept for whichever gradient comes second."""
+        v, whole = self._views(len(delta), delta.dtype), delta
         if not self.exact:
-            h, w, _ = self.out_shape
-            whole = self._output_scratch(n, delta.dtype)
+            (h, w, _), whole = self.out_shape, v.whole
             whole[:, h:], whole[:, :h, w:] = 0, 0
             whole[:, :h, :w] = delta
-        Y = self._scratch("Y", self.m**2, n * self.tiles * self.filters, delta.dtype)
-        taps = Y.reshape(self.taps, self.q, self.q, n, self.rows, self.columns, self.filters)
         if self.taps == 1:
-            taps[0] = self._by_tile(whole)
+            v.taps[0] = self._by_tile(whole)
         else:
-            spread_to_taps(self.backend.xp, self._by_tile(whole), memory, taps)
-        D = memory.keep("D", self._scratch("D", self.p, Y.shape[1], delta.dtype))
-        self.backend.xp.matmul(self._of(delta.dtype)[0].T, Y, out=D)
-        return D
+            spread_to_taps(self.backend.xp, self._by_tile(whole), memory, v.taps)
+        self.backend.xp.matmul(self._of(delta.dtype)[0].T, v.Y, out=v.D)
+        return memory.keep("D", v.D.reshape(self.p, -1, self.filters))
 
     def _scratch(self, name: str, rows: int, size: int, dtype: Any) -> Array:
         return _trim(self.backend.scratch(name, (rows, size + PAD), dtype))
-
-    def _output_scratch(self, n: int, dtype: Any) -> Array:
-        return self.backend.scratch("whole", (n, self.rows * self.q, self.columns * self.q, self.filters), dtype)
 
     def _by_tile(self, z: Array) -> Array:
         """(N, rows q, columns q, F) seen as (q, q, N, rows, columns, F)."""
         return z.reshape(len(z), self.rows, self.q, self.columns, self.q, -1).transpose(2, 4, 0, 1, 3, 5)
 
-    def _add_tiles(self, dX: Array, n: int) -> Array:
+    def _add_tiles(self, v: Any) -> Array:
         """Tiles overlap by two pixels: each is its own block of m x m and a part of the blocks below and to the right."""
-        m, rows, columns, c = self.m, self.rows, self.columns, self.channels
-        tiles = dX.reshape(m + 2, m + 2, n, rows, columns, c).transpose(2, 3, 0, 4, 1, 5)
-        blocks = self.backend.scratch("blocks", (n, rows + 1, m, columns + 1, m, c), dX.dtype)
+        m, (n, rows, columns, c) = self.m, v.by_pixel.shape[2:]
+        tiles = v.dX.reshape(m + 2, m + 2, n, rows, columns, c).transpose(2, 3, 0, 4, 1, 5)
+        blocks = self.backend.scratch("blocks", (n, rows + 1, m, columns + 1, m, c), v.dX.dtype)
         blocks[:, rows], blocks[:, :rows, :, columns] = 0, 0
         blocks[:, :rows, :, :columns] = tiles[:, :, :m, :, :m]
         blocks[:, :rows, :, 1:, :2] += tiles[:, :, :m, :, m:]
