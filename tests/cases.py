@@ -38,6 +38,14 @@ def three_by_three(draw):
 
 
 @st.composite
+def one_by_one(draw):
+    """Plain products, in groups: blocks of groups with a plan that keeps the filters as they are."""
+    groups = draw(st.integers(1, 3))
+    filters = groups * draw(st.integers(1, 2))
+    return [nn.Conv2D(filters, 1, groups=groups)], (*draw(sizes), groups * draw(st.integers(1, 2)))
+
+
+@st.composite
 def pooling(draw, kind):
     size = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
     least = size if isinstance(size, int) else min(size)
@@ -108,6 +116,7 @@ CASES = {
     "Conv2D": convolution(),
     "Conv2D depthwise": convolution(depthwise=True),
     "Conv2D 3x3": three_by_three(),
+    "Conv2D 1x1": one_by_one(),
     "MaxPool2D": pooling(nn.MaxPool2D),
     "AvgPool2D": pooling(nn.AvgPool2D),
     "GlobalAvgPool2D": fixed(lambda: [nn.GlobalAvgPool2D()], *IMAGES),

@@ -240,12 +240,13 @@ class GroupedPlan(ConvPlan):
         """The block plan's own, for each block."""
         prepared = []
         for k in range(self.blocks):
-            dense = self._dense(W.dtype)
+            part = memory.part(k)
+            dense = part.persist("dense", (self.outputs, *self.window.kernel, self.inputs), W.dtype)  # plans may keep it
             dense[...] = 0
             for i in range(self.joined):
                 self._group(dense, i)[...] = self._filters(W, k)[i]
             bias = None if b is None else b.reshape(self.blocks, -1)[k]
-            prepared.append(self.block_plan.prepare(dense, bias, memory.part(k)))
+            prepared.append(self.block_plan.prepare(dense, bias, part))
         return prepared
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
@@ -257,8 +258,9 @@ class GroupedPlan(ConvPlan):
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+        dense = self.backend.scratch("dense filters", (self.outputs, *self.window.kernel, self.inputs), dW.dtype)
         for k in range(self.blocks):
-            dense, bias = self._dense(dW.dtype), None if db is None else db.reshape(self.blocks, -1)[k]
+            bias = None if db is None else db.reshape(self.blocks, -1)[k]
             block, block_delta = self._block("block of a", a, k, self.inputs), self._block("block of z", delta, k, self.outputs)
             self.block_plan.weight_gradient(block, block_delta, memory.part(k), dense, bias)
             memory.part(k).forget_all()  # the next block uses the same scratch memory
@@ -281,9 +283,6 @@ class GroupedPlan(ConvPlan):
         block = self.backend.scratch(name, (*a.shape[:3], channels), a.dtype)
         block[...] = a[..., self._place(k, channels)]
         return block
-
-    def _dense(self, dtype: Any) -> Array:
-        return self.backend.scratch("dense filters", (self.outputs, *self.window.kernel, self.inputs), dtype)
 
     def _group(self, dense: Array, i: int) -> Array:
         """Where the filters of group i of a block meet their own channels."""
