@@ -3,6 +3,7 @@
 python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results in out/cifar10
 python examples/cifar10.py --model fast90        # 90% in minutes; fast94: 94%; all settings are those of recipes.py
 python examples/cifar10.py --limit 2000 --epochs 1 --data shapes    # a quick look, offline
+python examples/cifar10.py --resume              # go on with what was interrupted: checkpoints lie in --out
 """
 
 import argparse
@@ -19,6 +20,7 @@ from recipes import RECIPES, Recipe, fit, make_trainer
 
 import nnlite as nn
 
+IMAGES_A_CHECKPOINT = 10_000  # some seconds' work
 OPTIMIZERS = {
     "adam": lambda rate: nn.Adam(rate or 1e-3),
     "adamw": lambda rate: nn.AdamW(rate or 1e-3),
@@ -40,6 +42,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=["auto", "cifar10", "shapes"], default="auto")
     parser.add_argument("--data-dir", type=Path, help="default: NNLITE_DATA, else the user's cache folder")
     parser.add_argument("--limit", type=int, help="train and test on the first so many images only")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--out", type=Path, default=Path("out/cifar10"))
     args = parser.parse_args(arguments)
     if args.learning_rate and not args.optimizer:
@@ -81,7 +84,8 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     trainer = make_trainer(recipe, len(train), args.seed, args.device)
     model = trainer.model
     model.summary()
-    history = fit(recipe, trainer, train, validation=test, seed=args.seed)
+    kept = {"checkpoint": args.out / "checkpoints", "every": max(1, IMAGES_A_CHECKPOINT // recipe.batch_size)}
+    history = fit(recipe, trainer, train, validation=test, seed=args.seed, resume=args.resume, **kept)
     seconds = time.perf_counter() - start
 
     logits = trainer.predict(test.images)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
 from nnlite.callbacks import Callback, EarlyStopping, WeightAverage
+from nnlite.debug import debug
 from nnlite.errors import (
     DataError,
     DeviceError,
@@ -132,6 +133,7 @@ __all__ = [
     "Trainer",
     "WeightAverage",
     "data",
+    "debug",
     "get_num_threads",
     "gradcheck",
     "init",

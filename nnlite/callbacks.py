@@ -28,7 +28,7 @@ class Callback:
         """After the last step."""
 
     def state(self) -> dict[str, Any]:
-        """What must be kept to go on later, as JSON can hold it."""
+        """What a checkpoint must keep of it: a dict of arrays and of what JSON can hold, nested as you like."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -80,6 +80,13 @@ class EarlyStopping(Callback):
         if self.snapshot is not None:
             trainer.model.restore(self.snapshot)
 
+    def state(self) -> dict[str, Any]:
+        names = ("best", "waited", "best_epoch", "snapshot")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
 
 class WeightAverage(Callback):
     """average <- average + w (values - average) after each step, over parameters and buffers; the model has it after training.
@@ -122,3 +129,9 @@ class WeightAverage(Callback):
     def on_fit_end(self, trainer: "Trainer") -> None:
         if self.average is not None:
             trainer.model.restore(self.average)
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count, "average": self.average}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)

@@ -50,7 +50,7 @@ def gradcheck(layer_or_model: Layer, x: Any, seed: int = 0, tolerance: float = 1
                 if attempt == _NUDGES:
                     raise GradientError(f"{kink}, even after moving x {_NUDGES} times") from None
                 x = x + 1e-2 * (1 + abs(x).max()) * rng.standard_normal(x.shape)
-                model.params += 1e-2 * rng.standard_normal(model.params.shape)
+                model.params += model.backend.asarray(1e-2 * rng.standard_normal(model.params.shape))
     if attempt:
         warnings.warn(
             f"gradcheck: x lay on a kink; x and the copy's parameters were moved {attempt} times", UserWarning, stacklevel=2
@@ -62,33 +62,39 @@ class _Kink(Exception):
 
 
 def _float64_copy(layer: Layer, in_shape: tuple[int, ...]) -> Sequential:
-    layer = copy.deepcopy(layer)
+    layer, backend = copy.deepcopy(layer), layer.backend
+    if isinstance(layer, Sequential) and layer.input_shape is not None:
+        layer.to("cpu")
     parts = layer.layers if isinstance(layer, Sequential) else [layer]
     model = Sequential(*parts, input_shape=in_shape, seed=getattr(layer, "seed", 0), dtype="float64")
     model.unfreeze("*") if len(model.params) else None
-    return model
+    return model.to(backend.device)
 
 
 def _check(model: Sequential, x: Array, rng: np.random.Generator, tolerance: float, pass_id: int) -> None:
     def forward(inputs: Array) -> Array:
         held = model.buffers.copy()
-        z: Array = model.forward(inputs, training=True, pass_id=pass_id)
+        z: Array = to_host(model.forward(inputs, training=True, pass_id=pass_id))
         model.buffers[...] = held
         return z
 
+    to_host = model.backend.to_host
     z = forward(x)
     u = rng.standard_normal(z.shape)
-    dx = model.backward(u).copy()
-    gradients = {name: g.copy() for name, g in model.named_grads().items()}
+    dx = to_host(model.backward(u)).copy()
+    gradients = {name: to_host(g).copy() for name, g in model.named_grads().items()}
     _compare(model, "dJ/dx", x, dx, u, forward, rng, tolerance, lambda moved: forward(moved))
     for name, parameter in model.named_params().items():
-        _compare(model, f"dJ/d({name})", parameter, gradients[name], u, forward, rng, tolerance, _at(parameter, x, forward))
+        at = _at(parameter, x, forward, model.backend.asarray)
+        _compare(model, f"dJ/d({name})", to_host(parameter), gradients[name], u, forward, rng, tolerance, at)
 
 
-def _at(parameter: Array, x: Array, forward: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def _at(
+    parameter: Array, x: Array, forward: Callable[[Array], Array], asarray: Callable[[Array], Array]
+) -> Callable[[Array], Array]:
     def moved(value: Array) -> Array:
         held = parameter.copy()
-        parameter[...] = value
+        parameter[...] = asarray(value)
         z = forward(x)
         parameter[...] = held
         return z

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nnlite.backend import Array, Backend, backend_of
+from nnlite.backend import Array, Backend, backend_of, get_backend
 from nnlite.errors import DataError, ShapeError
 
 
@@ -14,6 +14,8 @@ class Loss:
 
     def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Array]:
         """z: (N, ...) outputs   t: targets   sample_weight: (N,) or None   total: what to divide by (None: see above).
+
+        The loss is a float; on a GPU an array of no axes on the device, so that nobody waits: `float(loss)` does.
 
         A model that gives its batch piece by piece has checked t and passes the whole batch's `total`.
         Raises ShapeError or DataError for targets and weights that do not fit.
@@ -27,13 +29,15 @@ class Loss:
             losses = losses * sample_weight
             scale = scale.reshape(-1, *[1] * (z.ndim - 1))  # type: ignore[union-attr]
         delta *= z.dtype.type(scale) if sample_weight is None else scale
-        return float(losses.sum(dtype="float64")) / total, delta
+        return backend_of(z).number(losses.sum(dtype="float64")) / total, delta
 
     def prepare(
         self, z_shape: tuple[int, ...], dtype: Any, t: Any, sample_weight: Any, backend: Backend
     ) -> tuple[Array, Array | None, float]:
         """Targets and weights, checked and on the device of the outputs, and the total to divide by."""
-        t = self.check(z_shape, backend.asarray(t), dtype)
+        # What is on the host is checked there, before it is moved: reading back what is on a device would wait for it.
+        source = backend if hasattr(t, "__cuda_array_interface__") else get_backend("cpu")
+        t = backend.asarray(self.check(z_shape, source.asarray(t), dtype))
         if sample_weight is not None:
             sample_weight = backend.asarray(sample_weight).astype(dtype)
             if sample_weight.shape != z_shape[:1]:
@@ -67,7 +71,8 @@ class CrossEntropy(Loss):
 
     p is the target: t, or 1 at the label; with label_smoothing s it is (1 - s) p + s / C. v: class_weight (C,), default 1.
     Integer labels are averaged over the sum of class weight x sample weight, probabilities over the sum of sample weights.
-    Raises DataError for labels that are not integers or out of range, and for probabilities outside [0, 1].
+    Raises DataError for labels that are not integers or out of range, and for probabilities outside [0, 1]; targets that
+    already lie on a GPU are not read back to be checked: a label out of range makes the loss NaN there.
     Source: Bishop 2006, equations 4.108 and 4.109; label smoothing: Szegedy et al. 2015, section 7.
     """
 
@@ -77,17 +82,8 @@ class CrossEntropy(Loss):
         self.label_smoothing, self.class_weight = label_smoothing, class_weight
 
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
-        xp = backend_of(z).xp
-        shifted = z - z.max(axis=1, keepdims=True)
-        y = xp.exp(shifted)
-        sums = y.sum(axis=1, keepdims=True)
-        y /= sums
-        q = self._weighted_target(z, t, xp)
-        losses = -(q * (shifted - xp.log(sums))).sum(axis=1)
-        if self.class_weight is not None or t.ndim > 1:
-            y *= q.sum(axis=1, keepdims=True)
-        y -= q
-        return losses, y
+        sums_to_one = self.class_weight is None and t.ndim == 1
+        return backend_of(z).cross_entropy(z, self._weighted_target(z, t), sums_to_one)
 
     def total(self, t: Array, sample_weight: Array | None) -> float:
         if self.class_weight is None or t.ndim > 1:
@@ -106,17 +102,13 @@ class CrossEntropy(Loss):
             raise ShapeError(f"CrossEntropy: the targets have shape {t.shape}, the logits {z_shape}")
         return _labels(t, z_shape[1])
 
-    def _weighted_target(self, z: Array, t: Array, xp: Any) -> Array:
-        if t.ndim == 1:
-            q = xp.zeros_like(z)
-            q[xp.arange(len(t)), t] = 1
-        else:
-            q = t.copy()
+    def _weighted_target(self, z: Array, t: Array) -> Array:
+        q: Array = backend_of(z).one_hot(t, z.shape[1], z.dtype) if t.ndim == 1 else t.copy()
         if self.label_smoothing:
             q *= 1 - self.label_smoothing
             q += self.label_smoothing / z.shape[1]
         if self.class_weight is not None:
-            q *= xp.asarray(self.class_weight, z.dtype)
+            q *= backend_of(z).asarray(self.class_weight, z.dtype)
         return q
 
 
@@ -187,6 +179,8 @@ def _mean(losses: Array, delta: Array) -> tuple[Array, Array]:
 def _labels(t: Array, classes: int) -> Array:
     if t.dtype.kind not in "iu":
         raise DataError(f"labels must be integers, not {t.dtype}")
+    if backend_of(t).device != "cpu":
+        return t
     low, high = int(t.min()), int(t.max())
     if low < 0 or high >= classes:
         raise DataError(f"labels must be in 0 ... {classes - 1}, found {low if low < 0 else high}")
@@ -194,6 +188,6 @@ def _labels(t: Array, classes: int) -> Array:
 
 
 def _in_unit_interval(t: Array, what: str) -> Array:
-    if not bool(((t >= 0) & (t <= 1)).all()):
+    if backend_of(t).device == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
         raise DataError(f"{what} must be in [0, 1]")
     return t

@@ -1,10 +1,11 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import wraps
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from nnlite.backend import Array, ReadersWriterLock, get_backend, single_threaded_blas
 from nnlite.backend.memory import Pool
@@ -18,6 +19,19 @@ from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
     from nnlite.losses import Loss
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _says_what_memory_was_missing(method: Method) -> Method:
+    @wraps(method)
+    def wrapper(self: "Sequential", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except MemoryError as error:
+            raise self.backend.out_of_memory(error) from error
+
+    return cast(Method, wrapper)
 
 
 class Sequential(Layer):
@@ -43,7 +57,7 @@ class Sequential(Layer):
         self._rewrite = True
         self._moved_to: Any = None
         if self.input_shape is not None:
-            self._assemble(self.input_shape)
+            self.assemble(self.input_shape)
 
     # ---- building
 
@@ -53,8 +67,9 @@ class Sequential(Layer):
     def build(self, in_shape: Shape) -> Shape:
         return build_chain(self.children(), in_shape)
 
-    def _assemble(self, input_shape: Shape) -> None:
-        """Infer all shapes, gather the values of all layers in flat vectors, and make the plan."""
+    def assemble(self, input_shape: Shape) -> None:
+        """Make this a whole model: infer all shapes, gather the values of all layers in flat vectors, make the plan."""
+        self.input_shape = tuple(input_shape)
         every = list(_everything(self))
         leaves = list(walk(self.children()))
         refuse_repeats(leaves)
@@ -107,11 +122,13 @@ class Sequential(Layer):
 
     # ---- running
 
+    @_says_what_memory_was_missing
     def __call__(self, x: Any) -> Array:
         """z = model(x): inference.     x: (N, *input_shape), any real numbers   z: (N, *out_shape), on the model's device"""
         with single_threaded_blas, self.lock.reading():
             return infer(self, self._input(x))
 
+    @_says_what_memory_was_missing
     def forward(self, x: Any, ctx: Any = None, *, training: bool = False, pass_id: int | None = None) -> Array:
         """As a call; with training=True, as in training (batch statistics, dropout), and `backward` may follow.
 
@@ -127,6 +144,7 @@ class Sequential(Layer):
         self._training = current
         return current.states[-1][0]
 
+    @_says_what_memory_was_missing
     def backward(self, delta: Any, ctx: Any = None) -> Array:
         """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. Raises StateError without one."""
         current = self._training
@@ -139,6 +157,7 @@ class Sequential(Layer):
         with single_threaded_blas:
             return current.backward(delta)
 
+    @_says_what_memory_was_missing
     def loss_and_grad(
         self,
         x: Any,
@@ -147,9 +166,10 @@ class Sequential(Layer):
         sample_weight: Any = None,
         out: Array | None = None,
         pass_id: int | None = None,
-    ) -> float:
+    ) -> Any:
         """The loss of a batch; fills `grads`. The same bits as forward, criterion and backward, in less memory and time.
 
+        The loss is a float; on a GPU an array of no axes on the device, so that nobody waits: `float(loss)` does.
         x: (N, *input_shape)   t: targets as the criterion takes them   sample_weight: (N,)   out: (N, *out_shape), receives z
         """
         x = self._input(x)
@@ -163,7 +183,7 @@ class Sequential(Layer):
             self._drop_training()
             current = TrainingPass(self, x, self._next_pass(pass_id))
             loss = current.sweep(t, criterion, sample_weight, total, out)
-            current.commit()
+            current.commit(loss)
         return loss
 
     @contextmanager
@@ -296,9 +316,12 @@ class Sequential(Layer):
         """ "cpu" or "cuda"."""
         return self.backend.device
 
-    def to(self, device: str) -> "Sequential":
-        """Move the model to "cpu" or "cuda"; raises DeviceError where there is none. Returns the model."""
-        backend = get_backend(device)
+    def to(self, device: str, precision: Literal["float32", "tf32"] = "float32") -> "Sequential":
+        """Move the model to "cpu" or "cuda"; raises DeviceError where there is none. Returns the model.
+
+        precision: of float32 products on "cuda": "tf32" is faster, its factors have 10 bits.
+        """
+        backend = get_backend(device, precision)
         if self is not self.owner:
             raise DeviceError("only a whole model moves: call `to` on the model that this one is a part of")
         if backend is not self.backend:
@@ -307,7 +330,7 @@ class Sequential(Layer):
                 for name in layer.declared:
                     layer.bind(name, backend.asarray(self.backend.to_host(getattr(layer, name))))
             self.backend = backend
-            self._assemble(self.in_shape)
+            self.assemble(self.in_shape)
         return self
 
     # ---- copying, saving, showing
@@ -319,7 +342,7 @@ class Sequential(Layer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _moved_to=None)
         if self.input_shape is not None:
-            self._assemble(self.input_shape)
+            self.assemble(self.input_shape)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write configuration and values to one safetensors file; see `nnlite.load`."""

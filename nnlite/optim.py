@@ -6,7 +6,8 @@ Formulas and defaults are PyTorch's. r is the learning rate of the step, t the n
 import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Array, backend_of, single_threaded_blas
 from nnlite.errors import StateError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Rate = float | Callable[[int], float]
 _WORTH_THREADS = 8  # blocks: for fewer, waking a thread takes longer than what it does
-_BLOCK = 1 << 16  # values of a block: parameters, gradient and state of one stay in the cache
 
 
 class Optimizer:
@@ -47,17 +47,22 @@ class Optimizer:
         """The learning rate of the next step."""
         return float(self.learning_rate(self.steps) if callable(self.learning_rate) else self.learning_rate)
 
-    def step(self, model: "Sequential") -> None:
-        """Update the model's parameters, except the frozen ones, from its gradients."""
+    def step(self, model: "Sequential", halted: Any = None) -> None:
+        """Update the model's parameters, except the frozen ones, from its gradients.
+
+        halted: of a device's tally of losses: after one that is not finite nothing is updated.
+        """
         with model.updating():
             if self.clip_norm is not None:
                 clip(model.grads, self.clip_norm)
-            self.update_slots(model)
+            self.update_slots(model, halted=halted)
 
-    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None) -> None:
+    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None, halted: Any = None) -> None:
         """One step for the parameters that are wanted (all, for None) and not frozen."""
+        if self._is_halted(halted):
+            return
         vectors = [model.params, model.grads, *self._state_of(model)]
-        rate, blocks = self.rate, _blocks(model.vectors.select(wanted))
+        rate, blocks = self.rate, _blocks(model.vectors.select(wanted), model.backend.sweep_values)
         self.steps += 1
 
         def work(i: int) -> None:
@@ -65,7 +70,7 @@ class Optimizer:
             temporary = model.backend.scratch("update", p.shape, p.dtype)
             if self.weight_decay and not self.decouples_decay:
                 g = g + self.weight_decay * p
-            self.update(p, g, temporary, *state, rate=rate)
+            self.update(p, g, temporary, *state, rate=rate, halted=halted)
 
         if len(blocks) >= _WORTH_THREADS:
             model.backend.map_shards(work, len(blocks))
@@ -74,8 +79,12 @@ class Optimizer:
                 work(i)
 
     decouples_decay = False
+    looks_at_halted = False  # whether `update` does so itself, on the device
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+    def _is_halted(self, halted: Any) -> bool:
+        return halted is not None and not self.looks_at_halted and bool(halted[1])
+
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
         """Write one update into p and the state; g is only read, d is room for the steps in between."""
         raise TypeError(f"{type(self).__name__} has no update")
 
@@ -89,7 +98,7 @@ class Optimizer:
                     f"this {type(self).__name__} has optimised a model of {len(vector)} parameters, "
                     f"this one has {len(model.params)}: make a new optimiser"
                 )
-            if backend_of(vector) is not model.backend:
+            if backend_of(vector).device != model.device:
                 self.state[name] = model.backend.asarray(backend_of(vector).to_host(vector))
         return [self.state[name] for name in self.state_names]
 
@@ -114,17 +123,11 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = momentum, nesterov
         self.state_names = ("velocity",) if momentum else ()
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
-        d[...] = g
-        for v in state:
-            v *= self.momentum
-            v += g
-            d[...] = v
-            if self.nesterov:
-                d *= self.momentum
-                d += g
-        d *= rate
-        p -= d
+    looks_at_halted = True
+
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
+        v = state[0] if state else None
+        backend_of(p).sgd(p, g, v, d, rate, self.momentum, self.nesterov, halted)
 
 
 class Adam(Optimizer):
@@ -135,6 +138,7 @@ class Adam(Optimizer):
     """
 
     state_names = ("m", "v")
+    looks_at_halted = True
 
     def __init__(
         self,
@@ -149,20 +153,11 @@ class Adam(Optimizer):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         self.betas, self.eps = betas, eps
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
-        xp, (m, v), (b1, b2) = backend_of(p).xp, state, self.betas
-        if self.weight_decay and self.decouples_decay:
-            p *= 1 - rate * self.weight_decay
-        m *= b1
-        m += g
-        v *= b2
-        v += xp.multiply(g, g, out=d)
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
+        (m, v), (b1, b2) = state, self.betas
+        decay = 1 - rate * self.weight_decay if self.decouples_decay else 1.0
         m_scale, v_scale = (1 - b1) / (1 - b1**self.steps), math.sqrt((1 - b2) / (1 - b2**self.steps))
-        xp.sqrt(v, out=d)
-        d += self.eps / v_scale
-        xp.divide(m, d, out=d)
-        d *= rate * m_scale / v_scale
-        p -= d
+        backend_of(p).adam(p, g, m, v, d, self.betas, self.eps / v_scale, rate * m_scale / v_scale, decay, halted)
 
 
 class AdamW(Adam):
@@ -202,7 +197,7 @@ class RMSProp(Optimizer):
             raise ValueError(f"alpha must be in [0, 1), got {alpha}")
         self.alpha, self.eps = alpha, eps
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
         xp, (v,) = backend_of(p).xp, state
         xp.multiply(g, g, out=d)
         d -= v
@@ -243,7 +238,9 @@ class Muon(Optimizer):
             raise ValueError(f"momentum must be in [0, 1) and steps at least 1, got {momentum} and {steps}")
         self.momentum, self.nesterov, self.renormalize, self.iterations = momentum, nesterov, renormalize, steps
 
-    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None) -> None:
+    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None, halted: Any = None) -> None:
+        if self._is_halted(halted):
+            return
         slots = [slot for slot in model.vectors.trained if not slot.frozen and (wanted is None or wanted(slot))]
         for slot in slots:
             if len(slot.parameter.shape) < 2:
@@ -259,7 +256,7 @@ class Muon(Optimizer):
 
         model.backend.map_shards(work, len(slots))
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float) -> None:
+    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
         (v,), xp = state, backend_of(p).xp
         v *= self.momentum
         v += g
@@ -300,14 +297,17 @@ class ParameterGroups:
             raise ValueError("clip_norm belongs to the ParameterGroups: the norm is that of all gradients together")
         self.groups, self.clip_norm = dict(groups), clip_norm
 
-    def step(self, model: "Sequential") -> None:
-        """One step of every group."""
+    def step(self, model: "Sequential", halted: Any = None) -> None:
+        """One step of every group; halted: as `Optimizer.step` takes it."""
         self._refuse_idle_patterns([slot.name for slot in model.vectors.trained])
         with model.updating():
             if self.clip_norm is not None:
                 clip(model.grads, self.clip_norm)
             for pattern, optimizer in self.groups.items():
-                optimizer.update_slots(model, lambda slot, pattern=pattern: self._group_of(slot.name) == pattern)  # type: ignore[misc]
+                optimizer.update_slots(model, partial(self._is_in, pattern), halted)
+
+    def _is_in(self, pattern: str, slot: "Slot") -> bool:
+        return self._group_of(slot.name) == pattern
 
     def _group_of(self, name: str) -> str | None:
         return next((pattern for pattern in self.groups if fnmatchcase(name, pattern)), None)
@@ -320,13 +320,11 @@ class ParameterGroups:
 
 def clip(gradients: Array, clip_norm: float) -> None:
     """Scale the gradients so that their Euclidean norm is at most `clip_norm`."""
+    xp = backend_of(gradients).xp
     with single_threaded_blas:
-        norm = math.sqrt(float(gradients @ gradients))
-    if norm > clip_norm:
-        gradients *= clip_norm / (norm + 1e-6)
+        norm = xp.sqrt(gradients @ gradients)
+    gradients *= xp.minimum(clip_norm / (norm + 1e-6), 1).astype(gradients.dtype)
 
 
-def _blocks(places: list[slice]) -> list[slice]:
-    return [
-        slice(start, min(start + _BLOCK, place.stop)) for place in places for start in range(place.start, place.stop, _BLOCK)
-    ]
+def _blocks(places: list[slice], size: int) -> list[slice]:
+    return [slice(start, min(start + size, place.stop)) for place in places for start in range(place.start, place.stop, size)]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import nnlite.layers
-from nnlite.errors import FileError, NNLiteError
+from nnlite.errors import FileError
 from nnlite.layers.base import Layer
+from nnlite.vectors import walk
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -42,18 +43,30 @@ def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: 
     """
     arrays, description = _read(path)
     try:
-        model = build(description["model"], _classes(layers))
-        passes, frozen = int(description["passes"]), list(description["frozen"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        model = _build_whole(description["model"], _classes(layers), arrays)
+        _take(model, arrays, strict=True, path=path)
+        for name in description["frozen"]:
+            model.freeze(name)
+        model.passes = int(description["passes"])
+    except FileError:
+        raise
+    except Exception as error:  # a description from anywhere can make layers raise anything
         raise FileError(f"{path}: its configuration does not describe a model: {error}") from error
-    if type(model).__name__ != "Sequential" or model.input_shape is None:
-        raise FileError(f"{path}: its configuration describes {model!r}, no whole model")
-    _take(model, arrays, strict=True, path=path)
-    for name in frozen:
-        model.freeze(name)
-    model.passes = passes
-    whole: Sequential = model.to(device)
-    return whole
+    return model.to(device)
+
+
+def _build_whole(description: dict[str, Any], classes: dict[str, type[Layer]], arrays: Arrays) -> "Sequential":
+    """The model, but only if the file holds its values: a few bytes of description must not claim all the memory."""
+    in_shape = tuple(description["input_shape"])
+    model: Sequential = build(description | {"input_shape": None}, classes)
+    if type(model).__name__ != "Sequential":
+        raise FileError(f"its configuration describes {model!r}, no whole model")
+    model.declare_shapes(in_shape)
+    declared = {f"{path}.{n}": p.shape for path, layer in walk(model.children()) for n, p in layer.declared.items()}
+    if declared != {name: array.shape for name, array in arrays.items()}:
+        raise FileError("its values are not those of the model that it describes")
+    model.assemble(in_shape)
+    return model
 
 
 def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -> list[str]:
@@ -93,11 +106,24 @@ def write_whole(path: str | PathLike[str], data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name outlives a power cut; a folder cannot be opened for that everywhere."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:
@@ -135,7 +161,8 @@ def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:
     return tuple(_decode(v, classes) for v in value) if isinstance(value, list) else value
 
 
-def _read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
+def read_tensors(path: str | PathLike[str], what: str) -> tuple[Arrays, dict[str, Any]]:
+    """The tensors of a file and the JSON object in its metadata; raises FileError unless it is `what` nnlite saved."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -143,14 +170,19 @@ def _read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         description = json.loads(metadata["nnlite"])
-        if description["format"] != FORMAT:
-            raise FileError(f"{path}: format {description['format']}, this nnlite reads format {FORMAT}")
+        if not isinstance(description, dict):
+            raise TypeError(f"its description is {type(description).__name__}")
     except FileNotFoundError:
         raise
-    except NNLiteError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise FileError(f"{path}: not a model that nnlite saved, or damaged: {error!r}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, OSError) as error:
+        raise FileError(f"{path}: not {what} that nnlite saved, or damaged: {error!r}") from error
+    return arrays, description
+
+
+def _read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
+    arrays, description = read_tensors(path, "a model")
+    if description.get("format") != FORMAT:
+        raise FileError(f"{path}: format {description.get('format')}, this nnlite reads format {FORMAT}")
     return arrays, description
 
 

@@ -138,13 +138,16 @@ class TrainingPass(Pass):
             space.contexts[0].batch = self.batches[k]
         return space.forward(a, stack, target), stack
 
-    def commit(self) -> None:
-        """Take what the batch showed into the running statistics, while nobody infers."""
+    def commit(self, loss: Any = 0.0) -> None:
+        """Take what the batch showed into the running statistics, while nobody infers; not after a bad loss."""
         if len(self.runs) > 1:
             with self.model.lock.writing():
-                for run, batch in zip(self.runs, self.batches, strict=True):
-                    if run.entry is not None:
-                        run.entry.commit(batch)
+                self.model.backend.unless_bad(loss, self.model.buffers, self._commit)
+
+    def _commit(self) -> None:
+        for run, batch in zip(self.runs, self.batches, strict=True):
+            if run.entry is not None:
+                run.entry.commit(batch)
 
     # ---- backward
 
@@ -156,11 +159,11 @@ class TrainingPass(Pass):
         self._end()
         return deltas[0]
 
-    def sweep(self, t: Array, criterion: "Loss", sample_weight: Array | None, total: float, out: Array | None) -> float:
+    def sweep(self, t: Array, criterion: "Loss", sample_weight: Array | None, total: float, out: Array | None) -> Any:
         """Forward, loss and backward; stops at the first layer that is trained. Returns the loss."""
         self.first_trained, self.wants_dx = self.model.first_trained, False
         self.forward(self.last - 1)
-        losses = [0.0] * len(self.cuts[self.last])
+        losses: list[Any] = [0.0] * len(self.cuts[self.last])
 
         def loss_of(z: Array, i: int, rows: slice) -> Array:
             weight = None if sample_weight is None else sample_weight[rows]

@@ -13,7 +13,7 @@ import nnlite as nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-OUTPUTS = {"metrics.json", "history.csv", "curves.png", "confusion.png", "samples.png", "model.safetensors"}
+OUTPUTS = {"metrics.json", "history.csv", "curves.png", "confusion.png", "samples.png", "model.safetensors", "checkpoints"}
 
 
 def test_cifar10_on_shapes(tmp_path, capsys):

@@ -14,8 +14,8 @@ FLOORS = [
     {"errors"},
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
-    {"gradcheck", "model", "plan", "profile", "serialize", "shards", "summary", "vectors", "workspace"},
-    {"callbacks", "data", "history", "metrics", "train", "zoo"},
+    {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "summary", "vectors", "workspace"},
+    {"callbacks", "checkpoint", "data", "history", "loop", "metrics", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

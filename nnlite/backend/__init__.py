@@ -1,6 +1,8 @@
 """Arrays and kernels: the ground floor. It knows no layer and no model."""
 
-from nnlite.backend.base import Backend
+from typing import Literal
+
+from nnlite.backend.base import Backend, Tally
 from nnlite.backend.blas import single_threaded_blas
 from nnlite.backend.memory import Memory
 from nnlite.backend.numpy import get_numpy_backend
@@ -16,6 +18,7 @@ __all__ = [
     "Padding",
     "Pair",
     "ReadersWriterLock",
+    "Tally",
     "Turnstile",
     "Window",
     "backend_of",
@@ -27,14 +30,19 @@ __all__ = [
 ]
 
 
-def get_backend(device: str) -> Backend:
-    """The backend of "cpu" or "cuda"; raises DeviceError for other names and for a device that is not there."""
+def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") -> Backend:
+    """The backend of "cpu" or "cuda"; raises DeviceError for other names and for a device that is not there.
+
+    precision: of float32 products on "cuda"; "tf32" is faster there, its factors have 10 bits. The CPU has only "float32".
+    """
     if device == "cpu":
+        if precision != "float32":
+            raise DeviceError(f'device "cpu" computes in "float32", not in {precision!r}')
         return get_numpy_backend()
     if device == "cuda":
         from nnlite.backend.cupy import get_cupy_backend
 
-        return get_cupy_backend()
+        return get_cupy_backend(precision)
     raise DeviceError(f'there is no device {device!r}: use "cpu" or "cuda"')
 
 

@@ -10,6 +10,7 @@ from nnlite.backend.random import random_bits
 from nnlite.backend.window import Array, Pair, Window
 
 GELU_LINEAR, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+GELU_FAR = 10.0
 CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
 FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
@@ -18,11 +19,55 @@ def _far(mean: Array, inv_std: Array) -> bool:
     return bool((abs(mean) * inv_std > FAR).any())
 
 
+class Tally:
+    """A weighted mean of losses, and the first of them that is not finite; or, with `skip`, the mean of those that are.
+
+    `halted`: where the device itself notices, what its optimisers look at before they update anything; else None.
+    `is_bad`: whether the last number was not finite, as far as that is known without waiting; `count`: of all numbers.
+    """
+
+    halted: Any = None
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip, self.is_bad = skip, False
+        self.total = self.weight = 0.0
+        self.count = self.first_bad = 0
+
+    def add(self, value: Any, weight: float) -> None:
+        """Take in a number."""
+        self.count += 1
+        self.is_bad = not math.isfinite(value)
+        if self.is_bad and self.skip:
+            return
+        self.total += value * weight
+        self.weight += weight
+        if self.is_bad and not self.first_bad:
+            self.first_bad = self.count
+
+    def sums_so_far(self) -> list[float]:
+        """The weighted sum of all numbers, and the sum of the weights."""
+        return [self.total, self.weight]
+
+    def go_on_from(self, total: float, weight: float) -> None:
+        """Begin with these sums instead of zero."""
+        self.total, self.weight = total, weight
+
+    def read(self) -> tuple[float, int]:
+        """The mean (NaN where there is none), and the number, from 1, of the first bad loss, or 0."""
+        return self.total / self.weight if self.weight else math.nan, self.first_bad
+
+
 class Backend:
-    """Arrays and kernels of one device. A subclass overrides only what a measurement justifies."""
+    """Arrays and kernels of one device. A subclass overrides only what a measurement justifies.
+
+    joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
+    sweep_values: how many values of the flat vectors an optimiser takes at a time.
+    """
 
     device: str
     xp: Any
+    joins_pool = True
+    sweep_values = 1 << 16  # parameters, gradient and state of a block stay in the cache
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """`x` as an array of this device; host data is moved here."""
@@ -31,6 +76,27 @@ class Backend:
     def to_host(self, x: Array) -> Any:
         """`x` as a NumPy array."""
         raise NotImplementedError
+
+    def number(self, x: Array) -> Any:
+        """`x`, without axes, as a float; where reading it would wait for a device, as it is."""
+        return float(x)
+
+    def tally(self, skip: bool = False) -> Tally:
+        """An empty tally."""
+        return Tally(skip)
+
+    def unless_bad(self, loss: Any, vector: Array, change: Callable[[], None]) -> None:
+        """Do `change()`, which writes to `vector`, if the loss is finite."""
+        if math.isfinite(loss):
+            change()
+
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes more may be kept."""
+        return True
+
+    def out_of_memory(self, error: MemoryError) -> Exception:
+        """What to raise where memory is exhausted."""
+        return error
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array for the duration of one operation, undefined at first; the next one of that name may be the same."""
@@ -136,8 +202,8 @@ class Backend:
         return result
 
     def gelu_tanh(self, a: Array, out: Any) -> Array:
-        """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), in sweeps over one temporary array."""
-        t = self._tanh_u(a)
+        """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), in sweeps over temporary arrays."""
+        t = self._tanh_u(self._bounded(a))
         t += 1
         t *= a
         result: Array = self.xp.multiply(t, 0.5, out=out)
@@ -145,7 +211,8 @@ class Backend:
 
     def gelu_tanh_delta(self, delta: Array, a: Array, out: Any) -> Array:
         """delta times the derivative of `gelu_tanh`: (1 + t) (1 + (1 - t) a du/da) / 2 with t = tanh u."""
-        xp, t = self.xp, self._tanh_u(a)
+        xp, a = self.xp, self._bounded(a)
+        t = self._tanh_u(a)
         slope = xp.multiply(a, a, out=self.scratch("gelu slope", a.shape, a.dtype))
         slope *= 3 * GELU_LINEAR * GELU_CUBIC
         slope += GELU_LINEAR
@@ -157,6 +224,11 @@ class Backend:
         slope *= delta
         result: Array = xp.multiply(slope, 0.5, out=out)
         return result
+
+    def _bounded(self, a: Array) -> Array:
+        """a, but at most `GELU_FAR` from zero: beyond, tanh u is 1 to the last bit, and a^3 might overflow."""
+        bounded: Array = self.xp.clip(a, -GELU_FAR, GELU_FAR, out=self.scratch("gelu bounded", a.shape, a.dtype))
+        return bounded
 
     def _tanh_u(self, a: Array) -> Array:
         t = self.xp.multiply(a, a, out=self.scratch("gelu", a.shape, a.dtype))
@@ -176,6 +248,77 @@ class Backend:
     def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
         """Rows `start` to `start + rows` of a random table of uint32 (rows, words); see `backend/random.py`."""
         return self.asarray(random_bits(key, stream, start, rows, words))
+
+    def dropout_mask(
+        self, key: int, stream: tuple[int, int], start: int, shape: tuple[int, ...], rate: float, dtype: Any
+    ) -> Array:
+        """0 with probability rate, else 1 / (1 - rate): 32 random bits for each value, dropped below rate 2^32."""
+        bits = self.random_bits(key, stream, start, shape[0], math.prod(shape[1:]))
+        mask: Array = (bits >= int(rate * 2**32)).astype(dtype)
+        mask *= 1 / (1 - rate)
+        return mask.reshape(shape)
+
+    def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
+        """q[n, t[n]] = 1, else 0; t: (N,) labels that were checked."""
+        q: Array = self.xp.zeros((len(t), classes), dtype)
+        q[self.xp.arange(len(t)), t] = 1
+        return q
+
+    def cross_entropy(self, z: Array, q: Array, sums_to_one: bool) -> tuple[Array, Array]:
+        """J_n = -sum over c of q_c log y_c and dJ_n/dz = y sum(q) - q,  y = softmax(z); z, q: (N, C)."""
+        shifted = z - z.max(axis=1, keepdims=True)
+        y = self.xp.exp(shifted)
+        sums = y.sum(axis=1, keepdims=True)
+        y /= sums
+        losses = -(q * (shifted - self.xp.log(sums))).sum(axis=1)
+        if not sums_to_one:
+            y *= q.sum(axis=1, keepdims=True)
+        y -= q
+        return losses, y
+
+    def adam(
+        self,
+        p: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        d: Array,
+        betas: tuple[float, float],
+        eps: float,
+        rate: float,
+        decay: float,
+        halted: Any = None,
+    ) -> None:
+        """m <- b1 m + g      v <- b2 v + g^2      p <- decay p - rate m / (sqrt(v) + eps), in ten sweeps; d: room.
+
+        halted: of a tally; nothing is updated after a bad loss.
+        """
+        if decay != 1:
+            p *= decay
+        m *= betas[0]
+        m += g
+        v *= betas[1]
+        v += self.xp.multiply(g, g, out=d)
+        self.xp.sqrt(v, out=d)
+        d += eps
+        self.xp.divide(m, d, out=d)
+        d *= rate
+        p -= d
+
+    def sgd(
+        self, p: Array, g: Array, v: Array | None, d: Array, rate: float, momentum: float, nesterov: bool, halted: Any = None
+    ) -> None:
+        """v <- momentum v + g      p <- p - rate v      or, with nesterov, p - rate (g + momentum v); v may be None."""
+        d[...] = g
+        if v is not None:
+            v *= momentum
+            v += g
+            d[...] = v
+            if nesterov:
+                d *= momentum
+                d += g
+        d *= rate
+        p -= d
 
     def map_shards(self, work: Callable[[int], None], count: int) -> None:
         """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.backend import backend_of
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
@@ -59,11 +60,30 @@ class RandomCrop:
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
         """Shift each of the images (N, H, W, C) by at most `padding` pixels."""
-        rows, channels = self._padded(images), images.shape[3]
         top, left = (_below(2 * self.padding + 1, bits) for bits in draws(index, epoch, seed, kind=2))
+        if backend_of(images).device != "cpu":
+            return self._gather(images, top, left)
+        rows, channels = self._padded(images), images.shape[3]
         window = (images.shape[1], images.shape[2] * channels)
         windows = np.lib.stride_tricks.sliding_window_view(rows, window, axis=(1, 2))  # (N, top, left, H, W C), a view
         return np.asarray(windows[np.arange(len(rows)), top, left * channels]).reshape(images.shape)
+
+    def _gather(self, images: Array, top: Array, left: Array) -> Array:
+        """The same, pixel by pixel, as a device does it best."""
+        backend, (n, height, width, _) = backend_of(images), images.shape
+        self._check_size(images)
+        y, x = top[:, None] + np.arange(height) - self.padding, left[:, None] + np.arange(width) - self.padding
+        inside = ((y >= 0) & (y < height))[:, :, None, None] & ((x >= 0) & (x < width))[:, None, :, None]
+        y, x = (n_pixels - 1 - abs(n_pixels - 1 - abs(v)) for v, n_pixels in ((y, height), (x, width)))
+        if self.mode == "zeros":
+            y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+        places = (np.arange(n)[:, None, None], y[:, :, None], x[:, None, :])
+        cut: Array = images[tuple(backend.asarray(place) for place in places)]
+        return cut if self.mode == "reflect" else cut * backend.asarray(inside, cut.dtype)
+
+    def _check_size(self, images: Array) -> None:
+        if self.mode == "reflect" and self.padding >= min(images.shape[1:3]):
+            raise DataError(f"images {images.shape[1:]} are too small to be reflected over {self.padding} pixels")
 
     def _padded(self, images: Array) -> Array:
         """(N, H + 2 p, (W + 2 p) C)"""
@@ -72,8 +92,7 @@ class RandomCrop:
         padded = np.zeros((n, h + 2 * p, length + 2 * side), images.dtype)
         padded[:, p:-p, side:-side] = rows
         if self.mode == "reflect":
-            if p >= min(images.shape[1:3]):
-                raise DataError(f"images {images.shape[1:]} are too small to be reflected over {p} pixels")
+            self._check_size(images)
             values = np.pad(np.arange(length).reshape(images.shape[2:]), ((p, p), (0, 0)), mode="reflect").ravel()
             padded[:, p:-p, :side] = np.take(rows, values[:side], axis=2)
             padded[:, p:-p, -side:] = np.take(rows, values[-side:], axis=2)
@@ -96,7 +115,8 @@ class Cutout:
         vertical, horizontal = draws(index, epoch, seed, kind=3)
         hidden_columns = np.repeat(self._hidden(width, horizontal), channels, axis=1)
         shown = ~(self._hidden(height, vertical)[:, :, None] & hidden_columns[:, None, :])
-        return np.asarray(rows * shown, images.dtype).reshape(images.shape)
+        result: Array = (rows * backend_of(images).asarray(shown)).astype(images.dtype).reshape(images.shape)
+        return result
 
     def _hidden(self, length: int, bits: Array) -> NDArray[np.bool_]:
         first = _below(length, bits)[:, None] - self.size // 2
@@ -106,9 +126,11 @@ class Cutout:
 
 def mirror(images: Array, chosen: Any = slice(None)) -> Array:
     """New images (N, H, W, C), the chosen ones mirrored left and right (default: all)."""
-    rows = _as_rows(images).copy()
+    backend, rows = backend_of(images), _as_rows(images).copy()
     values = np.arange(rows.shape[2]).reshape(images.shape[2:])  # (W, C): where in its row each value stands
-    rows[chosen] = np.take(rows[chosen], values[::-1].ravel(), axis=2)
+    mirrored = backend.asarray(values[::-1].ravel())
+    chosen = chosen if isinstance(chosen, slice) else backend.asarray(chosen)
+    rows[chosen] = backend.xp.take(rows[chosen], mirrored, axis=2)
     return rows.reshape(images.shape)
 
 

@@ -1,11 +1,13 @@
 """Data sets: images and labels, gone through in seeded batches."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.backend import Backend, backend_of
 from nnlite.data.augment import Augmentation
 from nnlite.errors import DataError
 
@@ -48,6 +50,18 @@ class Dataset:
         weights = None if self.weights is None else self.weights[rows]
         return Dataset(self.images[rows], self.labels[rows], self.classes, weights, self.augmentations)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that images, labels and weights take."""
+        return sum(int(array.nbytes) for array in (self.images, self.labels, self.weights) if array is not None)
+
+    def on(self, backend: Backend) -> "Dataset":
+        """The same samples in the memory of a device: batches are gathered and augmented there."""
+        twin = copy.copy(self)
+        twin.images, twin.labels = backend.asarray(self.images), backend.asarray(self.labels)
+        twin.weights = None if self.weights is None else backend.asarray(self.weights)
+        return twin
+
     def subset(self, n: int | None) -> "Dataset":
         """The first n samples; all of them for None."""
         if n is not None and n < 1:
@@ -85,6 +99,8 @@ class Dataset:
         return (x, *rest)
 
     def _gather(self, rows: Any) -> Batch:
+        if not isinstance(rows, slice):
+            rows = backend_of(self.images).asarray(rows)
         return tuple(array[rows] for array in (self.images, self.labels, self.weights) if array is not None)
 
     def _check(self) -> None:

@@ -6,6 +6,8 @@ from typing import Literal
 from nnlite.backend import Array
 from nnlite.layers.base import Context, Layer
 
+_FAR = 30.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow
+
 
 class ReLU(Layer):
     """y = max(a, 0)      dJ/da = delta where y > 0, else 0"""
@@ -92,10 +94,12 @@ class GELU(Layer):
         a = ctx.a
         if self.approximate == "tanh":
             return self.backend.gelu_tanh_delta(delta, a, ctx.out)
+        a = self.xp.clip(a, -_FAR, _FAR)
         slope = self._Phi(a) + a * self.xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
         return self.xp.multiply(delta, slope, out=ctx.out)
 
     def _Phi(self, a: Array) -> Array:
+        a = self.xp.clip(a, -_FAR, _FAR)
         return 0.5 * (1 + self.backend.erf(a * (1 / math.sqrt(2))))
 
 

@@ -1,7 +1,5 @@
 """Dropout."""
 
-import math
-
 from nnlite.backend import Array
 from nnlite.layers.base import Context, Layer
 
@@ -25,16 +23,9 @@ class Dropout(Layer):
     def forward(self, a: Array, ctx: Context) -> Array:
         if not ctx.training:
             return a
-        ctx.mask = self._mask(a, ctx)
+        shard, stream = ctx.shard, (ctx.layer_id, ctx.shard.pass_id)
+        ctx.mask = self.backend.dropout_mask(shard.seed, stream, shard.start, a.shape, self.rate, a.dtype)
         return self.xp.multiply(a, ctx.mask, out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.xp.multiply(delta, ctx.mask, out=ctx.out)
-
-    def _mask(self, a: Array, ctx: Context) -> Array:
-        """m / (1 - rate): 32 random bits for each value, dropped below rate 2^32."""
-        shard, stream = ctx.shard, (ctx.layer_id, ctx.shard.pass_id)
-        bits = self.backend.random_bits(shard.seed, stream, shard.start, len(a), math.prod(a.shape[1:]))
-        mask = (bits >= int(self.rate * 2**32)).astype(a.dtype)
-        mask *= 1 / (1 - self.rate)
-        return mask.reshape(a.shape)

@@ -43,9 +43,10 @@ class BatchNorm(BatchLayer):
 
     def combine(self, parts: list[Any]) -> Any:
         # Chan, Golub and LeVeque 1983: deviations within the shards plus those of the shards' means.
+        m = float(sum(count for count, _, _ in parts))
         n = self.xp.asarray([float(count) for count, _, _ in parts])[:, None]
         means = self.xp.stack([mean for _, mean, _ in parts]).astype("float64")
-        m, mean = n.sum(), (n * means).sum(axis=0) / n.sum()
+        mean = (n * means).sum(axis=0) / m
         squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
         return m, mean, squares / m
 

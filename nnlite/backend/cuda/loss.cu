@@ -1,0 +1,71 @@
+// Losses. Cross-entropy from logits: a warp takes a row (threadIdx.y: which of the block's), its lanes the classes.
+
+__device__ inline real warp_max(real v)
+{
+    for (int lane = 16; lane > 0; lane /= 2) {
+        const real other = __shfl_xor_sync(0xffffffffu, v, lane);
+        v = other > v || other != other ? other : v;
+    }
+    return v;
+}
+
+__device__ inline real warp_sum(real v)
+{
+    for (int lane = 16; lane > 0; lane /= 2)
+        v += __shfl_xor_sync(0xffffffffu, v, lane);
+    return v;
+}
+
+// losses[n] = -sum over c of q_c log y_c,  delta = y sum(q) - q,  y = softmax(z).
+KERNEL cross_entropy(const real* z, const real* q, real* losses, real* delta, int rows, int classes, int sums_to_one)
+{
+    const long long row = first_row();
+    if (row >= rows) // the whole warp
+        return;
+    z += row * classes, q += row * classes, delta += row * classes;
+    real largest = -INFINITY;
+    for (int c = threadIdx.x; c < classes; c += 32)
+        largest = z[c] > largest || z[c] != z[c] ? z[c] : largest;
+    largest = warp_max(largest);
+    real sum = 0, weight = 0;
+    for (int c = threadIdx.x; c < classes; c += 32) {
+        sum += exp(z[c] - largest);
+        weight += q[c];
+    }
+    sum = warp_sum(sum), weight = sums_to_one ? real(1) : warp_sum(weight);
+    const real log_sum = log(sum);
+    real loss = 0;
+    for (int c = threadIdx.x; c < classes; c += 32) {
+        const real shifted = z[c] - largest;
+        loss -= q[c] * (shifted - log_sum);
+        delta[c] = exp(shifted) / sum * weight - q[c];
+    }
+    loss = warp_sum(loss);
+    if (threadIdx.x == 0)
+        losses[row] = loss;
+}
+
+// q[n, c] = 1 at the label of n, else 0; NaN where the label is out of range.
+KERNEL one_hot(const long long* t, real* q, long long values, int classes)
+{
+    for (long long i = first_value(); i < values; i += value_step()) {
+        const long long label = t[i / classes];
+        q[i] = label < 0 || label >= classes ? real(NAN) : real(label == i % classes);
+    }
+}
+
+// sums += (loss weight, weight); state = (losses so far, the first that was not finite, counted from 1, or 0).
+// skip: losses that are not finite are left out of the sums, and state[1] says whether this one was such.
+KERNEL note_loss(const double* loss, double weight, double* sums, int* state, int skip)
+{
+    const bool bad = !isfinite(*loss);
+    state[0]++;
+    if (skip)
+        state[1] = bad;
+    else if (bad && !state[1])
+        state[1] = state[0];
+    if (bad && skip)
+        return;
+    sums[0] += *loss * weight;
+    sums[1] += weight;
+}

@@ -1,0 +1,128 @@
+"""Checks around every layer: shapes, dtypes, finite values, who writes to whose memory. And: where a bad loss comes from."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nnlite.backend import Array
+from nnlite.errors import NonFiniteError, ShapeError, StateError
+from nnlite.layers.base import BatchLayer, Context, Layer
+from nnlite.plan import LayerStep
+
+if TYPE_CHECKING:
+    from nnlite.model import Sequential
+
+_SHOWN = 10  # places in a message
+
+
+@contextmanager
+def debug(model: "Sequential") -> Iterator["Sequential"]:
+    """Check every layer of the model while the block runs: `with nn.debug(model): trainer.fit(...)`.
+
+    Forward and backward, each result must have the layer's shape and the model's dtype and be finite; the layer must not
+    write to what it was given, nor return its memory unless `shares_memory` says so. Gradients must be finite. Raises
+    NonFiniteError, ShapeError or StateError, naming layer, direction, pass and samples. Slower by the checks; layers run as
+    they were written, without `rewrite`.
+    """
+    rewrite, model.rewrite = model.rewrite, False
+    try:
+        for run in (*model.plan.training, model.plan.inference):
+            for step in run.steps:
+                if isinstance(step, LayerStep):
+                    _watch(step, _Checks(model, step.path, step.layer))
+        yield model
+    finally:
+        for step in (step for run in model.plan.training for step in run.steps if isinstance(step, LayerStep)):
+            if isinstance(step.layer, BatchLayer):
+                step.layer.__dict__.pop("backward", None)
+        model.rewrite = rewrite  # makes the plan anew, without the checks
+
+
+def locate(model: "Sequential", x: Any) -> str:
+    """Where, on the way of the last training pass over this batch, the first value is not finite."""
+    for name, values in {**model.named_params(), **model.named_buffers()}.items():
+        if bad := _places(model, values.reshape(-1)):
+            return f"{name} is not finite at {_list(bad)}"
+    x = model.backend.asarray(x)
+    if x.dtype.kind == "f" and (bad := _places(model, x.reshape(len(x), -1))):
+        return f"the inputs of samples {_list(bad)} of the batch are not finite"
+    buffers = model.buffers.copy()
+    try:
+        with debug(model):
+            model.forward(x, training=True, pass_id=model.passes)
+    except NonFiniteError as error:
+        return str(error)
+    finally:
+        model.buffers[...] = buffers
+    return "the outputs are finite, the loss of them is not: look at the targets and weights"
+
+
+def _watch(step: LayerStep, checks: "_Checks") -> None:
+    """Wrap the step; a batch layer's backward is called by the run before it, so there the layer's own."""
+    step_forward, step_backward = step.forward, step.backward
+    layer_backward = step.layer.backward
+
+    def forward(a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
+        return checks.around("forward", lambda given: step_forward(given, stack, ctx, target), a, ctx)
+
+    def backward(delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Any:
+        return checks.around("backward", lambda given: step_backward(given, stack, ctx, target), delta, ctx)
+
+    def backward_of_layer(delta: Array, ctx: Context) -> Any:
+        return checks.around("backward", lambda given: layer_backward(given, ctx), delta, ctx)
+
+    step.__dict__["forward"] = forward
+    if isinstance(step.layer, BatchLayer):
+        step.layer.__dict__["backward"] = backward_of_layer
+    else:
+        step.__dict__["backward"] = backward
+
+
+class _Checks:
+    """What is checked of one layer."""
+
+    def __init__(self, model: "Sequential", path: str, layer: Layer) -> None:
+        self.model, self.xp = model, model.backend.xp
+        self.path, self.layer = path, layer
+
+    def around(self, direction: str, call: Callable[[Array], Any], given: Array, ctx: Context) -> Any:
+        """Call it and check what it gives and what it left behind."""
+        before = given.copy()
+        result = call(given)
+        where = f"layer {self.path} {self.layer!r}, {direction}, pass {ctx.shard.pass_id}"
+        if not bool(self.xp.array_equal(given, before)) and bool(self.xp.isfinite(before).all()):
+            raise StateError(f"{where}: it writes to the array that it was given")
+        if result is None:
+            return None  # nobody wanted it
+        shape = (len(given), *(self.layer.out_shape if direction == "forward" else self.layer.in_shape))
+        if result.shape != shape:
+            raise ShapeError(f"{where}: the result has shape {result.shape}, not {shape}")
+        if result.dtype != self.model.params.dtype:
+            raise ShapeError(f"{where}: the result is {result.dtype}, the model {self.model.params.dtype}")
+        if not self.layer.shares_memory and self.xp.may_share_memory(result, given):
+            raise StateError(f"{where}: the result shares memory with what it was given, but shares_memory is false")
+        self._finite(where, result, ctx.shard.start)
+        if direction == "backward":
+            self._finite_gradients(where, ctx)
+        return result
+
+    def _finite(self, where: str, result: Array, start: int) -> None:
+        if bad := _places(self.model, result.reshape(len(result), -1)):
+            raise NonFiniteError(f"{where}: values are not finite in samples {_list([start + i for i in bad])} of the batch")
+
+    def _finite_gradients(self, where: str, ctx: Context) -> None:
+        for name, parameter in self.layer.declared.items():
+            gradient = getattr(ctx, f"d{name}", None) if parameter.trained and name not in self.layer.frozen else None
+            if gradient is not None and ctx.trained and not bool(self.xp.isfinite(gradient).all()):
+                raise NonFiniteError(f"{where}: the gradient of {name} is not finite")
+
+
+def _places(model: "Sequential", values: Array) -> list[int]:
+    """The rows, or places of a vector, where a value is not finite."""
+    finite = model.backend.to_host(model.backend.xp.isfinite(values))
+    finite = finite if finite.ndim == 1 else finite.all(axis=1)
+    return [int(i) for i in (~finite).nonzero()[0]]
+
+
+def _list(places: list[int]) -> str:
+    return ", ".join(map(str, places[:_SHOWN])) + (f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")

@@ -1,0 +1,132 @@
+"""`make kernels`: plants bugs in the kernels, one at a time, and shows that `test_kernels.py` catches each.
+
+usage: python tests/cuda/mutants.py [--out FILE]
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VARIABLE = "NNLITE_TEST_KERNELS"  # where the planted kernels lie; read below, as a plugin of pytest
+
+# (what, file, old text, new text, which of its places, from 0)
+# ruff: noqa: E501
+MUTANTS = [
+    ("padding above is left out", "common.h", " - w.top", "", 0),
+    ("padding at the left is left out", "common.h", " - w.left", "", 0),
+    ("dilation taken for stride", "common.h", "w.dilation_y - w.top", "w.stride_y - w.top", 0),
+    ("first column taken for padding", "common.h", "p.x >= 0 &&", "p.x > 0 &&", 0),
+    ("one column too many", "common.h", "p.x < w.width;", "p.x <= w.width;", 0),
+    ("one row too many", "common.h", "p.y < w.height &&", "p.y <= w.height &&", 0),
+    ("an output too many", "common.h", "p.y < w.out_height", "p.y <= w.out_height", 0),
+    ("strides that do not divide", "common.h", " && right == p.x * w.stride_x", "", 0),
+    ("rows and columns exchanged", "common.h", "tap % w.kernel_width * w.dilation_x - w.left", "tap / w.kernel_width * w.dilation_x - w.left", 0),
+    ("steps over a row", "common.h", "return (long long)gridDim.x * blockDim.y;", "return (long long)gridDim.x * blockDim.y + 1;", 0),
+    ("steps over a value", "common.h", "return (long long)gridDim.x * blockDim.x;", "return (long long)gridDim.x * blockDim.x + 1;", 0),
+    ("rows of a block forgotten", "common.h", "blockDim.y + threadIdx.y", "blockDim.y", 0),
+    ("no padding in patches", "conv.cu", "p.inside ? image", "true ? image", 0),
+    ("wrong image", "conv.cu", "m / positions * w.height", "0 * w.height", 0),
+    ("wrong channel", "conv.cu", "channels + i % channels", "channels + i / channels", 0),
+    ("a patch too many", "conv.cu", "m < (long long)images * positions", "m <= (long long)images * positions", 0),
+    ("last tap of the adjoint", "conv.cu", "tap < taps", "tap < taps - 1", 0),
+    ("adjoint reads the wrong image", "conv.cu", "m / pixels * positions", "0 * positions", 0),
+    ("bias left out", "depthwise.cu", "b ? b[c] : real(0)", "real(0)", 0),
+    ("a barrier left out", "depthwise.cu", "        __syncthreads();\n", "", 0),
+    ("the barrier before the next channels", "depthwise.cu", "        __syncthreads();\n", "", 1),
+    ("a row of threads not summed", "depthwise.cu", "i < 8", "i < 7", 0),
+    ("channels of the last block", "depthwise.cu", "threadIdx.y == 0 && c < channels", "threadIdx.y == 0", 0),
+    ("taps mixed", "depthwise.cu", "W[c * taps + tap] * image[(p.y * w.out_width", "W[tap] * image[(p.y * w.out_width", 0),
+    ("ties go to the last", "pool.cu", "if (value > best)\n                    first", "if (value >= best)\n                    first", 0),
+    ("padding as zero", "pool.cu", ": real(-INFINITY)", ": real(0)", 0),
+    ("NaN is lost", "pool.cu", " || value != value", "", 0),
+    ("every tap wins", "pool.cu", " && winner[i] == tap", "", 0),
+    ("mean without the padding", "pool.cu", "out[m * channels + c] = sum / taps", "out[m * channels + c] = sum / (taps - 1)", 0),
+    ("deltas not shared out", "pool.cu", "da[m * channels + c] = sum / taps", "da[m * channels + c] = sum", 0),
+    ("a barrier left out of the sums", "norm.cu", "    __syncthreads();\n", "", 0),
+    ("a row counted twice", "norm.cu", "int i = 1; i < 8", "int i = 0; i < 8", 0),
+    ("columns beyond the last", "norm.cu", "threadIdx.y == 0 && c < channels", "threadIdx.y == 0", 0),
+    ("about zero instead of the first row", "norm.cu", "a[m * channels + c] - a[c]", "a[m * channels + c]", 0),
+    ("first part left out", "norm.cu", "int i = 0; i < parts", "int i = 1; i < parts", 0),
+    ("mean of the squares", "norm.cu", "sum_of_squares - sum * sum / rows", "sum_of_squares", 0),
+    ("beta left out", "norm.cu", "+ (beta ? beta[c] : real(0))", "", 0),
+    ("mean delta left out", "norm.cu", " - mean_delta[c]", "", 0),
+    ("nine rounds", "pointwise.cu", "round < 10", "round < 9", 0),
+    ("keys not raised", "pointwise.cu", "        key1 += 0xBB67AE8584CAA73Bull;\n", "", 0),
+    ("half a word twice", "pointwise.cu", "(j % 2 * 32)", "0", 0),
+    ("a mask's half word twice", "pointwise.cu", "(j % 2 * 32)", "0", 1),
+    ("bits beyond the row", "pointwise.cu", " && j < words", "", 0),
+    ("start forgotten", "pointwise.cu", "(word)start * blocks + i", "i", 0),
+    ("slope without its inner part", "pointwise.cu", "(1 + 3 * cubic", "(1 + cubic", 0),
+    ("infinity times zero", "pointwise.cu", "bend == 0 ? real(0) : ", "", 0),
+    ("half a warp", "loss.cu", "int lane = 16", "int lane = 8", 0),
+    ("half a warp of the sum", "loss.cu", "int lane = 16", "int lane = 8", 1),
+    ("largest logit from zero", "loss.cu", "largest = -INFINITY", "largest = 0", 0),
+    ("classes beyond 32", "loss.cu", "c += 32", "c += 64", 1),
+    ("rows beyond the last", "loss.cu", "if (row >= rows) // the whole warp\n        return;\n", "", 0),
+    ("labels unchecked", "loss.cu", "label < 0 || label >= classes", "label < 0", 0),
+    ("the last bad loss", "loss.cu", " && !state[1]", "", 0),
+    ("a bad loss is counted", "loss.cu", "    if (bad && skip)\n        return;\n", "", 0),
+    ("weight left out", "loss.cu", "*loss * weight", "*loss", 0),
+    ("Adam goes on", "optim.cu", "    if (is_halted(state))\n        return;\n", "", 0),
+    ("SGD goes on", "optim.cu", "    if (is_halted(state))\n        return;\n", "", 1),
+    ("second moment from the first", "optim.cu", "b2 * v[i] + g[i] * g[i]", "b2 * v[i] + g[i]", 0),
+    ("nesterov without the gradient", "optim.cu", "step = momentum * step + g[i]", "step = momentum * step", 0),
+    ("decay left out", "optim.cu", "decay * p[i]", "p[i]", 0),
+]  # fmt: skip
+
+
+def pytest_configure():
+    """As a plugin: take the kernels from the folder of the planted ones."""
+    from nnlite.backend import kernels
+
+    kernels.FOLDER = Path(os.environ[VARIABLE])
+
+
+def plant(folder, file, old, new, place):
+    path = Path(folder) / file
+    parts = path.read_text().split(old)
+    if len(parts) < place + 2:
+        raise SystemExit(f"{file} has no {old!r} number {place}")
+    path.write_text(old.join(parts[: place + 1]) + new + old.join(parts[place + 1 :]))
+
+
+def survives(what, file, old, new, place):
+    from nnlite.backend.kernels import FOLDER
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = shutil.copytree(FOLDER, Path(temporary) / "cuda")
+        if old:
+            plant(folder, file, old, new, place)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "mutants", "-p", "no:cacheprovider", "test_kernels.py"]
+        environment = os.environ | {VARIABLE: str(folder), "PYTHONPATH": str(HERE)}
+        return subprocess.run(command, cwd=HERE, env=environment, capture_output=True).returncode == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the list to this file")
+    args = parser.parse_args()
+    if not survives("nothing", "", "", "", 0):
+        raise SystemExit("the tests fail without any planted bug")
+    lines = ["# Bugs planted in the kernels", "", "| planted | file | caught |", "| :-- | :-- | :-- |"]
+    caught = 0
+    for mutant in MUTANTS:
+        lives = survives(*mutant)
+        caught += not lives
+        lines.append(f"| {mutant[0]} | {mutant[1]} | {'no' if lives else 'yes'} |")
+        print(lines[-1], flush=True)
+    lines += ["", f"{caught} of {len(MUTANTS)} caught by `make kernels`."]
+    print(lines[-1])
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n")
+    if caught < len(MUTANTS):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Every kernel, compiled by g++ and run in a random order of its threads, gives what its NumPy twin gives."""
+
+import emulator
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnlite.backend.base import Backend
+from nnlite.backend.conv import ConvPlan, DepthwisePlan, PointwisePlan
+from nnlite.backend.cupy import get_cupy_backend
+from nnlite.backend.kernels import Kernels, kernels, source
+from nnlite.backend.memory import Memory
+from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
+from nnlite.backend.window import Window
+from nnlite.errors import ShapeError
+
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+LAUNCHED = set()
+
+
+class Twin(Backend):
+    """The base class on NumPy: the working program that every kernel must agree with."""
+
+    device, xp = "cpu", np
+
+    def asarray(self, x, dtype=None):
+        return np.asarray(x, dtype)
+
+
+twin = Twin()
+
+
+@pytest.fixture(autouse=True)
+def backend(cuda, monkeypatch):
+    launch = Kernels.launch
+    monkeypatch.setattr(Kernels, "launch", lambda self, name, *rest: (LAUNCHED.add(name), launch(self, name, *rest)))
+    return get_cupy_backend()
+
+
+@st.composite
+def windows(draw, most=9):
+    """Ragged ones: odd sizes, strides, dilations and paddings of all kinds."""
+    pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    shape = (draw(st.integers(1, most)), draw(st.integers(1, most)), draw(st.sampled_from([1, 2, 3, 33, 40])))
+    padding = draw(st.one_of(st.tuples(st.integers(0, 2), st.integers(0, 2)), st.just("same")))
+    try:
+        return Window.of(shape, draw(pairs), draw(pairs), padding, draw(pairs))
+    except ShapeError:
+        return Window.of(shape, 1)
+
+
+dtypes = st.sampled_from(["float32", "float64"])
+counts = st.sampled_from([1, 2, 3, 5])
+
+
+def drawn(seed, *shape, dtype):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def close(backend, ours, expected):
+    """Each kernel's result against its twin's."""
+    for a, b in zip(ours, expected, strict=True):
+        a = backend.to_host(a)
+        assert a.shape == b.shape and a.dtype == b.dtype
+        largest = abs(b[np.isfinite(b)]).max(initial=0)  # windows of nothing but padding give minus infinity
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE[a.dtype.name], atol=TOLERANCE[a.dtype.name] * (1 + largest))
+
+
+def run_conv(backend, plan, a, W, b, delta):
+    """A plan's three directions; with host arrays for NumPy's, device arrays for the other."""
+    a, W, b, delta = (backend.asarray(v) for v in (a, W, b, delta))
+    memory, empty = Memory(backend.xp), backend.xp.empty
+    filters = plan.prepare(W, b, memory)
+    z = plan.forward(a, filters, memory, empty((len(a), *plan.out_shape), a.dtype))
+    dW, db = empty(W.shape, W.dtype), empty(b.shape, b.dtype)
+    plan.weight_gradient(a, delta, memory, dW, db)
+    return [z, dW, db, plan.input_gradient(delta, filters, memory, empty(a.shape, a.dtype))]
+
+
+def compare_conv(backend, reference, window, filters, groups, n, dtype):
+    W_shape = (filters, *window.kernel, window.in_shape[2] // groups)
+    a, W, b = (drawn(i, *shape, dtype=dtype) for i, shape in enumerate([(n, *window.in_shape), W_shape, (filters,)]))
+    delta = drawn(3, n, *window.out_size, filters, dtype=dtype)
+    plan = backend.conv_plan(window, filters, groups, bias=True)
+    close(backend, run_conv(backend, plan, a, W, b, delta), run_conv(twin, reference, a, W, b, delta))
+
+
+@given(windows(), counts, dtypes, st.integers(1, 3))
+def test_patches_and_their_adjoint(backend, window, n, dtype, filters):
+    compare_conv(backend, ConvPlan(twin, window, filters, 1, True), window, filters, 1, n, dtype)
+
+
+def test_patches_in_several_pieces(backend, monkeypatch):
+    monkeypatch.setattr("nnlite.backend.cupy_plans.WORKSPACE", 20_000)
+    window = Window.of((9, 8, 3), 3, 1, 1)
+    compare_conv(backend, ConvPlan(twin, window, 4, 1, True), window, 4, 1, 7, "float64")
+
+
+@given(counts, dtypes)
+def test_one_by_one(backend, n, dtype):
+    window = Window.of((3, 5, 7), 1)
+    compare_conv(backend, PointwisePlan(twin, window, 4, True), window, 4, 1, n, dtype)
+
+
+@given(windows(), counts, dtypes)
+def test_depthwise(backend, window, n, dtype):
+    channels = window.in_shape[2]
+    if channels > 1:
+        compare_conv(backend, DepthwisePlan(twin, window, channels, True), window, channels, channels, n, dtype)
+
+
+def test_depthwise_of_many_images(backend):
+    window = Window.of((12, 13, 35), 3, 1, 1)
+    compare_conv(backend, DepthwisePlan(twin, window, 35, True), window, 35, 35, 17, "float64")
+
+
+def run_pool(backend, plan, a, delta, *memory):
+    y = plan.forward(backend.asarray(a), *memory, None)
+    return [y, plan.backward(backend.asarray(delta), *memory, None)]
+
+
+@given(windows(), counts, dtypes, st.booleans())
+def test_pooling(backend, window, n, dtype, ties):
+    a = drawn(0, n, *window.in_shape, dtype=dtype)
+    a = np.round(a) if ties else a  # of equal values the first takes the delta
+    delta = drawn(1, n, *window.out_size, window.in_shape[2], dtype=dtype)
+    memories = Memory(np), Memory(backend.xp)
+    for memory in memories:
+        memory.swept = True
+    expected = run_pool(twin, MaxPoolPlan(twin, window), a, delta, memories[0])
+    close(backend, run_pool(backend, backend.max_pool_plan(window), a, delta, memories[1]), expected)
+    expected = run_pool(twin, AveragePoolPlan(twin, window), a, delta)
+    close(backend, run_pool(backend, backend.average_pool_plan(window), a, delta), expected)
+
+
+def test_max_pooling_shows_a_nan(backend):
+    a = np.zeros((1, 4, 4, 1))
+    a[0, 1, 1] = np.nan
+    y = backend.to_host(backend.max_pool_plan(Window.of((4, 4, 1), 2, 2)).forward(backend.asarray(a), Memory(backend.xp), None))
+    assert np.isnan(y).sum() == 1
+
+
+@given(st.integers(1, 70), st.integers(1, 5), st.sampled_from([1, 5, 32, 40]), dtypes, st.sampled_from([0, 1e3]), st.booleans())
+def test_batch_norm(backend, rows, images, channels, dtype, offset, affine):
+    a = drawn(0, images * rows, channels, dtype=dtype) + np.dtype(dtype).type(offset)
+    delta, d = drawn(1, *a.shape, dtype=dtype), backend.asarray
+    mean, M2 = twin.moments(a)
+    tolerance = TOLERANCE[dtype] * (1 + offset)
+    for ours, expected in zip(backend.moments(d(a)), (mean, M2), strict=True):
+        np.testing.assert_allclose(backend.to_host(ours), expected, rtol=tolerance, atol=tolerance * rows * images)
+    inv_std = (1 / np.sqrt(M2 / len(a) + 1e-3)).astype(dtype)
+    gamma, beta = (drawn(i, channels, dtype=dtype) if affine else None for i in (2, 3))
+    maybe = [None if v is None else d(v) for v in (gamma, beta)]
+    y = backend.normalize(d(a), d(mean), d(inv_std), *maybe, None)
+    expected = twin.normalize(a, mean, inv_std, gamma, beta, None)
+    np.testing.assert_allclose(backend.to_host(y), expected, rtol=tolerance, atol=10 * tolerance)
+    sums = backend.delta_sums(d(delta), d(a), d(mean), d(inv_std))
+    for ours, other in zip(sums, twin.delta_sums(delta, a, mean, inv_std), strict=True):
+        np.testing.assert_allclose(backend.to_host(ours), other, rtol=tolerance, atol=10 * tolerance * rows * images)
+    part = drawn(4, channels, dtype=dtype), drawn(5, channels, dtype=dtype)
+    da = backend.normalize_delta(d(delta), d(a), d(mean), d(inv_std), maybe[0], *map(d, part), None)
+    expected = twin.normalize_delta(delta, a, mean, inv_std, gamma, *part, None)
+    np.testing.assert_allclose(backend.to_host(da), expected, rtol=tolerance, atol=40 * tolerance)
+
+
+def test_moments_of_many_rows(backend):
+    a = drawn(0, 9000, 33, dtype="float32") + np.float32(100)
+    mean, M2 = (backend.to_host(v) for v in backend.moments(backend.asarray(a)))
+    np.testing.assert_allclose(mean, a.astype("f8").mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(M2, a.astype("f8").var(axis=0) * len(a), rtol=1e-4)
+
+
+@given(st.integers(1, 700), dtypes, st.sampled_from([1, 100, 1e30]))
+def test_gelu(backend, n, dtype, scale):
+    a, delta = drawn(0, n, dtype=dtype) * np.dtype(dtype).type(scale), drawn(1, n, dtype=dtype)
+    ours = [backend.gelu_tanh(backend.asarray(a), None), backend.gelu_tanh_delta(*map(backend.asarray, (delta, a)), None)]
+    if scale > 100:  # where u overflows the function is still max(a, 0)
+        expected = [np.maximum(a, 0), delta * (a > 0)]
+    else:
+        expected = [twin.gelu_tanh(a, None), twin.gelu_tanh_delta(delta, a, None)]
+    close(backend, ours, expected)
+
+
+@given(
+    st.integers(0, 2**70),
+    st.tuples(st.integers(0, 9), st.integers(0, 2**40)),
+    st.integers(0, 99),
+    st.integers(1, 9),
+    st.integers(1, 30),
+)
+def test_random_bits_are_those_of_numpy(backend, key, stream, start, rows, words):
+    bits = backend.to_host(backend.random_bits(key, stream, start, rows, words))
+    assert np.array_equal(bits, twin.random_bits(key, stream, start, rows, words))
+    shape = (rows, words, 1)
+    for dtype in ("float32", "float64"):
+        mask = backend.to_host(backend.dropout_mask(key, stream, start, shape, 0.3, dtype))
+        expected = twin.dropout_mask(key, stream, start, shape, 0.3, dtype)
+        assert np.array_equal(mask, expected) and mask.dtype == expected.dtype
+
+
+@given(st.integers(1, 40), st.integers(2, 70), dtypes, st.sampled_from([1, 1e4]), st.booleans())
+def test_cross_entropy(backend, n, classes, dtype, scale, sums_to_one):
+    z, rng = drawn(0, n, classes, dtype=dtype) * np.dtype(dtype).type(scale), np.random.default_rng(1)
+    t = rng.integers(0, classes, n)
+    q = backend.one_hot(backend.asarray(t), classes, dtype)
+    close(backend, [q], [twin.one_hot(t, classes, dtype)])
+    q = rng.dirichlet(np.ones(classes), n).astype(dtype)
+    ours = backend.cross_entropy(backend.asarray(z), backend.asarray(q), sums_to_one)
+    close(backend, ours, twin.cross_entropy(z, q, sums_to_one))
+
+
+def test_a_label_out_of_range_makes_the_loss_nan(backend):
+    q = backend.to_host(backend.one_hot(backend.asarray(np.array([0, 3, -1])), 3, "float32"))
+    assert np.isnan(q).any(axis=1).tolist() == [False, True, True]
+
+
+@given(st.integers(1, 700), dtypes, st.sampled_from([0.0, 0.9]), st.booleans(), st.sampled_from([1.0, 0.99]))
+def test_optimisers(backend, n, dtype, momentum, nesterov, decay):
+    p, g, m = (drawn(i, n, dtype=dtype) for i in range(3))
+    v, d = abs(drawn(3, n, dtype=dtype)), np.empty(n, dtype)
+    moved = [backend.asarray(x) for x in (p, g, m, v)]
+    twin.adam(p, g, m, v, d, (0.9, 0.99), 1e-3, 0.1, decay)
+    backend.adam(*moved, None, (0.9, 0.99), 1e-3, 0.1, decay)
+    close(backend, moved, [p, g, m, v])
+    moved, velocity = moved[:3], bool(momentum)
+    twin.sgd(p, g, m if velocity else None, d, 0.1, momentum, nesterov and velocity)
+    backend.sgd(moved[0], moved[1], moved[2] if velocity else None, None, 0.1, momentum, nesterov and velocity)
+    close(backend, moved, [p, g, m])
+
+
+def test_a_tally_finds_the_first_bad_loss_and_halts_the_optimisers(backend):
+    tally, expected = backend.tally(), twin.tally()
+    for loss, weight in ((1.5, 4.0), (0.5, 2.0)):
+        tally.add(backend.asarray(np.float64(loss)), weight)
+        expected.add(loss, weight)
+    assert tally.read() == expected.read()
+    p, g = backend.asarray(np.ones(5)), backend.asarray(np.ones(5))
+    backend.sgd(p, g, None, None, 0.5, 0.0, False, tally.halted)
+    for loss in (np.inf, 1.0, np.nan):
+        tally.add(backend.asarray(np.float64(loss)), 1.0)
+    assert tally.read()[1] == 3
+    backend.sgd(p, g, None, None, 0.5, 0.0, False, tally.halted)
+    backend.adam(p, g, backend.asarray(np.ones(5)), backend.asarray(np.ones(5)), None, (0.9, 0.9), 1.0, 1.0, 1.0, tally.halted)
+    assert backend.to_host(p).tolist() == [0.5] * 5
+
+
+def test_the_same_bits_whatever_the_order_of_warps_and_blocks(backend):
+    a, window = drawn(0, 6, 12, 13, 35, dtype="float32"), Window.of((12, 13, 35), 3, 1, 1)
+    delta, W, b = drawn(1, *a.shape, dtype="float32"), drawn(2, 35, 3, 3, 1, dtype="float32"), drawn(3, 35, dtype="float32")
+
+    def once():
+        results = [*backend.moments(backend.asarray(a.reshape(-1, 35)))]
+        results += run_conv(backend, backend.conv_plan(window, 35, 35, True), a, W, b, delta)
+        return [backend.to_host(v) for v in results]
+
+    assert all(np.array_equal(x, y) for x, y in zip(once(), once(), strict=True))
+
+
+def test_launches_are_checked(backend):
+    wrong = backend.asarray(np.ones((4, 4)))
+    with pytest.raises(TypeError, match="needs float32 in one piece"):
+        backend.kernels.values("gelu_tanh", "float32", 16, wrong, wrong, 1.0, 1.0, 16)
+    with pytest.raises(TypeError, match="strides"):
+        backend.kernels.values("gelu_tanh", "float64", 16, wrong.T, wrong, 1.0, 1.0, 16)
+
+
+def test_the_emulator_notices_what_a_gpu_would_not_forgive():
+    code = source("norm.cu") + "KERNEL past(real* a) { a[threadIdx.x + 1] = 0; }\n"
+    code += "KERNEL half(real* a) { if (threadIdx.x < 7) __syncthreads(); }\n"
+    module, a = emulator.Module(code, ("-DREAL=float",)), emulator.guarded((8,), "float32")
+    with pytest.raises(emulator.KernelFailure, match="outside"):
+        module.launch("past", (1, 1, 1), (8, 1, 1), [a])
+    with pytest.raises(emulator.KernelFailure, match="7 threads at a barrier"):
+        module.launch("half", (1, 1, 1), (32, 1, 1), [emulator.guarded((8,), "float32")])
+
+
+def test_every_kernel_was_run():
+    assert set(kernels()) == LAUNCHED
