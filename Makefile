@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help cifar10 test lint wheel parity bench memory clean
+.PHONY: help cifar10 test lint wheel parity bench memory accuracy kernels gpu kills fuzz soak clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -12,6 +12,12 @@ help:
 	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
 	@echo "make parity    compare every layer, loss and optimiser with PyTorch"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
+	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
+	@echo "make kernels   plant bugs in the CUDA kernels and show that the tests catch each (needs g++, no GPU)"
+	@echo "make gpu       tests and speed on a GPU"
+	@echo "make kills     kill training processes at random moments, resume them, compare the results"
+	@echo "make fuzz      read 20,000 damaged files"
+	@echo "make soak      train for 2,000 steps and watch the memory"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX and scikit-learn"
 
 $(VENV)/.%: pyproject.toml
@@ -42,6 +48,24 @@ memory: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/peers.py --json benchmarks/results/peers.json --markdown benchmarks/results/peers.md
+
+accuracy: $(VENV)/.bench
+	$(BIN)/python benchmarks/cifar10_accuracy.py --recipe fast90 --json benchmarks/results/fast90.json
+
+kernels: $(VENV)/.test
+	$(BIN)/python tests/cuda/mutants.py --out benchmarks/results/kernel_mutants.md
+
+gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
+
+kills: $(VENV)/.test
+	$(BIN)/python tests/kills.py --out benchmarks/results/kills.md
+
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz.py --out benchmarks/results/fuzz.md
+
+soak: $(VENV)/.test
+	$(BIN)/python tests/soak.py --out benchmarks/results/soak.md
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .mypy_cache .ruff_cache

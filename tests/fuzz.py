@@ -1,0 +1,204 @@
+"""`make fuzz`: damaged files of every kind that nnlite reads, behind their checksums: only its own errors, little memory.
+
+usage: python tests/fuzz.py [--files 20000] [--out FILE]
+"""
+
+import argparse
+import io
+import json
+import random
+import tarfile
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import nnlite as nn
+from nnlite import checkpoint
+from nnlite.data import cifar, download, idx
+
+MEMORY = 20  # a reader may hold so many times the file's size,
+SPARE = 4 << 20  # and so many bytes more
+
+
+def mutate(data, changes):
+    """Bytes overwritten, put in, left out, doubled, cut off."""
+    data = bytearray(data)
+    for kind, place, length, value in changes:
+        at = place % (len(data) + 1)
+        piece = bytes([value]) * length
+        if kind == "over":
+            data[at : at + length] = piece[: len(data) - at]
+        elif kind == "in":
+            data[at:at] = piece
+        elif kind == "out":
+            del data[at : at + length]
+        elif kind == "double":
+            data[at:at] = data[at : at + length]
+        elif kind == "cut":
+            del data[at:]
+    return bytes(data)
+
+
+kinds = st.sampled_from(["over", "over", "in", "out", "double", "cut"])
+values = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, ord("9"), ord('"'), ord("-"), ord("["), ord("{")]) | st.integers(0, 255)
+changes = st.lists(st.tuples(kinds, st.integers(0, 1 << 20), st.integers(1, 9), values), min_size=1, max_size=4)
+
+
+# ---- the readers: each takes a mutation, and says whether the bytes reached nnlite's own parser
+
+
+class Files:
+    """Good files of every kind, in a folder."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        rng = np.random.default_rng(0)
+        records = rng.integers(0, 10, (3, 3073)).astype("uint8")
+        self.cifar = records.tobytes()
+        self.idx = b"\0\0\x08\x03" + np.array([2, 28, 28], ">u4").tobytes() + bytes(2 * 28 * 28)
+        model = nn.Sequential(nn.Conv2D(2, 3), nn.BatchNorm(), nn.Flatten(), nn.Dense(3), input_shape=(6, 6, 2))
+        model.save(self.folder / "model")
+        self.model = (self.folder / "model").read_bytes()
+        x, t = rng.standard_normal((20, 6, 6, 2)), rng.integers(0, 3, 20)
+        trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(), [nn.Accuracy()], [nn.WeightAverage()])
+        trainer.fit((x, t), batch_size=8, progress=False, checkpoint=self.folder / "run")
+        self.arrays, self.description = checkpoint.read(checkpoint.Folder(self.folder / "run", 1).files()[-1])
+        self.trainer = trainer
+
+    def write(self, data):
+        path = self.folder / "mutated"
+        path.write_bytes(data)
+        return path
+
+    def cifar_binary(self, mutation):
+        data = mutate(self.cifar, mutation)
+        return len(data), lambda: cifar.parse_cifar_binary(data)
+
+    def idx_file(self, mutation):
+        data = mutate(self.idx, mutation)
+        return len(data), lambda: idx.parse_idx(data)
+
+    def safetensors_file(self, mutation):
+        path = self.write(mutate(self.model, mutation))
+        return path.stat().st_size, lambda: nn.load(path)
+
+    def model_description(self, mutation):
+        """The container is whole, what nnlite wrote into it is not."""
+        from safetensors.numpy import load, save
+
+        with io.BytesIO(self.model) as file:
+            size = int.from_bytes(file.read(8), "little")
+            text = json.loads(file.read(size))["__metadata__"]["nnlite"]
+        damaged = mutate(text.encode(), mutation).decode("utf-8", "replace")
+        path = self.write(save(load(self.model), {"nnlite": damaged}))
+        return path.stat().st_size, lambda: nn.load(path)
+
+    def checkpoint_behind_its_digest(self, mutation):
+        """The digest is made anew over the damaged text, as somebody would who wants to be read."""
+        from safetensors.numpy import save
+
+        text = mutate(json.dumps(self.description).encode(), mutation).decode("utf-8", "replace")
+        metadata = {"nnlite": json.dumps({"digest": checkpoint._digest(self.arrays, text), "state": text})}
+        path = self.write(save(self.arrays, metadata))
+        return path.stat().st_size, lambda: checkpoint.restore(self.trainer, *checkpoint.read(path))
+
+    def archive(self, mutation):
+        """Members with names from anywhere, links, folders: nothing lands outside the target folder."""
+        rng = random.Random(str(mutation))
+        names = ["../evil", "/tmp/nnlite-evil", "cifar-10-batches-py/../../evil", "cifar-10-batches-py/data_batch_1", "a/b"]
+        with io.BytesIO() as file:
+            with tarfile.open(fileobj=file, mode="w:gz") as tar:
+                for _ in range(rng.randrange(1, 5)):
+                    info = tarfile.TarInfo(rng.choice(names))
+                    info.type = rng.choice(
+                        [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE]
+                    )
+                    info.linkname, info.size = rng.choice(["/etc/passwd", "../.."]), 3 if info.type == tarfile.REGTYPE else 0
+                    tar.addfile(info, io.BytesIO(b"abc"))
+            data = file.getvalue()
+        path = self.write(mutate(data, mutation) if rng.random() < 0.5 else data)
+        target = self.folder / "target" / "inside"
+        target.parent.mkdir(exist_ok=True)
+        before = set(self.folder.rglob("*"))
+
+        def extract():
+            try:
+                download.extract(path, target, ["data_batch_1"])
+            finally:
+                outside = {p for p in set(self.folder.rglob("*")) - before if target not in (p, *p.parents)}
+                assert not outside, f"landed outside: {outside}"
+                assert not Path("/tmp/nnlite-evil").exists()
+
+        return len(data), extract
+
+
+READERS = ("cifar_binary", "idx_file", "safetensors_file", "model_description", "checkpoint_behind_its_digest", "archive")
+
+
+def fuzz_reader(files, name, examples):
+    """How many files were tried, read without complaint, and refused by nnlite's own errors."""
+    counts = {"tried": 0, "read": 0, "refused": 0, "reached the parser": 0, "most memory, times the file": 0.0}
+
+    @settings(
+        max_examples=examples, database=None, deadline=None, derandomize=True, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(changes)
+    def once(mutation):
+        size, read = getattr(files, name)(mutation)
+        counts["tried"] += 1
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        try:
+            read()
+            counts["read"] += 1
+            reached = True
+        except nn.NNLiteError as error:
+            counts["refused"] += 1
+            reached = "SafetensorError" not in str(error)
+        counts["reached the parser"] += reached
+        used = tracemalloc.get_traced_memory()[1] - before
+        assert used <= MEMORY * size + SPARE, f"{used:,} bytes for a file of {size:,}"
+        counts["most memory, times the file"] = round(max(counts["most memory, times the file"], used / max(1, size)), 1)
+
+    tracemalloc.start()
+    try:
+        once()
+    finally:
+        tracemalloc.stop()
+    return counts
+
+
+def run(total):
+    """All readers; hypothesis leaves out what it has tried already, so each goes on until its share is reached."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = Files(folder)
+        return {name: fuzz_reader(files, name, -(-total // len(READERS))) for name in READERS}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    results = run(args.files)
+    columns = list(next(iter(results.values())))
+    lines = ["# Damaged files", "", f"| reader | {' | '.join(columns)} |", f"| :-- |{' --: |' * len(columns)}"]
+    lines += [
+        f"| {name.replace('_', ' ')} | {' | '.join(f'{v:,}' for v in counts.values())} |" for name, counts in results.items()
+    ]
+    tried, reached = (sum(counts[key] for counts in results.values()) for key in ("tried", "reached the parser"))
+    lines += ["", f"{tried:,} files, {reached:,} of them reached a parser; none raised anything but nnlite's own errors.", ""]
+    print("\n".join(lines))
+    if args.out:
+        args.out.write_text("\n".join(lines))
+    if tried < args.files:
+        raise SystemExit(f"only {tried:,} files were tried")
+
+
+if __name__ == "__main__":
+    main()

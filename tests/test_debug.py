@@ -1,0 +1,165 @@
+"""Bad numbers are found and located; layers that break the rules are named."""
+
+import numpy as np
+import pytest
+
+import nnlite as nn
+
+
+def model_with(layer):
+    return nn.Sequential(nn.Dense(4), layer, nn.Dense(3), input_shape=(5,))
+
+
+def batch(n=6):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n, 5)).astype("float32"), rng.integers(0, 3, n)
+
+
+class Plain(nn.Layer):
+    """The identity, for others to get wrong."""
+
+    shares_memory = False
+
+    def forward(self, a, ctx):
+        return a.copy()
+
+    def backward(self, delta, ctx):
+        return delta.copy()
+
+
+class WritesForward(Plain):
+    def forward(self, a, ctx):
+        a *= 2
+        return a.copy()
+
+
+class WritesBackward(Plain):
+    def backward(self, delta, ctx):
+        delta *= 2
+        return delta.copy()
+
+
+class WrongShape(Plain):
+    def forward(self, a, ctx):
+        return a[:, :1] + np.zeros((1, 4), a.dtype) if len(a) > 99 else a[:, :3].copy()
+
+
+class WrongDtype(Plain):
+    def backward(self, delta, ctx):
+        return delta.astype("float64")
+
+
+class Shares(Plain):
+    def forward(self, a, ctx):
+        return a
+
+
+class DividesByZero(Plain):
+    def forward(self, a, ctx):
+        y = a.copy()
+        y[2] = np.inf
+        return y
+
+
+class BadGradient(nn.Dense):
+    def backward(self, delta, ctx):
+        result = super().backward(delta, ctx)
+        ctx.db[0] = np.nan
+        return result
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "text"),
+    [
+        (WritesForward(), nn.StateError, "layer 1 WritesForward.*forward, pass 1: it writes"),
+        (WritesBackward(), nn.StateError, "layer 1 WritesBackward.*backward.*it writes"),
+        (WrongShape(), nn.ShapeError, r"layer 1 WrongShape.*has shape \(6, 3\), not \(6, 4\)"),
+        (WrongDtype(), nn.ShapeError, "layer 1 WrongDtype.*float64, the model float32"),
+        (Shares(), nn.StateError, "layer 1 Shares.*shares memory"),
+        (DividesByZero(), nn.NonFiniteError, "layer 1 DividesByZero.*not finite in samples 2 of the batch"),
+        (BadGradient(4), nn.NonFiniteError, "layer 1 BadGradient.*backward.*gradient of b"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_breaks_the_rules_is_named(layer, error, text):
+    model = model_with(layer)
+    with nn.debug(model), pytest.raises(error, match=text):
+        model.loss_and_grad(*batch(), nn.CrossEntropy())
+
+
+def test_good_layers_pass_and_give_the_same_bits():
+    x, t = np.random.default_rng(0).standard_normal((9, 8, 8, 2)), np.arange(9) % 3
+    model = nn.Sequential(
+        nn.Conv2D(4, 3), nn.BatchNorm(), nn.ReLU(), nn.Residual(nn.Conv2D(4, 1), nn.BatchNorm()), nn.Dropout(0.2),
+        nn.GlobalAvgPool2D(), nn.Dense(3), input_shape=(8, 8, 2),
+    )  # fmt: skip
+    loss = model.loss_and_grad(x, t, nn.CrossEntropy(), pass_id=1)
+    grads, z = model.grads.copy(), model(x)
+    with nn.debug(model) as same:
+        assert same is model and not model.rewrite
+        assert model.loss_and_grad(x, t, nn.CrossEntropy(), pass_id=1) == loss
+        assert np.array_equal(model.grads, grads)
+        model(x)
+    assert model.rewrite and model.loss_and_grad(x, t, nn.CrossEntropy(), pass_id=1) == loss
+    assert z.shape == (9, 3)
+
+
+def images(n=40):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n, 6, 6, 2)).astype("float32"), rng.integers(0, 3, n)
+
+
+def small_cnn():
+    return nn.Sequential(nn.Conv2D(4, 3), nn.BatchNorm(), nn.ReLU(), nn.Flatten(), nn.Dense(3), input_shape=(6, 6, 2))
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_of_numpy():
+    with np.errstate(all="ignore"):
+        yield
+
+
+def fit(model, x, t, **options):
+    trainer = nn.Trainer(model, nn.CrossEntropy(), nn.SGD(0.1, momentum=0.9), metrics=[nn.Accuracy()])
+    trainer.fit((x, t), batch_size=10, shuffle=False, progress=False, **options)
+    return trainer
+
+
+def test_a_nan_in_the_data_is_located_and_nothing_is_lost():
+    x, t = images()
+    x[23, 1, 1] = np.nan
+    model = small_cnn()
+    with pytest.raises(nn.NonFiniteError, match=r"at step 2 \(epoch 1\): the inputs of samples 3 of the batch"):
+        fit(model, x, t)
+    expected = fit(small_cnn(), x[:20], t[:20]).model
+    assert np.array_equal(model.params, expected.params) and np.array_equal(model.buffers, expected.buffers)
+
+
+def test_a_nan_in_the_weights_is_located():
+    model = small_cnn()
+    model[0].W[1, 0, 0, 0] = np.inf
+    with pytest.raises(nn.NonFiniteError, match=r"at step 0 .*: 0.W is not finite at 18"):
+        fit(model, *images())
+
+
+def test_an_overflow_on_the_way_is_located():
+    model = nn.Sequential(nn.Dense(3), nn.Dense(3), input_shape=(2,))
+    model[0].W = np.full((3, 2), 1e30)
+    model[1].W = np.full((3, 3), 1e30)
+    with pytest.raises(nn.NonFiniteError, match=r"layer 1 Dense\(3\), forward.*samples 0, 1, 2, .*, 9 of the batch"):
+        fit(model, np.ones((20, 2)), np.zeros(20, int))
+
+
+def test_steps_are_skipped_where_that_is_asked_for():
+    x, t = images()
+    x[23] = np.nan
+    model = small_cnn()
+    with pytest.warns(RuntimeWarning, match="step skipped: the loss is nan at step 2"):
+        trainer = fit(model, x, t, nonfinite="skip")
+    kept = np.r_[:20, 30:40]
+    expected = fit(small_cnn(), x[kept], t[kept])
+    assert trainer.steps == 3
+    assert np.array_equal(model.params, expected.model.params) and np.array_equal(model.buffers, expected.model.buffers)
+    assert trainer.history["loss"] == expected.history["loss"]
+    with pytest.raises(ValueError, match="nonfinite"):
+        fit(model, x, t, nonfinite="ignore")
