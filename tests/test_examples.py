@@ -1,5 +1,6 @@
 """The examples and the README's code run as they stand."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -67,14 +68,14 @@ def run(*arguments, **options):
 
 
 def test_cuda_without_a_gpu_is_one_clear_line(tmp_path):
-    from importlib.util import find_spec
-
-    if find_spec("cupy"):
-        pytest.skip("CuPy is installed: a device may be there")
+    with contextlib.suppress(nn.DeviceError):
+        nn.Sequential(nn.Dense(1), input_shape=(1,)).to("cuda")
+        pytest.skip("there is a GPU here")
     arguments = ("examples/cifar10.py", "--device", "cuda", "--data", "shapes", "--limit", "50", "--out", str(tmp_path))
     result = run(*arguments)
     assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("DeviceError: device 'cuda' needs CuPy")
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("DeviceError: device 'cuda'") and ("needs CuPy" in last or "no usable CUDA driver" in last)
     assert "Traceback" not in result.stderr
 
 

@@ -76,8 +76,6 @@ class DeviceArray:
         counter["reads"] += 1
         return int(self._host)
 
-    __index__ = __int__
-
     # ---- indexing
 
     def __getitem__(self, key):
@@ -179,7 +177,6 @@ for _name, _function in {
     "sub": np.subtract,
     "mul": np.multiply,
     "truediv": np.divide,
-    "matmul": np.matmul,
     "pow": np.power,
     "and": np.bitwise_and,
     "xor": np.bitwise_xor,
@@ -187,6 +184,7 @@ for _name, _function in {
 }.items():
     for _prefix, _method in zip(("", "r", "i"), _binary(_function), strict=True):
         setattr(DeviceArray, f"__{_prefix}{_name}__", _method)
+DeviceArray.__matmul__, DeviceArray.__rmatmul__, _ = _binary(np.matmul)
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(DeviceArray, f"__{_name}__", _binary(getattr(operator, _name))[0])
 for _name, _function in {"neg": np.negative, "abs": np.abs, "invert": np.invert}.items():

@@ -5,6 +5,10 @@ typedef REAL real;
 
 #define KERNEL extern "C" __global__ void
 
+// NVRTC compiles without <cmath>.
+__device__ inline real infinity() { return __int_as_float(0x7f800000); }
+__device__ inline real not_a_number() { return __int_as_float(0x7fc00000); }
+
 // A kernel that slides over an image; see backend/window.py.
 struct Window {
     int height, width, out_height, out_width;

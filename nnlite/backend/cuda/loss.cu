@@ -23,7 +23,7 @@ KERNEL cross_entropy(const real* z, const real* q, real* losses, real* delta, in
     if (row >= rows) // the whole warp
         return;
     z += row * classes, q += row * classes, delta += row * classes;
-    real largest = -INFINITY;
+    real largest = -infinity();
     for (int c = threadIdx.x; c < classes; c += 32)
         largest = z[c] > largest || z[c] != z[c] ? z[c] : largest;
     largest = warp_max(largest);
@@ -50,7 +50,7 @@ KERNEL one_hot(const long long* t, real* q, long long values, int classes)
 {
     for (long long i = first_value(); i < values; i += value_step()) {
         const long long label = t[i / classes];
-        q[i] = label < 0 || label >= classes ? real(NAN) : real(label == i % classes);
+        q[i] = label < 0 || label >= classes ? not_a_number() : real(label == i % classes);
     }
 }
 

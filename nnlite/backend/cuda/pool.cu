@@ -9,11 +9,11 @@ KERNEL max_pool(const real* a, real* out, unsigned short* winner, const Window* 
         const int position = m % positions, y = position / w.out_width, x = position % w.out_width;
         const real* image = a + m / positions * w.height * w.width * channels;
         for (int c = threadIdx.x; c < channels; c += blockDim.x) {
-            real best = -INFINITY;
+            real best = -infinity();
             int first = 0;
             for (int tap = 0; tap < taps; tap++) {
                 const Pixel p = pixel_of(w, y, x, tap);
-                const real value = p.inside ? image[(p.y * w.width + p.x) * channels + c] : real(-INFINITY);
+                const real value = p.inside ? image[(p.y * w.width + p.x) * channels + c] : -infinity();
                 if (value > best)
                     first = tap;
                 if (value > best || value != value)
