@@ -33,6 +33,7 @@ twin = Twin()
 
 @pytest.fixture(autouse=True)
 def backend(cuda, monkeypatch):
+    monkeypatch.setattr("nnlite.backend.kernels._MOST_BLOCKS", 3)  # so that threads go round their loops
     launch = Kernels.launch
     monkeypatch.setattr(Kernels, "launch", lambda self, name, *rest: (LAUNCHED.add(name), launch(self, name, *rest)))
     return get_cupy_backend()
