@@ -11,7 +11,7 @@ from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 from nnlite.backend import Array
-from nnlite.layers import Conv2D, MaxPool2D, ReLU, Residual
+from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, ReLU, Residual
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
@@ -136,7 +136,7 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -
     """Flatten, rewrite and cut into runs."""
     training, inference = (_flatten(layers, "") for _ in range(2))
     if rewrite:
-        training, inference = (_pool_in_conv(_pool_before_relu(steps)) for steps in (training, inference))
+        training, inference = (_relu_fused(_pool_in_conv(_pool_before_relu(steps))) for steps in (training, inference))
     runs = _cut_at_barriers(training)
     whole = Run(inference, whole=any(isinstance(s, LayerStep) and not _shardable(s.layer) for s in inference))
     for chain in (runs, [whole]):
@@ -191,6 +191,44 @@ def _pool_in_conv(steps: list[Step]) -> list[Step]:
             if joins and pool.layer.plan.window.is_blockwise:
                 joined[-2:] = [LayerStep(conv.path, _with_pool(conv.layer, pool.layer))]
     return joined
+
+
+class _DoneReLU(ReLU):
+    """A ReLU whose forward pass was done by the step before it."""
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.y = a
+        return a
+
+
+def _relu_fused(steps: list[Step]) -> list[Step]:
+    """ReLU in the sweep that adds a bias or normalises before it, where the backend has such a sweep."""
+    steps = list(steps)
+    for i, (first, second) in enumerate(pairwise(steps)):
+        if _is(second, ReLU) and _ends_with_a_sweep(first):
+            layer, relu = first.layer, second.layer  # type: ignore[union-attr]
+            done = _DoneReLU()
+            done.in_shape = done.out_shape = relu.out_shape
+            done.backend = relu.backend
+            steps[i], steps[i + 1] = LayerStep(first.path, _with_relu(layer)), LayerStep(second.path, done)  # type: ignore[union-attr]
+    return steps
+
+
+def _ends_with_a_sweep(step: Step) -> bool:
+    if not isinstance(step, LayerStep) or not step.layer.backend.fuses_relu:
+        return False
+    layer = step.layer
+    groups = layer.groups in (1, layer.in_shape[2]) if isinstance(layer, Conv2D) else True
+    return type(layer) is BatchNorm or (type(layer) in (Conv2D, Dense) and layer.bias and groups)
+
+
+def _with_relu(layer: Layer) -> Layer:
+    """A twin with the same parameters whose outputs have gone through ReLU."""
+    twin = copy.copy(layer)
+    twin.backend = layer.backend.with_relu()
+    if isinstance(layer, Conv2D):
+        twin.plan = twin.backend.conv_plan(layer.plan.window, layer.filters, layer.groups, layer.bias)
+    return twin
 
 
 def _with_pool(conv: Conv2D, pool: MaxPool2D) -> Conv2D:

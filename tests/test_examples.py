@@ -99,7 +99,9 @@ def code_blocks(name):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/backprop.md", "docs/checkpoints.md", "docs/performance.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/architecture.md", "docs/backprop.md", "docs/checkpoints.md", "docs/performance.md"]
+)
 def test_code_in_the_documents(name, tmp_path, monkeypatch):
     blocks = code_blocks(name)
     assert blocks

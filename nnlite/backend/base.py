@@ -61,12 +61,14 @@ class Backend:
     """Arrays and kernels of one device. A subclass overrides only what a measurement justifies.
 
     joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
+    fuses_relu: whether `with_relu` gives a backend whose `add_bias` and `normalize` end with max(y, 0).
     sweep_values: how many values of the flat vectors an optimiser takes at a time.
     """
 
     device: str
     xp: Any
     joins_pool = True
+    fuses_relu = False
     sweep_values = 1 << 16  # parameters, gradient and state of a block stay in the cache
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
@@ -200,6 +202,19 @@ class Backend:
         """max(a, 0)."""
         result: Array = self.xp.maximum(a, 0, out=out)
         return result
+
+    def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
+        """delta where y > 0, else 0."""
+        result: Array = self.xp.multiply(delta, y > 0, out=out)
+        return result
+
+    def add_bias(self, z: Array, b: Array) -> None:
+        """z += b, by column; z: (..., C), b: (C,)."""
+        z += b
+
+    def with_relu(self) -> "Backend":
+        """The same backend, but `add_bias` and `normalize` end with max(y, 0)."""
+        raise NotImplementedError
 
     def gelu_tanh(self, a: Array, out: Any) -> Array:
         """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), in sweeps over temporary arrays."""

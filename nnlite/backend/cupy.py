@@ -28,7 +28,7 @@ class CupyBackend(Backend):
     """
 
     device = "cuda"
-    joins_pool = False
+    joins_pool, fuses_relu = False, True
     sweep_values = 1 << 62
 
     def __init__(self, precision: Precision = "float32") -> None:
@@ -36,6 +36,7 @@ class CupyBackend(Backend):
             raise ValueError(f'precision must be "float32" or "tf32", not {precision!r}')
         self.xp, self.precision = _import_cupy(), precision
         self.kernels = Kernels(self.xp)
+        self._relu = False
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """A real numeric array on the device; host data is moved."""
@@ -132,7 +133,8 @@ class CupyBackend(Backend):
     def normalize(self, a: Array, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, out: Any) -> Array:
         """As the base class, in one sweep."""
         y = self._like(a, out)
-        self.kernels.values("normalize", a.dtype, a.size, a, mean, inv_std, gamma, beta, y, a.size, a.shape[-1])
+        sizes = (a.size, a.shape[-1], self._relu)
+        self.kernels.values("normalize", a.dtype, a.size, a, mean, inv_std, gamma, beta, y, *sizes)
         return y
 
     def normalize_delta(
@@ -162,6 +164,22 @@ class CupyBackend(Backend):
 
     def _like(self, a: Array, out: Array | None) -> Array:
         return self.xp.empty(a.shape, a.dtype) if out is None else out
+
+    def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
+        """As the base class, in one sweep."""
+        da = self._like(delta, out)
+        self.kernels.values("relu_delta", delta.dtype, delta.size, delta, y, da, delta.size)
+        return da
+
+    def add_bias(self, z: Array, b: Array) -> None:
+        """As the base class, in one sweep."""
+        self.kernels.values("add_bias", z.dtype, z.size, z, b, z.size, z.shape[-1], self._relu)
+
+    def with_relu(self) -> "CupyBackend":
+        """The same backend, but `add_bias` and `normalize` end with max(y, 0)."""
+        twin = object.__new__(CupyBackend)
+        vars(twin).update(vars(self), _relu=True)
+        return twin
 
     def gelu_tanh(self, a: Array, out: Any) -> Array:
         """As the base class, in one sweep."""

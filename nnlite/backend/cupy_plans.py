@@ -40,7 +40,7 @@ class CudaConvPlan(ConvPlan):
         for images in self._chunks(a):
             self.backend.product(self._columns(a[images]), W.T, z[images].reshape(-1, self.filters))
         if b is not None:
-            z += b
+            self.backend.add_bias(z, b)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:

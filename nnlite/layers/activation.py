@@ -19,7 +19,7 @@ class ReLU(Layer):
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, ctx.y > 0, out=ctx.out)
+        return self.backend.relu_delta(delta, ctx.y, ctx.out)
 
 
 class LeakyReLU(Layer):

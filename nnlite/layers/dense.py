@@ -33,7 +33,7 @@ class Dense(Layer):
         ctx.a = a
         z = self.backend.product(a, self.W.T, ctx.out)
         if self.bias:
-            z += self.b
+            self.backend.add_bias(z, self.b)
         return z
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:

@@ -88,6 +88,22 @@ def pictures(n=40):
     return nn.data.Dataset(rng.integers(0, 256, (n, 8, 8, 3)).astype("uint8"), rng.integers(0, 3, n))
 
 
+def test_relu_is_fused_into_what_is_before_it():
+    layers = [nn.Conv2D(4, 3), nn.ReLU(), nn.BatchNorm(), nn.ReLU(), nn.Conv2D(4, 3, groups=4), nn.ReLU(), nn.Flatten()]
+    layers += [nn.Dense(5), nn.ReLU(), nn.Dense(3, bias=False), nn.ReLU()]
+    model = nn.Sequential(*layers, input_shape=(8, 8, 2)).to("cuda")
+    steps = [type(step.layer).__name__ for run in model.plan.training for step in run.steps]
+    assert steps.count("_DoneReLU") == 4 and steps.count("ReLU") == 1
+    rng = np.random.default_rng(0)
+    x, delta = rng.standard_normal((6, 8, 8, 2)).astype("float32"), rng.standard_normal((6, 3)).astype("float32")
+    before = model.snapshot()
+    fused = everything(model, x, delta)
+    model.rewrite = False
+    model.restore(before)
+    for ours, expected in zip(fused, everything(model, x, delta), strict=True):
+        close(ours, expected, "float32")
+
+
 @pytest.mark.parametrize(
     "criterion",
     [

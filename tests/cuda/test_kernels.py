@@ -172,6 +172,19 @@ def test_moments_of_many_rows(backend):
     np.testing.assert_allclose(M2, a.astype("f8").var(axis=0) * len(a), rtol=1e-4)
 
 
+@given(st.integers(1, 90), st.integers(1, 9), dtypes)
+def test_relu_in_the_sweep_before_it(backend, rows, channels, dtype):
+    z, b, delta = drawn(0, rows, channels, dtype=dtype), drawn(1, channels, dtype=dtype), drawn(2, rows, channels, dtype=dtype)
+    plain, fused = backend.asarray(z), backend.asarray(z.copy())
+    backend.add_bias(plain, backend.asarray(b))
+    backend.with_relu().add_bias(fused, backend.asarray(b))
+    close(backend, [plain, fused], [z + b, np.maximum(z + b, 0)])
+    close(backend, [backend.relu_delta(backend.asarray(delta), fused, None)], [delta * (z + b > 0)])
+    one = np.ones(channels, dtype)
+    given = [backend.asarray(v) for v in (z, b, one)]
+    close(backend, [backend.with_relu().normalize(*given, None, None, None)], [np.maximum(z - b, 0)])
+
+
 @given(st.integers(1, 700), dtypes, st.sampled_from([1, 100, 1e30]))
 def test_gelu(backend, n, dtype, scale):
     a, delta = drawn(0, n, dtype=dtype) * np.dtype(dtype).type(scale), drawn(1, n, dtype=dtype)

@@ -81,14 +81,15 @@ KERNEL finish_deltas(const Sums* partial, const real* inv_std, real* total, real
     }
 }
 
-// y = gamma (a - mean) inv_std + beta; gamma and beta may be null.
+// y = gamma (a - mean) inv_std + beta, and where relu is set max(y, 0) of it; gamma and beta may be null.
 KERNEL normalize(const real* a, const real* mean, const real* inv_std, const real* gamma, const real* beta, real* y,
-    long long values, int channels)
+    long long values, int channels, int relu)
 {
     for (long long i = first_value(); i < values; i += value_step()) {
         const int c = i % channels;
         const real scale = gamma ? gamma[c] * inv_std[c] : inv_std[c];
-        y[i] = (a[i] - mean[c]) * scale + (beta ? beta[c] : real(0));
+        const real result = (a[i] - mean[c]) * scale + (beta ? beta[c] : real(0));
+        y[i] = relu && result < 0 ? real(0) : result;
     }
 }
 

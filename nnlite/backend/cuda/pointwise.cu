@@ -1,5 +1,21 @@
 // What is done value by value.
 
+// z += b by column, and where relu is set max(z, 0) of it.
+KERNEL add_bias(real* z, const real* b, long long values, int channels, int relu)
+{
+    for (long long i = first_value(); i < values; i += value_step()) {
+        const real result = z[i] + b[i % channels];
+        z[i] = relu && result < 0 ? real(0) : result;
+    }
+}
+
+// da = delta where y > 0, else 0
+KERNEL relu_delta(const real* delta, const real* y, real* da, long long values)
+{
+    for (long long i = first_value(); i < values; i += value_step())
+        da[i] = y[i] > 0 ? delta[i] : real(0);
+}
+
 // y = a (1 + tanh u) / 2 with u = linear a (1 + cubic a^2)
 KERNEL gelu_tanh(const real* a, real* y, real linear, real cubic, long long values)
 {
