@@ -218,8 +218,7 @@ def _ends_with_a_sweep(step: Step) -> bool:
     if not isinstance(step, LayerStep) or not step.layer.backend.fuses_relu:
         return False
     layer = step.layer
-    groups = layer.groups in (1, layer.in_shape[2]) if isinstance(layer, Conv2D) else True
-    return type(layer) is BatchNorm or (type(layer) in (Conv2D, Dense) and layer.bias and groups)
+    return type(layer) is BatchNorm or (type(layer) in (Conv2D, Dense) and layer.bias and getattr(layer, "groups", 1) == 1)
 
 
 def _with_relu(layer: Layer) -> Layer:
