@@ -259,6 +259,25 @@ def test_a_tally_finds_the_first_bad_loss_and_halts_the_optimisers(backend):
     assert backend.to_host(p).tolist() == [0.5] * 5
 
 
+def test_a_tally_leaves_bad_losses_out(backend):
+    tally, expected = backend.tally(skip=True), twin.tally(skip=True)
+    p, g = backend.asarray(np.ones(5)), backend.asarray(np.ones(5))
+    for loss in (1.5, np.nan, 0.5):
+        tally.add(backend.asarray(np.float64(loss)), 2.0)
+        expected.add(loss, 2.0)
+        backend.sgd(p, g, None, None, 0.25, 0.0, False, tally.halted)
+    assert tally.read() == expected.read() == (1.0, 0)
+    assert backend.to_host(p).tolist() == [0.5] * 5
+
+
+def test_of_equal_values_the_first_takes_the_delta(backend):
+    plan, memory = backend.max_pool_plan(Window.of((2, 2, 3), 2, 2)), Memory(backend.xp)
+    memory.swept = True
+    plan.forward(backend.asarray(np.zeros((1, 2, 2, 3))), memory, None)
+    da = backend.to_host(plan.backward(backend.asarray(np.ones((1, 1, 1, 3))), memory, None))
+    assert da[0, 0, 0].tolist() == [1, 1, 1] and da.sum() == 3
+
+
 def test_the_same_bits_whatever_the_order_of_warps_and_blocks(backend):
     a, window = drawn(0, 6, 12, 13, 35, dtype="float32"), Window.of((12, 13, 35), 3, 1, 1)
     delta, W, b = drawn(1, *a.shape, dtype="float32"), drawn(2, 35, 3, 3, 1, dtype="float32"), drawn(3, 35, dtype="float32")

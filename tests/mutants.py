@@ -1,0 +1,169 @@
+"""`make mutants`: changes the code in small ways, one at a time, and shows that the tests of its file notice.
+
+usage: python tests/mutants.py [--mutants 300] [--seed 0] [--processes 2] [--out FILE]
+
+A seeded sample over layers, losses, optimisers and the convolutions and pooling of the CPU, made by cosmic-ray; and bugs that
+others really shipped, planted by hand. Survivors are listed; those known to change nothing stand in EQUIVALENT, with reasons.
+"""
+
+import argparse
+import difflib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "nnlite"
+LIMIT = 300  # seconds for the tests of a mutant; one that hangs is noticed, too
+
+LAYERS = "test_layers.py test_reference.py test_gradcheck.py test_model.py test_shards.py"
+CONVOLUTIONS = "test_conv_algorithms.py test_reference.py test_layers.py test_model.py"
+TESTS = {
+    **{f"layers/{path.name}": LAYERS for path in sorted((PACKAGE / "layers").glob("[a-z]*.py"))},
+    "layers/base.py": f"{LAYERS} test_serialize.py",
+    "losses.py": "test_losses.py",
+    "optim.py": "test_optim.py",
+    "backend/conv.py": CONVOLUTIONS,
+    "backend/winograd.py": CONVOLUTIONS,
+    "backend/window.py": CONVOLUTIONS,
+    "backend/pool.py": f"{CONVOLUTIONS} test_backend.py",
+}
+
+# ruff: noqa: E501
+OPERATORS = [
+    *(f"ReplaceBinaryOperator_{pair}" for pair in "Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_Add Pow_Mul".split()),  # noqa: SIM905
+    *(f"ReplaceComparisonOperator_{pair}" for pair in "Lt_LtE LtE_Lt Gt_GtE GtE_Gt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is".split()),  # noqa: SIM905
+    "ReplaceUnaryOperator_Delete_USub", "ReplaceAndWithOr", "ReplaceOrWithAnd", "AddNot", "NumberReplacer",
+    "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ZeroIterationForLoop",
+]  # fmt: skip
+
+# (file, text of the changed line): why no test could tell. Filled in from runs of this file.
+EQUIVALENT: dict[tuple[str, str], str] = {}
+
+# Bugs that others shipped: (what, file, old text, new text).
+SHIPPED = [
+    ("tanh' returns tanh", "layers/activation.py", "delta, 1 - ctx.y * ctx.y,", "delta, ctx.y,"),
+    ("ReLU writes into its argument", "backend/base.py", "self.xp.maximum(a, 0, out=out)", "self.xp.maximum(a, 0, out=a)"),
+    ("biased running variance", "layers/norm.py", "var * m / (m - 1)", "var"),
+    ("ties in max-pool counted twice", "backend/pool.py", "(candidate > best)", "(candidate >= best)"),
+    ("the last batch is dropped", "data/dataset.py", "range(start * batch_size, len(self), batch_size)",
+     "range(start * batch_size, len(self) - len(self) % batch_size, batch_size)"),
+    ("softmax's backward assumes cross-entropy", "layers/activation.py", "self.xp.multiply(ctx.y, delta - mean,", "self.xp.subtract(ctx.y, delta,"),
+]  # fmt: skip
+SHIPPED_TESTS = f"{LAYERS} test_backend.py test_conv_algorithms.py test_data_sets.py"
+
+
+class Mutant(NamedTuple):
+    """One changed file."""
+
+    what: str
+    file: str
+    code: str
+    tests: str
+
+    def change(self):
+        """The lines that differ."""
+        before = (PACKAGE / self.file).read_text().splitlines()
+        lines = difflib.unified_diff(before, self.code.splitlines(), lineterm="", n=0)
+        return [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")]
+
+    @property
+    def old_line(self):
+        return next((line[1:].strip() for line in self.change() if line[0] == "-"), "")
+
+
+def every_mutant():
+    """All that cosmic-ray's operators make of the files."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    for file, tests in TESTS.items():
+        source = (PACKAGE / file).read_text()
+        for name in OPERATORS:
+            operator, occurrence = get_operator(f"core/{name}")(), 0
+            while (code := mutate_code(source, operator, occurrence)) is not None:
+                occurrence += 1
+                if is_python(code):
+                    yield Mutant(name, file, code, tests)
+
+
+def is_python(code):
+    """Some changes, as of the star in f(*a), leave none."""
+    try:
+        compile(code, "mutant", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+def shipped():
+    for what, file, old, new in SHIPPED:
+        source = (PACKAGE / file).read_text()
+        if source.count(old) != 1:
+            raise SystemExit(f"{file} has {source.count(old)} times {old!r}")
+        yield Mutant(what, file, source.replace(old, new), SHIPPED_TESTS)
+
+
+def survives(mutant):
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(PACKAGE, Path(folder) / "nnlite", ignore=shutil.ignore_patterns("__pycache__"))
+        (Path(folder) / "nnlite" / mutant.file).write_text(mutant.code)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()]
+        environment = os.environ | {"PYTHONPATH": folder, "NNLITE_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            return subprocess.run(command, cwd=HERE, env=environment, capture_output=True, timeout=LIMIT).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+
+def report(mutants, lives):
+    """The table's lines, and the share killed of those not shown equivalent."""
+    survivors = [mutant for mutant, alive in zip(mutants, lives, strict=True) if alive]
+    known = {m: EQUIVALENT[m.file, m.old_line] for m in survivors if (m.file, m.old_line) in EQUIVALENT}
+    killed, counted = len(mutants) - len(survivors), len(mutants) - len(known)
+    share = killed / max(1, counted)
+    lines = [f"{killed} of {len(mutants)} mutants were noticed; {len(known)} survivors change nothing that a test could see."]
+    lines += [f"Of the other {counted}, {share:.1%} were noticed.", "", "Survivors:", ""]
+    for mutant in survivors:
+        lines += [f"- `{mutant.file}`, {mutant.what}: {known.get(mutant, 'not noticed')}", "", "  ```diff"]
+        lines += [f"  {line}" for line in mutant.change()] + ["  ```"]
+    return lines, share
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutants", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    planted, population = list(shipped()), list(every_mutant())
+    sample = random.Random(args.seed).sample(population, min(args.mutants, len(population)))
+    lives = []
+    with ThreadPoolExecutor(args.processes) as pool:
+        for mutant, alive in zip([*planted, *sample], pool.map(survives, [*planted, *sample]), strict=False):
+            lives.append(alive)
+            print(
+                f"{len(lives)}/{len(planted) + len(sample)} {mutant.file} {mutant.what}: {'ALIVE' if alive else 'noticed'}",
+                flush=True,
+            )
+    first, rest = lives[: len(planted)], lives[len(planted) :]
+    lines = ["# Mutants", "", "Bugs that others shipped, planted:", ""]
+    lines += [f"- {mutant.what}: {'not noticed' if alive else 'noticed'}" for mutant, alive in zip(planted, first, strict=True)]
+    more, share = report(sample, rest)
+    lines += ["", f"A sample of {len(sample)} of {len(population):,} (seed {args.seed}):", "", *more, ""]
+    print("\n".join(lines))
+    if args.out:
+        args.out.write_text("\n".join(lines))
+    if any(first) or share < 0.95:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
