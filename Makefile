@@ -2,27 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONSTRAINTS ?= requirements/locked.txt
 
-.PHONY: help cifar10 test lint wheel parity bench memory accuracy kernels gpu kills fuzz soak clean
+.PHONY: help cifar10 test lowest lint wheel parity bench memory accuracy kernels mutants gpu kills fuzz soak clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
 	@echo "make test      run all tests"
+	@echo "make lowest    run all tests with every dependency at its lower bound"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
 	@echo "make parity    compare every layer, loss and optimiser with PyTorch"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
 	@echo "make kernels   plant bugs in the CUDA kernels and show that the tests catch each (needs g++, no GPU)"
+	@echo "make mutants   change the code in 300 small ways and show that the tests notice (an hour)"
 	@echo "make gpu       tests and speed on a GPU"
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX and scikit-learn"
 
-$(VENV)/.%: pyproject.toml
+$(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[$*]"
 	touch $@
 
 cifar10: $(VENV)/.examples
@@ -30,6 +33,9 @@ cifar10: $(VENV)/.examples
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -54,6 +60,9 @@ accuracy: $(VENV)/.bench
 
 kernels: $(VENV)/.test
 	$(BIN)/python tests/cuda/mutants.py --out benchmarks/results/kernel_mutants.md
+
+mutants: $(VENV)/.mutants
+	$(BIN)/python tests/mutants.py --out benchmarks/results/mutants.md
 
 gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
