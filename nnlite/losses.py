@@ -28,7 +28,7 @@ class Loss:
         if sample_weight is not None:
             losses = losses * sample_weight
             scale = scale.reshape(-1, *[1] * (z.ndim - 1))  # type: ignore[union-attr]
-        delta *= z.dtype.type(scale) if sample_weight is None else scale
+        delta *= scale
         return backend_of(z).number(losses.sum(dtype="float64")) / total, delta
 
     def prepare(

@@ -267,7 +267,7 @@ class Muon(Optimizer):
         p -= rate * step
 
 
-def orthogonalize(M: Array, steps: int = 5) -> Array:
+def orthogonalize(M: Array, steps: int) -> Array:
     """M (n, k) with singular values near 1 (0.7 to 1.2): X <- a X + (b X X' + c (X X')^2) X from X = M / |M|.
 
     Newton-Schulz in a fifth-degree form whose slope at zero is large (Jordan et al. 2024).

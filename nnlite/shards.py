@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Array, Turnstile
-from nnlite.layers.base import Context
+from nnlite.layers.base import Context, Shard
 from nnlite.plan import LayerStep, Run
 from nnlite.workspace import Workspace, is_trained
 
@@ -279,7 +279,7 @@ class TrainingPass(Pass):
 
     def _combine_deltas(self, k: int, parts: list[Any]) -> None:
         entry = self.runs[k].entry
-        ctx = Context(self.xp)
+        ctx = Context(self.xp, 0, Shard(self.model.seed), self.model.dtype, self.model.backend.scratch)
         ctx.batch = self.batches[k]
         self.memory[k].direct.bind([ctx])
         self.delta_batches[k] = entry.combine_deltas(parts, ctx)  # type: ignore[union-attr]

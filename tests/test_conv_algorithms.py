@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.backend import winograd
+from nnlite.backend import Memory, Window, winograd
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.winograd import WinogradPlan
 
@@ -168,6 +168,80 @@ def test_plans_by_shape():
     assert type(plan(32, 3, dilation=2)) is ConvPlan
     assert type(plan(32, 3, channels=3)) is ConvPlan
     assert type(plan(64, 3, channels=64, padding=1)) is WinogradPlan
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "pool", "tile"),
+    [
+        ((32, 32, 3), 32, 1, None),
+        ((13, 13, 32), 64, 1, 3),
+        ((7, 7, 128), 128, 1, 4),
+        # Near the borders between the tiles: another cost of a product, a transform or a moved value chooses another.
+        ((15, 7, 3), 2, 1, 3),
+        ((6, 5, 3), 8, 1, None),
+        ((6, 6, 4), 16, 4, 4),
+        ((30, 2, 12), 64, (1, 2), None),
+        ((30, 2, 12), 64, (2, 1), None),
+        ((32, 6, 2), 8, 1, 2),
+        ((32, 13, 8), 2, 1, 3),
+        ((30, 13, 4), 32, 3, 3),
+    ],
+)
+def test_the_rule(shape, filters, pool, tile):
+    window = Window.of(shape, 3, 1, 1)
+    pooling = Window.of((*window.out_size, filters), pool, pool, 0)
+    assert winograd.best_tile(window.before(pooling), filters, pooling.kernel) == tile
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 1)])
+def test_a_tile_is_not_cut_by_pooling(size):
+    nn.set_conv_algorithm("winograd")
+    model = nn.Sequential(nn.Conv2D(4, 3), nn.MaxPool2D(size), input_shape=(9, 8, 3), dtype="float64", seed=1)
+    assert len(model.plan.training[0].steps) == 1
+    x = np.random.default_rng(0).standard_normal((2, 9, 8, 3))
+    joined = model(x)
+    model.rewrite = False
+    np.testing.assert_allclose(joined, model(x), rtol=1e-9)
+
+
+def sizes(arrays):
+    """Values in a plan's filters, as prepared: an array, or several."""
+    return 0 if arrays is None else arrays.size if hasattr(arrays, "size") else sum(sizes(a) for a in arrays)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "algorithm"),
+    [
+        ([nn.Conv2D(5, 2)], (6, 7, 3), "direct"),
+        ([nn.Conv2D(4, 3), nn.MaxPool2D(2)], (8, 8, 1), "direct"),
+        ([nn.Conv2D(16, 3)], (9, 6, 4), "winograd"),
+        ([nn.Conv2D(4, 3)], (9, 6, 16), "winograd"),
+        ([nn.Conv2D(6, 1)], (5, 5, 3), "auto"),
+        ([nn.Conv2D(6, 3, groups=6)], (5, 5, 6), "auto"),
+        ([nn.Conv2D(96, 2, groups=3)], (5, 4, 96), "direct"),
+    ],
+)
+def test_a_plan_tells_its_memory(monkeypatch, layers, shape, algorithm):
+    """Shards are cut by it: what one image needs for a moment, and the filters in the form in which they are used."""
+    nn.set_conv_algorithm(algorithm)
+    model, n, taken = nn.Sequential(*layers, input_shape=shape), 2, {}
+    conv = model.plan.inference.layers[0]
+    scratch = type(conv.backend).scratch
+
+    def watched(self, name, shape, dtype):
+        taken[name] = np.prod(shape)
+        return scratch(self, name, shape, dtype)
+
+    monkeypatch.setattr(type(conv.backend), "scratch", watched)
+    model(np.ones((n, *shape), "float32"))
+    plan = conv.plan
+    needed = sum(taken.values())
+    if type(plan) is WinogradPlan:  # the transformed tiles of which two lie side by side
+        x, v, products = ((taken[name] - plan.p * winograd.PAD) for name in "XVM")
+        needed = max(x + v, v + products)
+    assert plan.temporaries * n == needed
+    filters = plan.prepare(conv.W, conv.b, Memory(np))
+    assert plan.weights == sizes(filters) - (conv.filters if type(plan) is WinogradPlan else 0)
 
 
 def test_the_algorithm_can_be_chosen():

@@ -177,6 +177,24 @@ def test_copies_are_the_same_model(case, data, tmp_path):
         assert same(expected, (other(x), *train(other, x, t)))
 
 
+def test_in_place_and_in_the_same_memory():
+    """`elementwise` layers may overwrite their input; only results of `shares_memory` layers may be their input."""
+    kinds = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
+    named = {flag: {kind.__name__ for kind in kinds if getattr(kind, flag)} for flag in ("elementwise", "shares_memory")}
+    assert named["elementwise"] == {*"Dropout GELU LeakyReLU Normalize ReLU SiLU Sigmoid Tanh".split()}  # noqa: SIM905
+    # The last three are no layers of their own: their parts say it.
+    assert named["shares_memory"] == {"Dropout", "Flatten", "Reshape", "Layer", "Residual", "Sequential"}
+
+
+def test_flops_and_memory_are_those_of_the_definition():
+    """Of one sample, a product and a sum counted as two."""
+    layers = nn.Dense(7), nn.Conv2D(6, (3, 2), stride=2, groups=2, bias=False), nn.ReLU(), nn.Conv2D(5, 3, padding=1)
+    shapes = (4,), (9, 8, 4), (6,), (6, 7, 2)
+    models = [nn.Sequential(layer, input_shape=shape) for layer, shape in zip(layers, shapes, strict=True)]
+    assert [model[0].flops() for model in models] == [2 * 4 * 7, 2 * 4 * 4 * 6 * 3 * 2 * 2, 0, 2 * 6 * 7 * 5 * 9 * 2]
+    assert models[0][0].weights() == 4 * 7 + 7 and models[2][0].weights() == models[2][0].temporaries() == 0
+
+
 @each_case
 @given(data=st.data())
 def test_every_array_is_a_view_of_the_flat_vectors(case, data):

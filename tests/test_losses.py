@@ -107,6 +107,11 @@ def test_extreme_logits_stay_finite(dtype):
     np.testing.assert_array_equal(nn.softmax(z), [[1, 0, 0, 0], [0, 0, 1, 0]])
 
 
+def test_softmax_by_its_formula():
+    z = rng.standard_normal((N, 2, C))
+    np.testing.assert_allclose(nn.softmax(z), np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True), rtol=1e-12)
+
+
 def test_a_column_of_logits_takes_flat_targets():
     z = rng.standard_normal((N, 1))
     flat = nn.BinaryCrossEntropy()(z, LABELS % 2)
@@ -120,6 +125,7 @@ def test_a_column_of_logits_takes_flat_targets():
         (nn.CrossEntropy(), (N, C), LABELS.astype(float), None, nn.DataError, "integers"),
         (nn.CrossEntropy(), (N, C), LABELS + C, None, nn.DataError, "0 ... 3"),
         (nn.CrossEntropy(), (N, C), LABELS - C, None, nn.DataError, "0 ... 3"),
+        (nn.CrossEntropy(), (N, C), [0, 1, -1, 3, 0, 1][:N], None, nn.DataError, "found -1"),
         (nn.CrossEntropy(), (N, C), LABELS[:-1], None, nn.ShapeError, r"\(5,\)"),
         (nn.CrossEntropy(), (N, C), PROBABILITIES * 2, None, nn.DataError, r"\[0, 1\]"),
         (nn.CrossEntropy(), (N, C, 2), LABELS, None, nn.ShapeError, "logits"),

@@ -151,12 +151,24 @@ def test_muon(momentum, nesterov, decay, renormalize, steps):
         np.testing.assert_allclose(view, wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_muon_by_itself_makes_five_iterations_and_follows_a_schedule():
+    model = nn.Sequential(nn.Dense(6, bias=False), input_shape=(4,), dtype="float64")
+    rates, start = [0.1, 0.2, 0.05], model.params.reshape(6, 4).copy()
+    optimizer = nn.Muon(rates.__getitem__, momentum=0)
+    model.grads = np.random.default_rng(0).standard_normal(24)
+    for _ in rates:
+        optimizer.step(model)
+    wanted = muon(start, [model.grads], sum(rates), 0, False, 0, False, steps=5)
+    np.testing.assert_allclose(model.params.reshape(6, 4), wanted, rtol=1e-9)
+    assert optimizer.steps == 3
+
+
 @pytest.mark.parametrize("shape", [(30, 30), (10, 90), (90, 10)])
 def test_orthogonalized_matrices_have_singular_values_near_one(shape):
     from nnlite.optim import orthogonalize
 
     M = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    values = np.linalg.svd(orthogonalize(M), compute_uv=False)
+    values = np.linalg.svd(orthogonalize(M, 5), compute_uv=False)
     assert values.shape == (min(shape),) and values.max() < 1.3 and np.median(values) > 0.65
 
 
@@ -233,6 +245,9 @@ def test_bad_arguments():
         lambda: nn.Adam(betas=(1, 0.9)),
         lambda: nn.Adam(clip_norm=0),
         lambda: nn.RMSProp(alpha=2),
+        lambda: nn.RMSProp(alpha=1),
+        lambda: nn.Adam(betas=(0.9, 1)),
+        lambda: nn.Adam(betas=(-0.1, 0.9)),
         lambda: nn.AdamW(weight_decay=-1),
         lambda: nn.Muon(momentum=1),
         lambda: nn.Muon(steps=0),
@@ -241,7 +256,8 @@ def test_bad_arguments():
     ):
         with pytest.raises(ValueError):
             make()
-    optimizer = nn.Adam()
+    optimizer = nn.Adam(betas=(0, 0))
+    nn.RMSProp(alpha=0).step(model)
     optimizer.step(model)
     with pytest.raises(nn.StateError, match="make a new optimiser"):
         optimizer.step(nn.Sequential(nn.Dense(3), input_shape=(2,)))

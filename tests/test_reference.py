@@ -93,6 +93,14 @@ def test_batch_norm_of_constant_channels_is_beta():
     np.testing.assert_allclose(model.forward(x, training=True), 0, atol=1e-2)
 
 
+@given(case=st.tuples(*[st.integers(1, 9)] * 2, *[st.integers(1, 4)] * 2))
+def test_same_padding_leaves_one_output_for_every_stride(case):
+    size, other, kernel, stride = case
+    layer = nn.Conv2D(1, kernel, stride=stride, padding="same")
+    model = nn.Sequential(layer, input_shape=(size, other, 1))
+    assert model.out_shape == (-(-size // stride), -(-other // stride), 1)
+
+
 def test_same_padding_puts_the_surplus_at_bottom_and_right():
     model = nn.Sequential(nn.Conv2D(1, 2, padding="same", bias=False, init=nn.init.ones), input_shape=(2, 2, 1))
     x = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)

@@ -33,7 +33,7 @@ class Window:
         cls,
         in_shape: tuple[int, ...],
         kernel: int | Pair,
-        stride: int | Pair = 1,
+        stride: int | Pair,
         padding: Padding = 0,
         dilation: int | Pair = 1,
     ) -> "Window":
@@ -110,8 +110,8 @@ class Window:
         every = slice(None)
         yield every, slice(0, top), every
         yield every, slice(h - bottom, h), every
-        yield every, slice(top, h - bottom), slice(0, left)
-        yield every, slice(top, h - bottom), slice(w - right, w)
+        yield every, every, slice(0, left)
+        yield every, every, slice(w - right, w)
 
 
 def _resolve_padding(size: tuple[int, ...], kernel: Pair, stride: Pair, dilation: Pair, padding: Padding) -> tuple[Pair, Pair]:

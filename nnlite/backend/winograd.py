@@ -217,7 +217,7 @@ def _trim(rows: Array) -> Array:
     return rows[:, :-PAD]
 
 
-def best_tile(window: Window, filters: int, pool: Pair = (1, 1)) -> int | None:
+def best_tile(window: Window, filters: int, pool: Pair) -> int | None:
     """The m that makes a training step of this convolution cheapest, or None where the direct product does."""
     if not _possible(window):
         return None

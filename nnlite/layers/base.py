@@ -19,7 +19,7 @@ class Parameter(NamedTuple):
 
     shape: Shape
     init: Init
-    trained: bool = True
+    trained: bool
 
     @property
     def size(self) -> int:
@@ -30,10 +30,13 @@ class Parameter(NamedTuple):
 class Shard:
     """Where a piece of the batch stands: rows `start` to `start + rows` of training pass `pass_id`."""
 
-    def __init__(self, seed: int = 0) -> None:
+    start: int
+    rows: int
+    pass_id: int
+    training: bool
+
+    def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.start = self.rows = self.pass_id = 0
-        self.training = False
 
 
 class Context(Memory):
@@ -45,12 +48,9 @@ class Context(Memory):
     and `needs_delta` (false where nobody wants dJ/da).
     """
 
-    def __init__(
-        self, xp: Any = None, layer_id: int = 0, shard: Shard | None = None, dtype: Any = None, scratch: Any = None
-    ) -> None:
+    def __init__(self, xp: Any, layer_id: int, shard: Shard, dtype: Any, scratch: Any) -> None:
         super().__init__(xp)
-        self.layer_id, self.dtype, self.scratch = layer_id, dtype, scratch
-        self.shard = shard or Shard()
+        self.layer_id, self.shard, self.dtype, self.scratch = layer_id, shard, dtype, scratch
         self.prepared: Any = None
         self.batch: Any = None
         self.delta_batch: Any = None

@@ -85,7 +85,7 @@ class GlobalMaxPool2D(Layer):
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:
             raise ShapeError(f"expects images of shape (height, width, channels), got {in_shape}")
-        self.plan = self.backend.max_pool_plan(Window.of(in_shape, in_shape[:2]))
+        self.plan = self.backend.max_pool_plan(Window.of(in_shape, in_shape[:2], stride=1))
         return (in_shape[2],)
 
     def forward(self, a: Array, ctx: Context) -> Array:

@@ -48,7 +48,7 @@ def windows(draw, most=9):
     try:
         return Window.of(shape, draw(pairs), draw(pairs), padding, draw(pairs))
     except ShapeError:
-        return Window.of(shape, 1)
+        return Window.of(shape, 1, 1)
 
 
 dtypes = st.sampled_from(["float32", "float64"])
@@ -100,7 +100,7 @@ def test_patches_in_several_pieces(backend, monkeypatch):
 
 @given(counts, dtypes)
 def test_one_by_one(backend, n, dtype):
-    window = Window.of((3, 5, 7), 1)
+    window = Window.of((3, 5, 7), 1, 1)
     compare_conv(backend, PointwisePlan(twin, window, 4, True), window, 4, 1, n, dtype)
 
 
