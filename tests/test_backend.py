@@ -1,5 +1,7 @@
 """The operations of the backend: each against its plain formula, on sizes that its fast form does not divide."""
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from nnlite.backend import get_backend
 from nnlite.backend.base import Backend
-from nnlite.backend.memory import Pool
+from nnlite.backend.memory import Buffers, Pool
 
 backend = get_backend("cpu")
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 40))
@@ -100,3 +102,16 @@ def test_a_pool_gives_arrays_out_again():
     assert not np.shares_memory(pool.take((7, 1), "float32"), c)  # less than half of it
     assert not np.shares_memory(pool.take((10, 3), "float64"), c)  # another kind
     assert np.shares_memory(pool.take((10, 3), "float32"), c)
+
+
+def test_kept_views_do_not_keep_arrays_that_were_replaced():
+    buffers = Buffers(np)
+    views = buffers.views("key", lambda: buffers.get("a", (4, 5), "float32").T)
+    assert buffers.views("key", None) is views
+    old = weakref.ref(views.base)
+    del views
+    assert old() is not None
+    buffers.get("a", (100,), "float32")
+    assert old() is None
+    made = buffers.views("key", lambda: buffers.get("a", (4, 5), "float32").T)
+    assert np.shares_memory(made, buffers.get("a", (1,), "float32"))

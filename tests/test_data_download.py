@@ -179,6 +179,7 @@ NOISE = np.random.default_rng(0).bytes(20_000)
         (archive({"x/b": b"!"}), "it lacks x/a"),
         (archive({"x/a": NOISE}, compression="")[:9_000], ""),
         (archive({"x/a": NOISE})[:9_000], ""),
+        (b"\x1f\x8b\x08\x04" + bytes(6), ""),  # a gzip header that ends too early: TypeError in tarfile
         (b"\x1f\x8b\x08\x00 not gzip", ""),
         (b"", ""),
     ],

@@ -1,9 +1,12 @@
 """Memory that is used again: by one operation for its duration, by one shard between forward and backward."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from nnlite.backend.window import Array
+
+_KEPT_VIEWS = 1000  # for so many keys
 
 
 class Buffers:
@@ -11,8 +14,8 @@ class Buffers:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self.growths = 0  # how often a buffer was made anew
         self._arrays: dict[str, tuple[Array, Array]] = {}  # the whole buffer, and the view last asked for
+        self._views: dict[Any, Any] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of undefined contents; it shares memory with what `name` was given before."""
@@ -22,10 +25,19 @@ class Buffers:
         size = math.prod(shape)
         if flat is None or flat.dtype != dtype or flat.size < size:
             flat = self.xp.empty(size, dtype)
-            self.growths += 1
+            self._views.clear()  # some may be of the old array, and would keep it
         view = flat[:size].reshape(shape)
         self._arrays[name] = flat, view
         return view
+
+    def views(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make()` gave for this key, while no array was made anew."""
+        if key not in self._views:
+            views = make()
+            if len(self._views) >= _KEPT_VIEWS:
+                self._views.clear()
+            self._views[key] = views
+        return self._views[key]
 
 
 class Pool:

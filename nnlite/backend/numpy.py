@@ -17,7 +17,6 @@ from nnlite.errors import DataError, DeviceError
 
 _WORTH_THREADS = 1 << 23  # multiplications of a product that is cut, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
-_KEPT_VIEWS = 1000  # for so many keys
 _WIDE = 1 << 10  # values of a row that is long enough for an inner loop
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -55,22 +54,13 @@ class NumpyBackend(Backend):
 
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
         """Kept by thread: making a dozen views takes Python as long as a product, and other threads wait meanwhile."""
-        buffers = self._buffers()
-        kept: dict[Any, tuple[int, Any]] = self._local.views
-        growths, views = kept.get(key, (-1, None))
-        if growths != buffers.growths:
-            if len(kept) > _KEPT_VIEWS:
-                kept.clear()
-            views = make()
-            kept[key] = buffers.growths, views
-        return views
+        return self._buffers().views(key, make)
 
     def _buffers(self) -> Buffers:
         try:
             buffers: Buffers = self._local.buffers
         except AttributeError:
             buffers = self._local.buffers = Buffers(np)
-            self._local.views = {}
         return buffers
 
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:

@@ -41,7 +41,6 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
     """
     import shutil
     import tarfile
-    import zlib
 
     partial = _partial(folder)
     try:
@@ -49,7 +48,7 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
         with tarfile.open(archive, "r|*") as tar:
             _extract_members(tar, {f"{folder.name}/{name}": partial / name for name in names})
         partial.rename(folder)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except Exception as error:  # tarfile has no class for all that damaged bytes make it raise, TypeError among them
         raise DataError(f"{archive} cannot be unpacked into {folder}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
