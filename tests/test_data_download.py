@@ -183,7 +183,7 @@ NOISE = np.random.default_rng(0).bytes(20_000)
         (b"\x1f\x8b\x08\x00 not gzip", ""),
         (b"", ""),
     ],
-    ids=["hostile", "lacking", "short tar", "short gz", "no gz", "empty"],
+    ids=["hostile", "lacking", "short tar", "short gz", "short header", "no gz", "empty"],
 )
 def test_bad_archives_write_nothing(tmp_path, packed, problem):
     path, folder = tmp_path / "f.tar.gz", tmp_path / "in" / "x"
