@@ -34,7 +34,7 @@ def airbench(widths: tuple[int, int, int] = (64, 256, 256), classes: int = 10, s
     """A whitening convolution and three groups of two convolutions.  Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds.
 
     Layer 1 is the whitening: give it its filters, `model[1].W = nn.init.whitening(images)(model[1].W.shape)`, of normalized
-    images, and freeze them, `model.freeze("1.W")`. `presets.py` of the examples trains it.
+    images, and freeze them, `model.freeze("1.W")`. `examples/recipes.py` trains it.
     """
     return nn.Sequential(
         nn.Normalize(CIFAR_MEAN, CIFAR_STD),

@@ -49,6 +49,8 @@ def test_against_naive_loops(m, data):
         model = make(patch, m, shape, data.draw(st.integers(1, 4)), padding, "float64", bias=data.draw(st.booleans()))
     x, delta, results = run(model)
     layer = model[0]
+    if m is not None:
+        assert layer.plan.exact == all(size % m == 0 for size in layer.plan.window.out_size)
     z, dx, dW, db = reference.conv(x, layer.W, layer.b if layer.bias else None, delta, 1, padding, 1, 1)
     for actual, wanted in zip(results, (z, dx, dW, db), strict=False):
         np.testing.assert_allclose(actual, wanted, rtol=1e-10, atol=1e-10)
@@ -240,6 +242,7 @@ def test_a_plan_tells_its_memory(monkeypatch, layers, shape, algorithm):
         x, v, products = ((taken[name] - plan.p * winograd.PAD) for name in "XVM")
         needed = max(x + v, v + products)
     assert plan.temporaries * n == needed
+    assert ConvPlan(conv.backend, Window.of((5, 4, 6), 2, 1), 4, 2, True).temporaries == 4 * 3 * (4 * 6 + 2)
     filters = plan.prepare(conv.W, conv.b, Memory(np))
     assert plan.weights == sizes(filters) - (conv.filters if type(plan) is WinogradPlan else 0)
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import reference
-from cases import convolution, pooling, three_by_three
+from cases import convolution, pairs, pooling, three_by_three
 from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
+from nnlite.backend import Window
 
 seeds = st.integers(0, 1000)
 
@@ -105,3 +106,24 @@ def test_same_padding_puts_the_surplus_at_bottom_and_right():
     model = nn.Sequential(nn.Conv2D(1, 2, padding="same", bias=False, init=nn.init.ones), input_shape=(2, 2, 1))
     x = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
     assert model(x)[0, :, :, 0].tolist() == [[10, 6], [7, 4]]
+
+
+@given(
+    shape=st.tuples(st.integers(2, 7), st.integers(2, 7), st.just(1)),
+    kernel=pairs,
+    stride=pairs,
+    padding=st.integers(0, 1),
+    dilation=st.integers(1, 2),
+)
+def test_what_a_window_says_of_itself(shape, kernel, stride, padding, dilation):
+    try:
+        window = Window.of(shape, kernel, stride, padding, dilation)
+    except nn.ShapeError:
+        return
+    met = np.zeros((1, *window.padded_size, 1))
+    for tap in window.taps:
+        met[tap] += 1
+    side_by_side = met.max() == 1 and window.stride == window.kernel and window.dilation == (1, 1)
+    assert window.tiles_exactly == (side_by_side and met.min() == 1)
+    assert window.is_blockwise == (side_by_side and padding == 0)
+    assert window.is_padded == (padding > 0)

@@ -253,7 +253,7 @@ class ConvAlgorithm:
 
     name = "auto"
 
-    def tile(self, window: Window, filters: int, pool: Pair = (1, 1)) -> int | None:
+    def tile(self, window: Window, filters: int, pool: Pair) -> int | None:
         """The Winograd tile for a convolution, or None for the direct product."""
         if self.name == "direct":
             return None

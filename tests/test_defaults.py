@@ -1,0 +1,35 @@
+"""The defaults that users rely on, as the documents give them."""
+
+import inspect
+
+import pytest
+
+import nnlite as nn
+
+DEFAULTS = {
+    nn.Dense: {"bias": True, "init": "he_normal"},
+    nn.Conv2D: {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "init": "he_normal"},
+    nn.MaxPool2D: {"stride": None, "padding": 0},
+    nn.AvgPool2D: {"stride": None, "padding": 0},
+    nn.LeakyReLU: {"slope": 0.01},
+    nn.GELU: {"approximate": "none"},
+    nn.BatchNorm: {"momentum": 0.9, "eps": 1e-5, "scale": True, "shift": True},
+    nn.LayerNorm: {"eps": 1e-5, "scale": True, "shift": True},
+    nn.Residual: {"shortcut": ()},
+    nn.Sequential: {"input_shape": None, "seed": 0, "dtype": "float32"},
+    nn.CrossEntropy: {"label_smoothing": 0.0, "class_weight": None},
+    nn.Huber: {"threshold": 1.0},
+    nn.SGD: {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "clip_norm": None},
+    nn.Adam: {"learning_rate": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None},
+    nn.AdamW: {"learning_rate": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "clip_norm": None},
+    nn.RMSProp: {"learning_rate": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None},
+    nn.Muon: {"learning_rate": 0.02, "momentum": 0.95, "nesterov": True, "weight_decay": 0.0, "renormalize": False, "steps": 5,
+              "clip_norm": None},
+    nn.ParameterGroups: {"clip_norm": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
+def test_defaults(kind):
+    parameters = inspect.signature(kind).parameters.values()
+    assert {p.name: p.default for p in parameters if p.default is not p.empty} == DEFAULTS[kind]
