@@ -71,13 +71,15 @@ def test_batch_norm_near_and_far_from_zero(mean, channels):
     tolerance = {"rtol": 1e-4, "atol": 1e-4 + 1e-6 * mean}
     for g, b in ((gamma, beta), (None, None), (gamma, None), (None, beta)):
         wanted = (1 if g is None else g) * x + (0 if b is None else b)
-        actual = backend.normalize(a, *single, g, b, None)
+        actual = backend.normalize(a, backend.normalization(*single, g, b), None)
         np.testing.assert_allclose(actual[:, 1:], wanted[:, 1:], **tolerance)
-    total, with_x = backend.delta_sums(delta, a, *single)
+    by = backend.normalization(*single, gamma, beta)
+    total, with_x = backend.delta_sums(delta, a, by)
     np.testing.assert_allclose(total, d.sum(axis=0), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(with_x[1:], (d * x).sum(axis=0)[1:], rtol=1e-3, atol=0.02 + 1e-4 * mean)
     mean_delta, mean_delta_x = d.mean(axis=0), (d * x).mean(axis=0)
-    actual = backend.normalize_delta(delta, a, *single, gamma, *(v.astype("float32") for v in (mean_delta, mean_delta_x)), None)
+    by = backend.delta_normalization(by, *(v.astype("float32") for v in (mean_delta, mean_delta_x)))
+    actual = backend.normalize_delta(delta, a, by, None)
     wanted = gamma * inv_std * (d - mean_delta - x * mean_delta_x)
     np.testing.assert_allclose(actual[:, 1:], wanted[:, 1:], **tolerance)
 

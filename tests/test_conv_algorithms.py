@@ -176,17 +176,23 @@ def test_plans_by_shape():
     ("shape", "filters", "pool", "tile"),
     [
         ((32, 32, 3), 32, 1, None),
-        ((13, 13, 32), 64, 1, 3),
+        ((13, 13, 32), 64, 1, 4),
         ((7, 7, 128), 128, 1, 4),
-        # Near the borders between the tiles: another cost of a product, a transform or a moved value chooses another.
-        ((15, 7, 3), 2, 1, 3),
-        ((6, 5, 3), 8, 1, None),
         ((6, 6, 4), 16, 4, 4),
         ((30, 2, 12), 64, (1, 2), None),
         ((30, 2, 12), 64, (2, 1), None),
-        ((32, 6, 2), 8, 1, 2),
-        ((32, 13, 8), 2, 1, 3),
         ((30, 13, 4), 32, 3, 3),
+        # Near the borders between the tiles: another cost of a product, a transform or a moved value chooses another.
+        ((10, 31, 4), 32, 1, 2),
+        ((18, 23, 1), 4, 1, 3),
+        ((30, 24, 4), 64, 2, 4),
+        ((24, 9, 3), 32, 1, None),
+        ((14, 14, 6), 64, 1, 2),
+        ((10, 18, 3), 4, 1, 3),
+        ((14, 25, 6), 2, 1, 4),
+        ((24, 11, 1), 2, 2, 2),
+        ((29, 23, 1), 4, 1, 3),
+        ((14, 29, 32), 8, 1, 3),
     ],
 )
 def test_the_rule(shape, filters, pool, tile):
@@ -244,7 +250,9 @@ def test_a_plan_tells_its_memory(monkeypatch, layers, shape, algorithm):
     assert plan.temporaries * n == needed
     assert ConvPlan(conv.backend, Window.of((5, 4, 6), 2, 1), 4, 2, True).temporaries == 4 * 3 * (4 * 6 + 2)
     filters = plan.prepare(conv.W, conv.b, Memory(np))
-    assert plan.weights == sizes(filters) - (conv.filters if type(plan) is WinogradPlan else 0)
+    if type(plan) is WinogradPlan:  # in both orders, and the bias; a shard reads one at a time
+        filters = filters[0]
+    assert plan.weights == sizes(filters)
 
 
 def test_the_algorithm_can_be_chosen():
@@ -260,11 +268,11 @@ def test_the_algorithm_can_be_chosen():
 
 
 def test_transforms_compute_a_convolution_exactly():
-    """In one dimension, with whole numbers: y = A' ((G w) (B d)) is the correlation of d and w."""
+    """With whole numbers: y = A' ((G w G') (B' d B)) A, value by value inside, is the correlation of d and w."""
     rng = np.random.default_rng(0)
     for m in winograd.TILES:
         A, B, G = winograd.transforms(m)
         d, w = rng.integers(-9, 9, (m + 2, m + 2)), rng.integers(-9, 9, (3, 3))
-        y = (A @ ((G @ w.ravel()) * (B @ d.ravel()))).reshape(m, m)
+        y = A @ ((G @ w @ G.T) * (B @ d @ B.T)) @ A.T
         expected = [[(d[i : i + 3, j : j + 3] * w).sum() for j in range(m)] for i in range(m)]
         np.testing.assert_allclose(y, expected, atol=1e-9)

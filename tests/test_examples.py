@@ -38,11 +38,11 @@ def test_cifar10_on_shapes(tmp_path, capsys):
 def test_cifar10_on_real_images_twice_the_same(tmp_path, data_folder):
     import cifar10
 
-    arguments = ["--limit", "2000", "--epochs", "1", "--data-dir", str(data_folder), "--out", str(tmp_path)]
+    arguments = ["--limit", "4000", "--epochs", "2", "--data-dir", str(data_folder), "--out", str(tmp_path)]
     first = cifar10.main(arguments)
     weights = (tmp_path / "model.safetensors").read_bytes()
     second = cifar10.main([*arguments, "--threads", "1"])
-    assert first["dataset"] == "cifar10" and first["test_accuracy"] > 0.2
+    assert first["dataset"] == "cifar10" and first["test_accuracy"] > 0.3
     assert second["test_accuracy"] == first["test_accuracy"]
     assert (tmp_path / "model.safetensors").read_bytes() == weights
 

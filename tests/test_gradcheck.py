@@ -34,8 +34,8 @@ class ZeroBatchNorm(nn.BatchNorm):
 
 class BatchNormWithoutMean(nn.BatchNorm):
     def combine_deltas(self, parts, ctx):
-        _, x = super().combine_deltas(parts, ctx)
-        return np.zeros_like(x), x
+        mean_delta, mean_delta_x = super().combine_deltas(parts, ctx).means
+        return self.backend.delta_normalization(ctx.batch[3], np.zeros_like(mean_delta), mean_delta_x)
 
 
 class DenseWithWrongBias(nn.Dense):

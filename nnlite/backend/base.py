@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
@@ -15,8 +15,21 @@ CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean 
 FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
 
-def _far(mean: Array, inv_std: Array) -> bool:
-    return bool((abs(mean) * inv_std > FAR).any())
+class Normalization(NamedTuple):
+    """y = gamma (a - mean) inv_std + beta as (a - center) scale + shift: what all shards of a batch share, made once.
+
+    center: the mean where it is far from zero, so that nothing cancels; else None, for 0.  For deltas: slope, and their means.
+    """
+
+    mean: Array
+    inv_std: Array
+    gamma: Array | None
+    beta: Array | None
+    center: Array | None = None
+    scale: Any = None
+    shift: Any = None
+    slope: Any = None
+    means: Any = None
 
 
 class Tally:
@@ -138,50 +151,44 @@ class Backend:
         squares = self.column_products(d, d) - total * total / len(d)
         return a[0] + total / len(d), self.xp.maximum(squares, 0)
 
-    def normalize(self, a: Array, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, out: Any) -> Array:
-        """y = gamma (a - mean) inv_std + beta, by column; a: (..., C), the others (C,) or None, for 1 and 0."""
+    def normalization(self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None) -> Normalization:
+        """Of columns, all (C,) or None, for gamma = 1 and beta = 0."""
         scale = inv_std if gamma is None else gamma * inv_std
-        if _far(mean, inv_std):
-            y = self.by_column("multiply", self.xp.subtract(a, mean, out=out), scale, out)
-            return y if beta is None else self.by_column("add", y, beta, y)
-        y = self.by_column("multiply", a, scale, out)
-        shift = -mean * scale if beta is None else beta - mean * scale
-        return self.by_column("add", y, shift, y)
+        center = mean if bool((abs(mean) * inv_std > FAR).any()) else None
+        shift = self.xp.zeros_like(mean) if beta is None else beta
+        shift = shift if center is not None else shift - mean * scale
+        return Normalization(mean, inv_std, gamma, beta, center, self.wide_row(scale), self.wide_row(shift))
 
-    def normalize_delta(
-        self,
-        delta: Array,
-        a: Array,
-        mean: Array,
-        inv_std: Array,
-        gamma: Array | None,
-        mean_delta: Array,
-        mean_delta_x: Array,
-        out: Any,
-    ) -> Array:
+    def normalize(self, a: Array, by: Normalization, out: Any) -> Array:
+        """y = gamma (a - mean) inv_std + beta, by column; a: (..., C)."""
+        y = self.by_column("multiply", a if by.center is None else self.xp.subtract(a, by.center, out=out), by.scale, out)
+        return self.by_column("add", y, by.shift, y)
+
+    def delta_normalization(self, by: Normalization, mean_delta: Array, mean_delta_x: Array) -> Normalization:
+        """What `normalize_delta` does, as (slope (a - center) + delta + shift) scale; both means (C,)."""
+        slope = -by.inv_std * mean_delta_x
+        shift = -mean_delta if by.center is not None else -mean_delta - by.mean * slope
+        return by._replace(shift=self.wide_row(shift), slope=self.wide_row(slope), means=(mean_delta, mean_delta_x))
+
+    def normalize_delta(self, delta: Array, a: Array, by: Normalization, out: Any) -> Array:
         """da = gamma inv_std (delta - mean_delta - x mean_delta_x), by column, with x = (a - mean) inv_std."""
-        slope = -inv_std * mean_delta_x
-        if _far(mean, inv_std):
-            da = self.by_column("multiply", self.xp.subtract(a, mean, out=out), slope, out)
-            shift = -mean_delta
-        else:
-            da, shift = self.by_column("multiply", a, slope, out), -mean_delta - mean * slope
+        da = self.by_column("multiply", a if by.center is None else self.xp.subtract(a, by.center, out=out), by.slope, out)
         da += delta
-        self.by_column("add", da, shift, da)
-        return self.by_column("multiply", da, inv_std if gamma is None else gamma * inv_std, da)
+        self.by_column("add", da, by.shift, da)
+        return self.by_column("multiply", da, by.scale, da)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
         result: Array = self.xp.matmul(a, b, out=out)
         return result
 
-    def delta_sums(self, delta: Array, a: Array, mean: Array, inv_std: Array) -> tuple[Array, Array]:
-        """The sums of the columns of `delta` and of `delta x`, x = (a - mean) inv_std; delta, a: (M, C), the others (C,)."""
+    def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
+        """The sums of the columns of `delta` and of `delta x`, x = (a - mean) inv_std; delta, a: (M, C)."""
         total = self.column_sums(delta)
-        if _far(mean, inv_std):
-            deviation = self.xp.subtract(a, mean, out=self.scratch("deviation", a.shape, a.dtype))
-            return total, self.column_products(delta, deviation) * inv_std
-        return total, (self.column_products(delta, a) - mean * total) * inv_std
+        if by.center is not None:
+            deviation = self.xp.subtract(a, by.center, out=self.scratch("deviation", a.shape, a.dtype))
+            return total, self.column_products(delta, deviation) * by.inv_std
+        return total, (self.column_products(delta, a) - by.mean * total) * by.inv_std
 
     def column_sums(self, a: Array) -> Array:
         """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction."""
@@ -193,8 +200,12 @@ class Backend:
         sums: Array = self.xp.einsum("mc,mc->c", a, b)
         return sums
 
+    def wide_row(self, row: Array) -> Array:
+        """`row` (C,) in the form in which `by_column` uses it fastest."""
+        return row
+
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
-        """xp's "add" or "multiply" of `a` (..., C) and `row` (C,)."""
+        """xp's "add" or "multiply" of `a` (..., C) and `row` (C,), or its `wide_row`."""
         result: Array = getattr(self.xp, name)(a, row, out=out)
         return result
 

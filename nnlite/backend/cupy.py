@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from nnlite.backend.base import GELU_CUBIC, GELU_LINEAR, Backend, Tally
+from nnlite.backend.base import GELU_CUBIC, GELU_LINEAR, Backend, Normalization, Tally
 from nnlite.backend.conv import ConvPlan, GroupedPlan
 from nnlite.backend.cupy_plans import CudaAveragePoolPlan, CudaConvPlan, CudaDepthwisePlan, CudaMaxPoolPlan, CudaPointwisePlan
 from nnlite.backend.kernels import Kernels
@@ -115,11 +115,11 @@ class CupyBackend(Backend):
         self.kernels.values("finish_moments", a.dtype, a.shape[1], partial, a, mean, squares, blocks, len(a), a.shape[1])
         return mean, squares
 
-    def delta_sums(self, delta: Array, a: Array, mean: Array, inv_std: Array) -> tuple[Array, Array]:
+    def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
         """As the base class."""
-        partial, blocks = self._partial("column_deltas", delta, a, mean)
+        partial, blocks = self._partial("column_deltas", delta, a, by.mean)
         total, total_x = (self.xp.empty(a.shape[1], a.dtype) for _ in range(2))
-        self.kernels.values("finish_deltas", a.dtype, a.shape[1], partial, inv_std, total, total_x, blocks, a.shape[1])
+        self.kernels.values("finish_deltas", a.dtype, a.shape[1], partial, by.inv_std, total, total_x, blocks, a.shape[1])
         return total, total_x
 
     def _partial(self, name: str, a: Array, *arrays: Array) -> tuple[Array, int]:
@@ -130,34 +130,25 @@ class CupyBackend(Backend):
         self.kernels.launch(name, a.dtype, (blocks, -(-channels // 32), 1), (32, 8, 1), a, *arrays, partial, rows, channels)
         return partial, blocks
 
-    def normalize(self, a: Array, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, out: Any) -> Array:
+    def normalization(self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None) -> Normalization:
+        """The kernels take these as they are."""
+        return Normalization(mean, inv_std, gamma, beta)
+
+    def normalize(self, a: Array, by: Normalization, out: Any) -> Array:
         """As the base class, in one sweep."""
         y = self._like(a, out)
-        sizes = (a.size, a.shape[-1], self._relu)
-        self.kernels.values("normalize", a.dtype, a.size, a, mean, inv_std, gamma, beta, y, *sizes)
+        self.kernels.values("normalize", a.dtype, a.size, a, *by[:4], y, a.size, a.shape[-1], self._relu)
         return y
 
-    def normalize_delta(
-        self,
-        delta: Array,
-        a: Array,
-        mean: Array,
-        inv_std: Array,
-        gamma: Array | None,
-        mean_delta: Array,
-        mean_delta_x: Array,
-        out: Any,
-    ) -> Array:
+    def delta_normalization(self, by: Normalization, mean_delta: Array, mean_delta_x: Array) -> Normalization:
+        """Likewise."""
+        return by._replace(means=(mean_delta, mean_delta_x))
+
+    def normalize_delta(self, delta: Array, a: Array, by: Normalization, out: Any) -> Array:
         """As the base class, in one sweep."""
         da = self._like(a, out)
-        self.kernels.values(
-            "normalize_delta",
-            a.dtype,
-            a.size,
-            *(delta, a, mean, inv_std, gamma, mean_delta, mean_delta_x, da),
-            a.size,
-            a.shape[-1],
-        )
+        columns = (by.mean, by.inv_std, by.gamma, *by.means)
+        self.kernels.values("normalize_delta", a.dtype, a.size, delta, a, *columns, da, a.size, a.shape[-1])
         return da
 
     # ---- value by value

@@ -105,14 +105,25 @@ class NumpyBackend(Backend):
         sums = super().column_products(a.reshape(-1, beside * channels), b.reshape(-1, beside * channels))
         return sums.reshape(beside, channels).sum(axis=0)
 
+    def column_sums(self, a: Array) -> Array:
+        """As the base class; the row of ones is kept."""
+        ones = self.views(("ones", len(a), a.dtype), lambda: np.ones(len(a), a.dtype))
+        sums: Array = ones @ a
+        return sums
+
+    def wide_row(self, row: Array) -> Array:
+        """As many copies side by side as `by_column` may want."""
+        return np.tile(row, max(1, _WIDE // len(row)))
+
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """As the base class; narrow rows side by side."""
-        beside = _side_by_side(a, len(row))
+        channels = a.shape[-1]
+        beside = _side_by_side(a, channels)
         if beside == 1 or not (out is None or out.flags.c_contiguous):
-            return super().by_column(name, a, row, out)
-        wide = (-1, beside * len(row))
+            return super().by_column(name, a, row[:channels], out)
         out = np.empty_like(a) if out is None else out
-        super().by_column(name, a.reshape(wide), np.broadcast_to(row, (beside, len(row))).reshape(-1), out.reshape(wide))
+        row, wide = row if len(row) > channels else self.wide_row(row), beside * channels
+        super().by_column(name, a.reshape(-1, wide), row[:wide], out.reshape(-1, wide))
         return out
 
     def relu(self, a: Array, out: Any) -> Array:

@@ -48,23 +48,22 @@ class BatchNorm(BatchLayer):
         means = self.xp.stack([mean for _, mean, _ in parts]).astype("float64")
         mean = (n * means).sum(axis=0) / m
         squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
-        return m, mean, squares / m
+        return m, mean, squares / m, self._by(mean, squares / m)
 
     def commit(self, batch: Any) -> None:
-        m, mean, var = batch
+        m, mean, var, _ = batch
         self.running_mean += (1 - self.momentum) * (mean - self.running_mean)
         if m > 1:
             self.running_var += (1 - self.momentum) * (var * m / (m - 1) - self.running_var)
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        mean, inv_std = self._moments(a, ctx)
-        return self.backend.normalize(a, mean, inv_std, *self._gamma_beta(), ctx.out)
+        by = ctx.batch[3] if ctx.training else self._by(self.running_mean, self.running_var)
+        return self.backend.normalize(a, by, ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
-        mean, inv_std = self._moments(delta, ctx)
         delta, a = (v.reshape(-1, v.shape[-1]) for v in (delta, ctx.a))
-        return self.backend.delta_sums(delta, a, mean, inv_std)
+        return self.backend.delta_sums(delta, a, ctx.batch[3])
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
         dbeta, dgamma = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
@@ -72,22 +71,17 @@ class BatchNorm(BatchLayer):
             ctx.dbeta[...] = dbeta
         if self.scale:
             ctx.dgamma[...] = dgamma
-        m = ctx.batch[0]
-        return dbeta / m, dgamma / m
+        m, dtype = ctx.batch[0], self.running_mean.dtype
+        return self.backend.delta_normalization(ctx.batch[3], *((d / m).astype(dtype) for d in (dbeta, dgamma)))
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        mean, inv_std = self._moments(delta, ctx)
-        mean_delta, mean_delta_x = (v.astype(delta.dtype) for v in ctx.delta_batch)
-        gamma, _ = self._gamma_beta()
-        return self.backend.normalize_delta(delta, ctx.a, mean, inv_std, gamma, mean_delta, mean_delta_x, ctx.out)
+        return self.backend.normalize_delta(delta, ctx.a, ctx.delta_batch, ctx.out)
 
-    def _gamma_beta(self) -> tuple[Array | None, Array | None]:
-        return self.gamma if self.scale else None, self.beta if self.shift else None
-
-    def _moments(self, like: Array, ctx: Context) -> tuple[Array, Array]:
-        """The mean and 1 / sqrt(var + eps) in use, in the dtype of `like`."""
-        mean, var = ctx.batch[1:] if ctx.training else (self.running_mean, self.running_var)
-        return mean.astype(like.dtype), (1 / self.xp.sqrt(var + self.eps)).astype(like.dtype)
+    def _by(self, mean: Array, var: Array) -> Any:
+        """The normalisation by these moments, in the dtype of the model."""
+        mean, inv_std = (v.astype(self.running_mean.dtype) for v in (mean, 1 / self.xp.sqrt(var + self.eps)))
+        gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
+        return self.backend.normalization(mean, inv_std, gamma, beta)
 
 
 class LayerNorm(Layer):

@@ -153,15 +153,16 @@ def test_batch_norm(backend, rows, images, channels, dtype, offset, affine):
     inv_std = (1 / np.sqrt(M2 / len(a) + 1e-3)).astype(dtype)
     gamma, beta = (drawn(i, channels, dtype=dtype) if affine else None for i in (2, 3))
     maybe = [None if v is None else d(v) for v in (gamma, beta)]
-    y = backend.normalize(d(a), d(mean), d(inv_std), *maybe, None)
-    expected = twin.normalize(a, mean, inv_std, gamma, beta, None)
+    by, twin_by = backend.normalization(d(mean), d(inv_std), *maybe), twin.normalization(mean, inv_std, gamma, beta)
+    y = backend.normalize(d(a), by, None)
+    expected = twin.normalize(a, twin_by, None)
     np.testing.assert_allclose(backend.to_host(y), expected, rtol=tolerance, atol=10 * tolerance)
-    sums = backend.delta_sums(d(delta), d(a), d(mean), d(inv_std))
-    for ours, other in zip(sums, twin.delta_sums(delta, a, mean, inv_std), strict=True):
+    sums = backend.delta_sums(d(delta), d(a), by)
+    for ours, other in zip(sums, twin.delta_sums(delta, a, twin_by), strict=True):
         np.testing.assert_allclose(backend.to_host(ours), other, rtol=tolerance, atol=10 * tolerance * rows * images)
     part = drawn(4, channels, dtype=dtype), drawn(5, channels, dtype=dtype)
-    da = backend.normalize_delta(d(delta), d(a), d(mean), d(inv_std), maybe[0], *map(d, part), None)
-    expected = twin.normalize_delta(delta, a, mean, inv_std, gamma, *part, None)
+    da = backend.normalize_delta(d(delta), d(a), backend.delta_normalization(by, *map(d, part)), None)
+    expected = twin.normalize_delta(delta, a, twin.delta_normalization(twin_by, *part), None)
     np.testing.assert_allclose(backend.to_host(da), expected, rtol=tolerance, atol=40 * tolerance)
 
 
@@ -181,8 +182,8 @@ def test_relu_in_the_sweep_before_it(backend, rows, channels, dtype):
     close(backend, [plain, fused], [z + b, np.maximum(z + b, 0)])
     close(backend, [backend.relu_delta(backend.asarray(delta), fused, None)], [delta * (z + b > 0)])
     one = np.ones(channels, dtype)
-    given = [backend.asarray(v) for v in (z, b, one)]
-    close(backend, [backend.with_relu().normalize(*given, None, None, None)], [np.maximum(z - b, 0)])
+    by = backend.normalization(backend.asarray(b), backend.asarray(one), None, None)
+    close(backend, [backend.with_relu().normalize(backend.asarray(z), by, None)], [np.maximum(z - b, 0)])
 
 
 @given(st.integers(1, 700), dtypes, st.sampled_from([1, 100, 1e30]))
