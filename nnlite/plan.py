@@ -17,10 +17,11 @@ from nnlite.layers.residual import Add, Fork, Swap
 
 # Bytes of an average step of a shard: input, output and temporaries. Measured: smaller shards stay in the cache, but threads
 # wait for each other between calls, some 20 microseconds each time; larger ones spill.
-BUDGET = 2 << 20
+BUDGET = 3 << 20
 WORTH_CUTTING = 8 << 20  # bytes of all steps together
 EVEN = 4  # the number of shards is a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
+FLOPS_PER_MOVED_VALUE = 10  # reading or writing a value takes as long as so many FLOP of a product
 
 
 class LayerStep:
@@ -117,7 +118,7 @@ class Run:
     def _least_rows(self) -> int:
         """Samples that make summing the gradients cost under 5% of computing them."""
         values = sum(p.size for layer in self.layers for p in layer.declared.values() if p.trained)
-        flops = 3 * sum(layer.flops() for layer in self.layers)
+        flops = 3 * sum(layer.flops() + FLOPS_PER_MOVED_VALUE * _values(layer) for layer in self.layers)
         return max(1, -(-values * FLOPS_PER_SUMMED_VALUE // max(1, flops)))
 
 

@@ -177,10 +177,19 @@ class Backend:
         self.by_column("add", da, by.shift, da)
         return self.by_column("multiply", da, by.scale, da)
 
-    def product(self, a: Array, b: Array, out: Array | None) -> Array:
-        """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
+    def multiply(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product a b of matrices, or of stacks of them, on this thread."""
         result: Array = self.xp.matmul(a, b, out=out)
         return result
+
+    def multiply_rows(self, a: Array, b: Array) -> Array:
+        """a' b for a (rows, m) and b (rows, n), with many rows, or stacks of them."""
+        result: Array = self.xp.matmul(a.swapaxes(-2, -1), b)
+        return result
+
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
+        return self.multiply(a, b, out)
 
     def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
         """The sums of the columns of `delta` and of `delta x`, x = (a - mean) inv_std; delta, a: (M, C)."""

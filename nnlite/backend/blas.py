@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 Limits = list[tuple[Any, int]]
+SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of what has AVX-512
 
 
 class SingleThreadedBLAS:
@@ -24,6 +25,7 @@ class SingleThreadedBLAS:
         self._count = 0
         self._before: Limits = []
         self._libraries: list[Any] | None = None
+        self._small_kernels: bool | None = None
 
     def __enter__(self) -> None:
         with self._lock:
@@ -45,6 +47,14 @@ class SingleThreadedBLAS:
             self._count -= 1
             if self._count == 0:
                 _restore(self._before)
+
+    @property
+    def has_small_kernels(self) -> bool:
+        """Whether NumPy's products of small matrices are faster than those of large ones, inside the limit."""
+        if self._small_kernels is None:
+            libraries = self._libraries or _find_libraries()
+            self._small_kernels = any(getattr(lib, "architecture", None) in SMALL_KERNELS for lib in libraries)
+        return self._small_kernels
 
     def _after_fork(self) -> None:
         # The lock and the count may have been held by a thread that does not exist in the child.

@@ -60,7 +60,7 @@ class ConvPlan:
         memory.forget("delta")
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         taps = z if self.taps == 1 else self.backend.scratch("taps", (self.taps, *z.shape), a.dtype)
-        self.backend.xp.matmul(self._patches(a, memory), filters, out=self._grouped(taps))
+        self.backend.multiply(self._patches(a, memory), filters, self._grouped(taps))
         if self.taps > 1:
             max_of_taps(self.backend.xp, taps, memory, z)
         return z
@@ -71,7 +71,7 @@ class ConvPlan:
         if patches is None:
             patches = self._patches(a, memory)
         delta = self._grouped(self._before_pool(delta, memory))
-        gradient = self.backend.xp.matmul(patches.transpose(0, 2, 1), delta)
+        gradient = self.backend.multiply_rows(patches, delta)
         dW.reshape(self.groups, -1, self.patch)[...] = gradient[:, : self.patch].transpose(0, 2, 1)
         if db is not None:
             db.reshape(self.groups, -1)[...] = gradient[:, -1]
@@ -81,7 +81,7 @@ class ConvPlan:
         window, n, (th, tw) = self.window, len(delta), self.pool
         delta = self._grouped(self._before_pool(delta, memory))
         columns = self.backend.scratch("columns", (self.groups, n * self.positions, self.patch), delta.dtype)
-        self.backend.xp.matmul(delta, filters[:, : self.patch].transpose(0, 2, 1), out=columns)
+        self.backend.multiply(delta, filters[:, : self.patch].transpose(0, 2, 1), columns)
         da = self._out((n, *window.in_shape), delta.dtype, out)
         padded = da
         if window.is_padded:
@@ -160,20 +160,20 @@ class PointwisePlan(ConvPlan):
         W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         pixels = z.reshape(-1, self.filters)
-        self.backend.xp.matmul(a.reshape(-1, self.channels), W.T, out=pixels)
+        self.backend.multiply(a.reshape(-1, self.channels), W.T, pixels)
         if b is not None:
             pixels += b
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         delta = delta.reshape(-1, self.filters)
-        self.backend.xp.matmul(delta.T, a.reshape(len(delta), -1), out=dW.reshape(self.filters, -1))
+        dW.reshape(self.filters, -1)[...] = self.backend.multiply_rows(delta, a.reshape(len(delta), -1))
         if db is not None:
             db[...] = self.backend.column_sums(delta)
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
-        self.backend.xp.matmul(delta.reshape(-1, self.filters), filters[0], out=da.reshape(-1, self.channels))
+        self.backend.multiply(delta.reshape(-1, self.filters), filters[0], da.reshape(-1, self.channels))
         return da
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
+from nnlite.backend.products import multiply, multiply_rows
 from nnlite.backend.threads import map_shards
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
@@ -82,6 +83,14 @@ class NumpyBackend(Backend):
             return super().conv_plan(window, filters, groups, bias, pool)
         return WinogradPlan(self, window, filters, bias, m, pool)
 
+    def multiply(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """As the base class, in pieces of the size that is fastest."""
+        return multiply(a, b, out)
+
+    def multiply_rows(self, a: Array, b: Array) -> Array:
+        """Likewise."""
+        return multiply_rows(a, b)
+
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut where it is worth waking a thread; within a shard's thread the blocks follow each other: the same bits."""
         columns = b.shape[1]
@@ -91,7 +100,7 @@ class NumpyBackend(Backend):
 
         def block(i: int) -> None:
             part = slice(columns * i // _BLOCKS, columns * (i + 1) // _BLOCKS)
-            np.matmul(a, b[:, part], out=result[:, part])
+            multiply(a, b[:, part], result[:, part])
 
         map_shards(block, _BLOCKS)
         return result

@@ -131,7 +131,7 @@ class WinogradPlan(ConvPlan):
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         n, (U, _, b), v = len(a), filters, self._views(len(a), a.dtype)
         memory.forget("D")
-        self.backend.xp.matmul(self._input_points(a, memory), U, out=v.products)
+        self.backend.multiply(self._input_points(a, memory), U, v.products)
         if b is not None:
             v.constant += b
         v.outputs()
@@ -149,7 +149,7 @@ class WinogradPlan(ConvPlan):
         v, V, D = self._views(len(a), delta.dtype), memory.kept("V"), memory.kept("D")
         V = self._input_points(a, memory) if V is None else V
         D = self._delta_points(delta, memory) if D is None else D
-        self.backend.xp.matmul(D.transpose(0, 2, 1), V, out=v.dU)
+        self.backend.multiply(D.transpose(0, 2, 1), V, v.dU)
         v.filter_gradient()
         dW[...] = v.dw
         if db is not None:
@@ -160,7 +160,7 @@ class WinogradPlan(ConvPlan):
         (n, *_), (_, U, _), v, xp = delta.shape, filters, self._views(len(delta), delta.dtype), self.backend.xp
         D = memory.kept("D")
         D = self._delta_points(delta, memory) if D is None else D
-        xp.matmul(D, U, out=v.dV)
+        self.backend.multiply(D, U, v.dV)
         xp.matmul(v.B, v.dV_by_row, out=v.left_by_row)
         v.add_rows()
         xp.matmul(v.B, v.left, out=v.right)
