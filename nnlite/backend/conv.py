@@ -26,7 +26,7 @@ class ConvPlan:
 
         forward           z       = P [W b]'          P: (N OH OW, kh kw C + 1), the patches, each with a 1 at its end
         weight gradient   [dW db] = delta' P          delta: (N OH OW, F)
-        input gradient    da      = col2im(delta W)   each patch's deltas are added back to the pixels it was cut from
+        input gradient    da      = col2im(delta W)   tap by tap the deltas are added back to the pixels they came from
 
     The column of ones makes the bias a part of both products. With groups there is one product for each.
 
@@ -48,19 +48,22 @@ class ConvPlan:
         self.temporaries = self.positions * (self.row * groups + (filters if self.taps > 1 else 0))
 
     def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
-        """[W b]' as (groups, row, filters / groups)."""
+        """[W b]' as (groups, row, filters / groups), and W tap by tap as (kh kw, groups, filters / groups, channels)."""
         prepared = memory.persist("filters", (self.groups, self.row, self.filters // self.groups), W.dtype)
         prepared[:, : self.patch] = W.reshape(self.groups, -1, self.patch).transpose(0, 2, 1)
         if b is not None:
             prepared[:, -1] = b.reshape(self.groups, -1)
-        return prepared
+        shape = (self.patch // self.channels, self.groups, self.filters // self.groups, self.channels)
+        by_tap = memory.persist("by tap", shape, W.dtype)
+        by_tap[...] = W.reshape(*shape[1:3], -1, self.channels).transpose(2, 0, 1, 3)
+        return prepared, by_tap
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         """z, (N, OH, OW, F), or its pooled maxima."""
         memory.forget("delta")
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         taps = z if self.taps == 1 else self.backend.scratch("taps", (self.taps, *z.shape), a.dtype)
-        self.backend.multiply(self._patches(a, memory), filters, self._grouped(taps))
+        self.backend.multiply(self._patches(a, memory), filters[0], self._grouped(taps))
         if self.taps > 1:
             max_of_taps(self.backend.xp, taps, memory, z)
         return z
@@ -78,24 +81,23 @@ class ConvPlan:
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         """col2im(delta W), (N, H, W, C)."""
-        window, n, (th, tw) = self.window, len(delta), self.pool
+        window, n, (th, tw), (_, W) = self.window, len(delta), self.pool, filters
         delta = self._grouped(self._before_pool(delta, memory))
-        columns = self.backend.scratch("columns", (self.groups, n * self.positions, self.patch), delta.dtype)
-        self.backend.multiply(delta, filters[:, : self.patch].transpose(0, 2, 1), columns)
-        da = self._out((n, *window.in_shape), delta.dtype, out)
-        padded = da
-        if window.is_padded:
-            padded = self.backend.scratch("padded", (n, *window.padded_size, window.in_shape[2]), delta.dtype)
-        padded[...] = 0
-        # (groups, th, tw, N, PH, PW, kh kw, C / groups) -> (kh kw, N, PH, th, PW, tw, groups, C / groups)
-        size = (self.groups, th, tw, n, *self.out_shape[:2], -1, self.channels)
-        spread = columns.reshape(size).transpose(6, 3, 4, 1, 5, 2, 0, 7)
-        by_group = padded.reshape(*padded.shape[:3], self.groups, self.channels)
-        for tap, part in zip(window.taps, spread, strict=True):
+        columns = self.backend.scratch("columns", (len(W), self.groups, n * self.positions, self.channels), delta.dtype)
+        self.backend.multiply(delta[None], W, columns)
+        # (kh kw, groups, th, tw, N, PH, PW, C / groups) -> (kh kw, N, PH, th, PW, tw, groups, C / groups)
+        size = (-1, self.groups, th, tw, n, *self.out_shape[:2], self.channels)
+        spread = columns.reshape(size).transpose(0, 4, 5, 2, 6, 3, 1, 7)
+        # One plane for each remainder by the stride: in it a tap meets neighbouring pixels.
+        planes = self.backend.scratch("planes", (*window.stride, n, *window.plane_size, window.in_shape[2]), delta.dtype)
+        planes[...] = 0
+        by_group = planes.reshape(*planes.shape[:5], self.groups, self.channels)
+        for tap, part in zip(window.plane_taps, spread, strict=True):
             target = by_group[tap].reshape(part.shape)
             target += part
-        if padded is not da:
-            da[...] = padded[window.interior]
+        da = self._out((n, *window.in_shape), delta.dtype, out)
+        for place, pixels in window.plane_pixels:
+            da[pixels] = planes[place]
         return da
 
     def _before_pool(self, delta: Array, memory: "Memory") -> Array:

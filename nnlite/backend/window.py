@@ -82,6 +82,36 @@ class Window:
         ]
 
     @cached_property
+    def plane_size(self) -> Pair:
+        """Of the padded image's pixels with one remainder by the stride: (height, width)."""
+        (ph, pw), (sh, sw) = self.padded_size, self.stride
+        return -(-ph // sh), -(-pw // sw)
+
+    @cached_property
+    def plane_taps(self) -> list[Any]:
+        """For each place in the kernel: the pixels it meets, in planes (remainder, remainder, N, height, width, C)."""
+        (oh, ow), (sh, sw), (dh, dw) = self.out_size, self.stride, self.dilation
+        return [
+            (y % sh, x % sw, slice(None), slice(y // sh, y // sh + oh), slice(x // sw, x // sw + ow))
+            for y in range(0, self.kernel[0] * dh, dh)
+            for x in range(0, self.kernel[1] * dw, dw)
+        ]
+
+    @cached_property
+    def plane_pixels(self) -> list[tuple[Any, Any]]:
+        """What of each plane lies in the image, and where: (place in the planes, pixels of the image)."""
+        every, (rows, columns) = slice(None), (self._plane_pixels(axis) for axis in (0, 1))
+        return [((i, j, every, a, b), (every, y, x)) for i, a, y in rows for j, b, x in columns]
+
+    def _plane_pixels(self, axis: int) -> list[tuple[int, slice, slice]]:
+        size, before, stride = self.in_shape[axis], self.padding[axis][0], self.stride[axis]
+        places = list[tuple[int, slice, slice]]()
+        for first in range(min(stride, size)):
+            start, remainder = divmod(first + before, stride)
+            places.append((remainder, slice(start, start + len(range(first, size, stride))), slice(first, None, stride)))
+        return places
+
+    @cached_property
     def is_padded(self) -> bool:
         """Whether there is any padding."""
         return self.padded_size != self.in_shape[:2]

@@ -44,7 +44,7 @@ WIDEST_PADDING = 2  # with more, a tile might lie outside the image
 PAD = 16
 
 # What a product, a transform, and a moved value cost, in multiplications of a product: measured on 2 cores of a Zen 4 server.
-TRANSFORM, MOVE, COL2IM = 1.8, 20, 40
+TRANSFORM, MOVE, COL2IM = 1.8, 20, 25
 
 
 @cache
