@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Array, backend_of, single_threaded_blas
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from nnlite.vectors import Slot
 
 Rate = float | Callable[[int], float]
-_WORTH_THREADS = 8  # blocks: for fewer, waking a thread takes longer than what it does
+_WORTH_THREADS = 1 << 16  # values of a block: for fewer, waking a thread takes longer than what it does
+_EVEN = 2  # blocks of a long vector are a multiple of it, so that 2 threads end together
 
 
 class Optimizer:
@@ -72,7 +74,7 @@ class Optimizer:
                 g = g + self.weight_decay * p
             self.update(p, g, temporary, *state, rate=rate, halted=halted)
 
-        if len(blocks) >= _WORTH_THREADS:
+        if any(block.stop - block.start > _WORTH_THREADS for block in blocks):
             model.backend.map_shards(work, len(blocks))
         else:
             for i in range(len(blocks)):
@@ -327,4 +329,12 @@ def clip(gradients: Array, clip_norm: float) -> None:
 
 
 def _blocks(places: list[slice], size: int) -> list[slice]:
-    return [slice(start, min(start + size, place.stop)) for place in places for start in range(place.start, place.stop, size)]
+    """The places cut into blocks of about equal length, of at most `size` values."""
+    blocks = list[slice]()
+    for place in places:
+        length = place.stop - place.start
+        count = -(-length // size)
+        count += count % _EVEN if count > 1 else 0
+        bounds = [place.start + length * i // count for i in range(count + 1)]
+        blocks += [slice(*both) for both in pairwise(bounds)]
+    return blocks

@@ -148,12 +148,15 @@ class Normalize(Layer):
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        y = self.xp.subtract(a, self.xp.asarray(self.mean, a.dtype), out=ctx.out)
-        y *= 1 / self.xp.asarray(self.std, a.dtype)
-        return y
+        y = self.backend.by_column("add", a, -self._row(self.mean, a), ctx.out)
+        return self.backend.by_column("multiply", y, 1 / self._row(self.std, a), y)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, 1 / self.xp.asarray(self.std, delta.dtype), out=ctx.out)
+        return self.backend.by_column("multiply", delta, 1 / self._row(self.std, delta), ctx.out)
+
+    def _row(self, value: float | tuple[float, ...], like: Array) -> Array:
+        """One value for each channel."""
+        return self.xp.broadcast_to(self.xp.asarray(value, like.dtype), like.shape[-1:])
 
 
 def _numbers(value: float | Sequence[float]) -> float | tuple[float, ...]:
