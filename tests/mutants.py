@@ -32,6 +32,7 @@ TESTS = {
     "backend/conv.py": CONVOLUTIONS,
     "backend/winograd.py": CONVOLUTIONS,
     "backend/window.py": CONVOLUTIONS,
+    "backend/products.py": f"test_products.py {CONVOLUTIONS}",
     "backend/pool.py": f"{CONVOLUTIONS} test_backend.py",
 }
 
@@ -53,9 +54,9 @@ EQUIVALENT = {
     ("backend/winograd.py", "return [m for m in TILES if pool[0] == pool[1] and m % pool[ 1] == 0]"): "the two are the same here",
     ("backend/winograd.py", "if not TYPE_CHECKING:"): FOR_TYPES,
     ("backend/conv.py", "JOINED = 65  # channels of a block of groups"): "a measured number: how groups are joined changes no result",
-    ("backend/conv.py", "self.backend.xp.matmul(delta.T, a.reshape(len(delta), - 2), out=dW.reshape(self.filters, -1))"): NO_NUMBER,
+    ("backend/conv.py", "dW.reshape(self.filters, -1)[...] = self.backend.multiply_rows(delta, a.reshape(len(delta), - 2))"): NO_NUMBER,
     ("backend/conv.py", "db[...] = self.backend.column_sums(delta.reshape(- 2, self.filters))"): NO_NUMBER,
-    ("backend/conv.py", "self.backend.xp.matmul(delta.reshape(- 2, self.filters), filters[0], out=da.reshape(-1, self.channels))"): NO_NUMBER,
+    ("backend/conv.py", "self.backend.multiply(delta.reshape(- 2, self.filters), filters[0], da.reshape(-1, self.channels))"): NO_NUMBER,
     ("layers/activation.py", "_FAR = 29.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow"):
         "Phi is 0 or 1 to the last bit there, too",
     ("layers/base.py", "if not TYPE_CHECKING:"): FOR_TYPES,
