@@ -223,7 +223,6 @@ class Muon(Optimizer):
     """
 
     state_names = ("velocity",)
-    decouples_decay = True
 
     def __init__(
         self,

@@ -22,13 +22,13 @@ HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "nnlite"
 LIMIT = 300  # seconds for the tests of a mutant; one that hangs is noticed, too
 
-LAYERS = "test_layers.py test_reference.py test_gradcheck.py test_model.py test_shards.py"
+LAYERS = "test_layers.py test_defaults.py test_reference.py test_gradcheck.py test_model.py test_shards.py"
 CONVOLUTIONS = "test_conv_algorithms.py test_reference.py test_layers.py test_model.py"
 TESTS = {
     **{f"layers/{path.name}": LAYERS for path in sorted((PACKAGE / "layers").glob("[a-z]*.py"))},
     "layers/base.py": f"{LAYERS} test_serialize.py",
-    "losses.py": "test_losses.py test_trust.py cuda/test_device.py",
-    "optim.py": "test_optim.py",
+    "losses.py": "test_losses.py test_trust.py test_defaults.py cuda/test_device.py",
+    "optim.py": "test_optim.py test_defaults.py",
     "backend/conv.py": CONVOLUTIONS,
     "backend/winograd.py": CONVOLUTIONS,
     "backend/window.py": CONVOLUTIONS,
@@ -47,7 +47,14 @@ OPERATORS = [
 # (file, the changed line): why no test could tell. Filled in from runs of this file.
 NO_NUMBER = "NumPy takes every negative number for the size that is left"
 FOR_TYPES = "what is imported for types alone is imported always"
+MEASURED = "a measured number: how a product is cut changes no result"
+STRICT = "both are as long as the other"
 EQUIVALENT = {
+    ("backend/products.py", "if columns != n:"): "either form gives the product; the other is more work",
+    ("backend/products.py", "FEW = 1 << 13  # values of a sum that may be added piece by piece"): MEASURED,
+    ("backend/winograd.py", "if not self.window.is_padded and a.shape[1] >= self.covered[0] and a.shape[2] > self.covered[1]:"):
+        "a copy more",
+    ("backend/conv.py", "for tap, w in zip(self.window.taps, W, strict=False):"): STRICT,
     ("backend/winograd.py", "if self.taps > 2:"): "a pooling that no tile cuts has 1, 4, 9 or 16 taps",
     ("backend/winograd.py", "self.covered = (self.rows * m + 3, self.columns * m + 2)  # of the padded image, by all tiles"):
         "one more row of zeros, which no tile reads",

@@ -19,11 +19,11 @@ def draw(shape, seed=0, mean=0.0):
     return np.random.default_rng(seed).standard_normal(shape) + mean
 
 
-@given(sizes, st.booleans(), st.sampled_from(["add", "multiply"]))
-def test_by_column(size, to_out, name):
+@given(sizes, st.booleans(), st.booleans(), st.sampled_from(["add", "multiply"]))
+def test_by_column(size, to_out, wide, name):
     a, row = draw(size), draw(size[1], 1)
     out = np.full(size, np.nan) if to_out else None
-    result = backend.by_column(name, a, row, out)
+    result = backend.by_column(name, a, backend.wide_row(row) if wide else row, out)
     assert np.array_equal(result, getattr(np, name)(a, row)) and (out is None or result is out)
 
 

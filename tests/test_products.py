@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nnlite.backend import products, single_threaded_blas
 
+MEASURED = products.LARGEST
 shapes = st.tuples(*(st.integers(1, 40).map(lambda n: 8 * n) for _ in range(3)))
 
 
@@ -41,7 +42,7 @@ def test_sums_over_many_rows(rows, m, n, stack):
 
 
 def test_pieces(monkeypatch):
-    monkeypatch.setattr(products, "LARGEST", 10**6)
+    monkeypatch.setattr(products, "LARGEST", MEASURED)
     assert products.piece(192, 128, 128) == (48, 128)  # all columns
     assert products.piece(64, 512, 512) == (32, 32)  # the squarest of the largest
     assert products.piece(7, 500, 1009) is None  # two primes: no piece is large enough
@@ -51,6 +52,13 @@ def test_pieces(monkeypatch):
 
 def test_deep_sums_stay_whole(monkeypatch):
     """The kernels for small matrices would lose digits."""
-    monkeypatch.setattr(products, "LARGEST", 10**6)
+    monkeypatch.setattr(products, "LARGEST", MEASURED)
     a, b = draw(64, products.DEEPEST + 1).astype("float32"), draw(products.DEEPEST + 1, 64).astype("float32")
     assert np.array_equal(products.multiply(a, b), a @ b)
+
+
+def test_only_large_products_are_cut(monkeypatch):
+    monkeypatch.setattr(single_threaded_blas, "_small_kernels", True)
+    for shape, asked in (((20, 10, 20), 0), ((40, 10, 10), 0), ((40, 10, 11), 1), ((4001, 1, 1), 2), ((1, 1, 4000), 2)):
+        products.multiply(draw(*shape[:2]), draw(*shape[1:]))
+        assert products.piece.cache_info().misses == asked

@@ -127,3 +127,32 @@ def test_what_a_window_says_of_itself(shape, kernel, stride, padding, dilation):
     assert window.tiles_exactly == (side_by_side and met.min() == 1)
     assert window.is_blockwise == (side_by_side and padding == 0)
     assert window.is_padded == (padding > 0)
+
+
+@given(
+    shape=st.tuples(st.integers(2, 9), st.integers(2, 9), st.just(1)),
+    kernel=pairs,
+    stride=pairs,
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+)
+def test_planes_of_a_window_are_its_padded_image(shape, kernel, stride, padding, dilation):
+    """Pixels sorted by their remainders by the stride: the same taps, the same image."""
+    try:
+        window = Window.of(shape, kernel, stride, padding, dilation)
+    except nn.ShapeError:
+        return
+    padded = np.arange(1, 1 + np.prod(window.padded_size)).reshape(1, *window.padded_size, 1)
+    sh, sw = window.stride
+    assert window.plane_size == padded[:, ::sh, ::sw].shape[1:3]
+    planes = np.zeros((sh, sw, 1, *window.plane_size, 1), int)
+    for i in range(sh):
+        for j in range(sw):
+            part = padded[:, i::sh, j::sw]
+            planes[i, j, :, : part.shape[1], : part.shape[2]] = part
+    for tap, plane_tap in zip(window.taps, window.plane_taps, strict=True):
+        assert np.array_equal(padded[tap], planes[plane_tap])
+    image = np.zeros((1, *shape), int)
+    for place, pixels in window.plane_pixels:
+        image[pixels] = planes[place]
+    assert np.array_equal(image, padded[window.interior])
