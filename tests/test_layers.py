@@ -205,3 +205,12 @@ def test_every_array_is_a_view_of_the_flat_vectors(case, data):
             view[...] = i
         assert all(np.all(view == i) for i, view in enumerate(named.values()))
         assert np.array_equal(np.concatenate([v.ravel() for v in named.values()] or [vector]), vector)
+
+
+def test_batch_norm_combines_shards_of_different_means():
+    model = nn.Sequential(nn.BatchNorm(), input_shape=(3,), dtype="float64")
+    a = np.random.default_rng(0).standard_normal((50, 3)) + np.arange(50)[:, None]
+    m, mean, var, _ = model[0].combine([model[0].statistics(part) for part in (a[:7], a[7:20], a[20:])])
+    assert m == 50
+    np.testing.assert_allclose(mean, a.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(var, a.var(axis=0), rtol=1e-12)

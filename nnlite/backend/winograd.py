@@ -110,7 +110,7 @@ class OverlapAdd:
 class WinogradPlan(ConvPlan):
     """A convolution by tiles of m x m outputs; `q` x `q` after pooling."""
 
-    def __init__(self, backend: Backend, window: Window, filters: int, bias: bool, m: int, pool: Pair = (1, 1)) -> None:
+    def __init__(self, backend: Backend, window: Window, filters: int, bias: bool, m: int, pool: Pair) -> None:
         super().__init__(backend, window, filters, 1, bias, pool)
         self.m, self.k, self.p, self.q = m, m + 2, (m + 2) ** 2, m // pool[0]
         self.rows, self.columns = (-(-size // m) for size in window.out_size)
