@@ -169,7 +169,8 @@ def test_plans_by_shape():
     assert type(plan(32, 3, stride=2)) is ConvPlan
     assert type(plan(32, 3, dilation=2)) is ConvPlan
     assert type(plan(32, 3, channels=3)) is ConvPlan
-    assert type(plan(64, 3, channels=64, padding=1)) is WinogradPlan
+    assert type(plan(64, 3, channels=64, padding=1)) is type(plan(64, 3, channels=64, padding=2)) is WinogradPlan
+    assert type(plan(64, 3, channels=64, padding=3)) is ConvPlan  # a tile might lie outside the image
 
 
 @pytest.mark.parametrize(

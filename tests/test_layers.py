@@ -1,6 +1,7 @@
 """Every layer and composition of the table has every property."""
 
 import copy
+import math
 import pickle
 import warnings
 
@@ -182,6 +183,7 @@ def test_in_place_and_in_the_same_memory():
     kinds = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
     named = {flag: {kind.__name__ for kind in kinds if getattr(kind, flag)} for flag in ("elementwise", "shares_memory")}
     assert named["elementwise"] == {*"Dropout GELU LeakyReLU Normalize ReLU SiLU Sigmoid Tanh".split()}  # noqa: SIM905
+    assert {kind.__name__ for kind in kinds if not kind.samplewise} == {"BatchLayer", "BatchNorm"}
     # The last three are no layers of their own: their parts say it.
     assert named["shares_memory"] == {"Dropout", "Flatten", "Reshape", "Layer", "Residual", "Sequential"}
 
@@ -214,3 +216,22 @@ def test_batch_norm_combines_shards_of_different_means():
     assert m == 50
     np.testing.assert_allclose(mean, a.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(var, a.var(axis=0), rtol=1e-12)
+
+
+def test_activations_have_the_values_of_their_equations():
+    a = np.linspace(-6, 6, 49)
+    s, u = 1 / (1 + np.exp(-a)), math.sqrt(2 / math.pi) * (a + 0.044715 * a**3)
+    Phi = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in a])
+    wanted = {
+        nn.ReLU(): np.where(a > 0, a, 0),
+        nn.LeakyReLU(0.1): np.where(a > 0, a, 0.1 * a),
+        nn.Sigmoid(): s,
+        nn.Tanh(): np.tanh(a),
+        nn.SiLU(): a * s,
+        nn.GELU(): a * Phi,
+        nn.GELU("tanh"): a * (1 + np.tanh(u)) / 2,
+        nn.Softmax(): np.exp(a) / np.exp(a).sum(),
+    }
+    for layer, y in wanted.items():
+        model = nn.Sequential(layer, input_shape=(49,), dtype="float64")
+        np.testing.assert_allclose(model(a[None])[0], y, rtol=1e-12, atol=1e-15)
