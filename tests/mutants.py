@@ -57,6 +57,9 @@ EQUIVALENT = {
     ("backend/products.py", "if size * m / n * WORTH >= LARGEST:"): MEASURED,
     ("backend/products.py", "WORTH = 3  # a piece that is so many times smaller is not worth the call"): MEASURED,
     ("backend/products.py", "fits = rows >= THINNEST and (columns != n or columns % ALIGNED == 0)"): MEASURED,
+    ("backend/pool.py", 'winner = memory.persist("winner", y.shape, xp.uint8 if len(others) < 256 else xp.int32)'):
+        "255 is the largest number of a byte",
+    ("backend/winograd.py", "if self.taps > 0:"): "of one tap there is nothing to compare",
     ("backend/pool.py", 'larger = memory.persist("larger", (len(taps) + 1, *out.shape), bool)'): "room that nobody uses",
     ("backend/conv.py", "for tap, w in zip(window.taps, filters[0], strict=False):"): STRICT,
     ("layers/pool.py", "if any(pad >= k for pads, k in zip(window.padding, window.kernel, strict=False) for pad in pads):"): STRICT,
