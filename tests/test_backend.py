@@ -117,3 +117,14 @@ def test_kept_views_do_not_keep_arrays_that_were_replaced():
     assert old() is None
     made = buffers.views("key", lambda: buffers.get("a", (4, 5), "float32").T)
     assert np.shares_memory(made, buffers.get("a", (1,), "float32"))
+
+
+def test_constant_rows_are_kept_once():
+    made = []
+
+    def make(n):
+        made.append(n)
+        return np.ones(n)
+
+    assert [len(backend.constant_rows("a test's", n, make)) for n in (3, 2, 5, 4, 5)] == [3, 2, 5, 4, 5]
+    assert made == [3, 5]

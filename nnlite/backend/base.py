@@ -122,6 +122,10 @@ class Backend:
         """`make()`: views of scratch arrays. A backend may keep them for this key as long as the arrays are the same."""
         return make()
 
+    def constant_rows(self, key: Any, n: int, make: Callable[[int], Array]) -> Array:
+        """`make(n)`: n rows of constants. A backend may keep the longest that was made for this key, and give its first n."""
+        return make(n)
+
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         """A view of `a` with other axes: windows that overlap, tiles."""
         view: Array = self.xp.lib.stride_tricks.as_strided(a, shape, strides)

@@ -57,6 +57,14 @@ class NumpyBackend(Backend):
         """Kept by thread: making a dozen views takes Python as long as a product, and other threads wait meanwhile."""
         return self._buffers().views(key, make)
 
+    def constant_rows(self, key: Any, n: int, make: Callable[[int], Array]) -> Array:
+        """Kept by thread, one array for a key."""
+        kept = self._buffers().views(key, list)
+        if not kept or len(kept[0]) < n:
+            kept[:] = [make(n)]
+        rows: Array = kept[0][:n]
+        return rows
+
     def _buffers(self) -> Buffers:
         try:
             buffers: Buffers = self._local.buffers
@@ -116,7 +124,7 @@ class NumpyBackend(Backend):
 
     def column_sums(self, a: Array) -> Array:
         """As the base class; the row of ones is kept."""
-        ones = self.views(("ones", len(a), a.dtype), lambda: np.ones(len(a), a.dtype))
+        ones = self.constant_rows(("ones", a.dtype), len(a), lambda n: np.ones(n, a.dtype))
         sums: Array = ones @ a
         return sums
 

@@ -257,9 +257,10 @@ class WinogradPlan(ConvPlan):
         if not self.window.is_padded and a.shape[1] >= self.covered[0] and a.shape[2] >= self.covered[1]:
             return a
         (top, _), (left, _) = self.window.padding
-        shape, (h, w) = (len(a), *self.covered, self.channels), a.shape[1:3]
+        shape, (h, w), xp = (*self.covered, self.channels), a.shape[1:3], self.backend.xp
         # Kept by thread, so that the zeros around the image are written but once.
-        image = self.backend.views(("covered", shape, top, left, h, w, a.dtype), lambda: self.backend.xp.zeros(shape, a.dtype))
+        key = ("covered", shape, top, left, h, w, a.dtype)
+        image = self.backend.constant_rows(key, len(a), lambda n: xp.zeros((n, *shape), a.dtype))
         image[:, top : top + h, left : left + w] = a[:, : self.covered[0] - top, : self.covered[1] - left]
         return image
 
