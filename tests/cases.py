@@ -1,12 +1,25 @@
 """The table of layer cases. A new layer is one row: a name, and a strategy that draws (layers, shape of a sample)."""
 
+from hypothesis import reject
 from hypothesis import strategies as st
 
 import nnlite as nn
+from nnlite.backend import Window
 
 small = st.integers(1, 3)
 pairs = st.one_of(small, st.tuples(small, small))
 sizes = st.tuples(st.integers(5, 8), st.integers(5, 8))
+
+
+@st.composite
+def windows(draw):
+    """A sliding window that fits its image of one channel."""
+    shape = draw(st.tuples(st.integers(2, 9), st.integers(2, 9), st.just(1)))
+    arguments = draw(pairs), draw(pairs), draw(st.integers(0, 2)), draw(st.integers(1, 2))
+    try:
+        return Window.of(shape, *arguments)
+    except nn.ShapeError:
+        reject()
 
 
 @st.composite

@@ -2,12 +2,11 @@
 
 import numpy as np
 import reference
-from cases import convolution, pairs, pooling, three_by_three
+from cases import convolution, pooling, three_by_three, windows
 from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.backend import Window
 
 seeds = st.integers(0, 1000)
 
@@ -108,40 +107,20 @@ def test_same_padding_puts_the_surplus_at_bottom_and_right():
     assert model(x)[0, :, :, 0].tolist() == [[10, 6], [7, 4]]
 
 
-@given(
-    shape=st.tuples(st.integers(2, 7), st.integers(2, 7), st.just(1)),
-    kernel=pairs,
-    stride=pairs,
-    padding=st.integers(0, 1),
-    dilation=st.integers(1, 2),
-)
-def test_what_a_window_says_of_itself(shape, kernel, stride, padding, dilation):
-    try:
-        window = Window.of(shape, kernel, stride, padding, dilation)
-    except nn.ShapeError:
-        return
+@given(windows())
+def test_what_a_window_says_of_itself(window):
     met = np.zeros((1, *window.padded_size, 1))
     for tap in window.taps:
         met[tap] += 1
     side_by_side = met.max() == 1 and window.stride == window.kernel and window.dilation == (1, 1)
     assert window.tiles_exactly == (side_by_side and met.min() == 1)
-    assert window.is_blockwise == (side_by_side and padding == 0)
-    assert window.is_padded == (padding > 0)
+    assert window.is_blockwise == (side_by_side and window.padding == ((0, 0), (0, 0)))
+    assert window.is_padded == (window.padding != ((0, 0), (0, 0)))
 
 
-@given(
-    shape=st.tuples(st.integers(2, 9), st.integers(2, 9), st.just(1)),
-    kernel=pairs,
-    stride=pairs,
-    padding=st.integers(0, 2),
-    dilation=st.integers(1, 2),
-)
-def test_planes_of_a_window_are_its_padded_image(shape, kernel, stride, padding, dilation):
+@given(windows())
+def test_planes_of_a_window_are_its_padded_image(window):
     """Pixels sorted by their remainders by the stride: the same taps, the same image."""
-    try:
-        window = Window.of(shape, kernel, stride, padding, dilation)
-    except nn.ShapeError:
-        return
     padded = np.arange(1, 1 + np.prod(window.padded_size)).reshape(1, *window.padded_size, 1)
     sh, sw = window.stride
     assert window.plane_size == padded[:, ::sh, ::sw].shape[1:3]
@@ -152,7 +131,7 @@ def test_planes_of_a_window_are_its_padded_image(shape, kernel, stride, padding,
             planes[i, j, :, : part.shape[1], : part.shape[2]] = part
     for tap, plane_tap in zip(window.taps, window.plane_taps, strict=True):
         assert np.array_equal(padded[tap], planes[plane_tap])
-    image = np.zeros((1, *shape), int)
+    image = np.zeros((1, *window.in_shape), int)
     for place, pixels in window.plane_pixels:
         image[pixels] = planes[place]
     assert np.array_equal(image, padded[window.interior])
