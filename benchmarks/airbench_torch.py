@@ -30,9 +30,9 @@ class Group(tnn.Module):
 
 
 class Airbench(tnn.Module):
-    def __init__(self, widths: list[int], whitening: Any) -> None:
+    def __init__(self, widths: list[int], whitening: Any, padding: str) -> None:
         super().__init__()
-        self.whiten = tnn.Conv2d(3, 24, 2)
+        self.whiten = tnn.Conv2d(3, 24, 2, padding=padding)
         self.whiten.weight.data = torch.from_numpy(np.ascontiguousarray(whitening.transpose(0, 3, 1, 2))).float()
         self.whiten.weight.requires_grad_(False)
         self.whiten.bias.data.zero_()
@@ -85,7 +85,7 @@ def train_airbench(recipe: Any, train: Any, test: Any, seed: int) -> dict[str, A
     widths = [layer.filters for layer in template.layers if isinstance(layer, nn.Conv2D)][1::2]
     start = time.perf_counter()
     recipe.prepare(template, train.images)
-    model = Airbench(widths, template[1].W).to(memory_format=torch.channels_last)
+    model = Airbench(widths, template[1].W, template[1].padding).to(memory_format=torch.channels_last)
     steps = math.ceil(len(train) / recipe.batch_size)
     total, batch = steps * recipe.epochs, recipe.batch_size
     norms = [norm.bias for group in model.groups for norm in group.norms]

@@ -19,7 +19,7 @@ from nnlite.layers.residual import Add, Fork, Swap
 # wait for each other between calls, some 20 microseconds each time; larger ones spill.
 BUDGET = 3 << 20
 WORTH_CUTTING = 8 << 20  # bytes of all steps together
-EVEN = 4  # the number of shards is a multiple of it, so that 2 or 4 threads end together
+EVEN = 4  # more than two shards are a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
 FLOPS_PER_MOVED_VALUE = 10  # reading or writing a value takes as long as so many FLOP of a product
 
@@ -109,8 +109,9 @@ class Run:
         if size > WORTH_CUTTING:
             # Each shard reads and writes all weights: it should hold as many values of its own.
             most = n * max(values) // max(1, sum(layer.weights() for layer in layers))
-            count = max(EVEN, min(-(-size // (BUDGET * len(values))), most))
-            count = max(1, min(round(count / EVEN) * EVEN, n // self._least_rows()))
+            count = min(-(-size // (BUDGET * len(values))), most)
+            count = max(EVEN, round(count / EVEN) * EVEN) if count > 2 else 2
+            count = max(1, min(count, n // self._least_rows()))
         rows, longer = divmod(n, count)  # the longer shards first: what they use is large enough for the others
         starts = [i * rows + min(i, longer) for i in range(count + 1)]
         return [slice(*both) for both in pairwise(starts)]

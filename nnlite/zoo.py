@@ -1,6 +1,6 @@
 """Networks from papers and tutorials, each a few lines. Images come as bytes 0 ... 255 or on that scale."""
 
-from typing import Any
+from typing import Any, Literal
 
 import nnlite as nn
 
@@ -30,15 +30,23 @@ def tutorial_cnn(classes: int = 10, seed: int = 0) -> nn.Sequential:
     )
 
 
-def airbench(widths: tuple[int, int, int] = (64, 256, 256), classes: int = 10, seed: int = 0) -> nn.Sequential:
+def airbench(
+    widths: tuple[int, int, int] = (64, 256, 256),
+    classes: int = 10,
+    seed: int = 0,
+    padding: Literal["valid", "same"] = "valid",
+) -> nn.Sequential:
     """A whitening convolution and three groups of two convolutions.  Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds.
+
+    padding: of the whitening. "valid", as published: the groups see 31 x 31 pixels, then 15 x 15, 7 x 7 and 3 x 3. "same":
+    32 x 32, 16 x 16, 8 x 8 and 4 x 4, which Winograd's tiles of 4 x 4 cover without a rest.
 
     Layer 1 is the whitening: give it its filters, `model[1].W = nn.init.whitening(images)(model[1].W.shape)`, of normalized
     images, and freeze them, `model.freeze("1.W")`. `examples/recipes.py` trains it.
     """
     return nn.Sequential(
         nn.Normalize(CIFAR_MEAN, CIFAR_STD),
-        nn.Conv2D(24, 2),
+        nn.Conv2D(24, 2, padding=padding),
         nn.GELU("tanh"),
         *(layer for width in widths for layer in _airbench_group(width)),
         nn.GlobalMaxPool2D(),

@@ -9,6 +9,7 @@ rng = np.random.default_rng(0)
 MAKERS = {
     "tutorial": nn.zoo.tutorial_cnn,
     "airbench": lambda **k: nn.zoo.airbench((8, 16, 16), **k),
+    "airbench, padded": lambda **k: nn.zoo.airbench((8, 16, 16), padding="same", **k),
     "resnet": lambda **k: nn.zoo.resnet(8, **k),
     "vgg": lambda **k: nn.zoo.vgg_small((8, 16), **k),
 }
@@ -21,6 +22,7 @@ MAKERS = {
         (lambda: nn.zoo.resnet(20), 272_282),
         (lambda: nn.zoo.resnet(32), 466_714),
         (lambda: nn.zoo.airbench((64, 256, 256)), 1_971_640),
+        (lambda: nn.zoo.airbench((24, 192, 192), padding="same"), 1_050_216),
         (lambda: nn.zoo.mlp((784, 512, 512, 10)), 669_706),
     ],
 )
@@ -42,6 +44,13 @@ def test_every_image_network_trains_saves_and_loads(name, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
     model.save(tmp_path / "model.safetensors")
     assert np.array_equal(nn.load(tmp_path / "model.safetensors")(x), model(x))
+
+
+@pytest.mark.parametrize(("padding", "sizes"), [("valid", [31, 15, 7, 3]), ("same", [32, 16, 8, 4])])
+def test_sizes_of_images_in_airbench(padding, sizes):
+    layers = nn.zoo.airbench((8, 16, 16), padding=padding).layers
+    seen = [layers[1].out_shape, *(layer.out_shape for layer in layers if isinstance(layer, nn.MaxPool2D))]
+    assert [shape[0] for shape in seen] == sizes
 
 
 def test_mlp():

@@ -84,13 +84,17 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
         for index in range(count):
             work(index)
         return
-    indices, errors = itertools.count(), list[BaseException]()
+    indices, errors, one_at_a_time = itertools.count(), list[BaseException](), threading.Lock()
+
+    def next_index() -> int:
+        with one_at_a_time:
+            return next(indices)
 
     def loop() -> None:
         _local.busy = True
         try:
             with single_threaded_blas:
-                while not errors and (index := next(indices)) < count:
+                while not errors and (index := next_index()) < count:
                     work(index)
         except BaseException as error:
             errors.append(error)
