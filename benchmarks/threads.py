@@ -1,6 +1,8 @@
 """What Python's global lock costs: training on one thread, on two threads, and in two processes of one thread each.
 
-usage: python benchmarks/threads.py [--seconds 1.5] [--rounds 3] [--out FILE]      (two cores that nobody else uses)
+usage: python benchmarks/threads.py [--seconds 1.5] [--rounds 3] [--free-threaded PYTHON] [--out FILE]
+
+On two cores that nobody else uses. --free-threaded: an interpreter without that lock, to run two threads in as well.
 """
 
 import argparse
@@ -20,29 +22,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--free-threaded", metavar="PYTHON")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", nargs=2, metavar=("TASK", "THREADS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         print(rate(args.worker[0], int(args.worker[1]), args.seconds))
         return
+    columns = {
+        "one thread": (sys.executable, 1, 1),
+        "two threads": (sys.executable, 1, 2),
+        "two processes of one thread": (sys.executable, 2, 1),
+    }
+    if args.free_threaded:
+        columns["two threads, free-threaded"] = (args.free_threaded, 1, 2)
     lines = ["# One thread, two threads, two processes", "", "Training, samples a second, medians of the rounds.", ""]
-    lines += ["| task | one thread | two threads | two processes of one thread |", "| :-- | --: | --: | --: |"]
+    if args.free_threaded:
+        lines += [f"Free-threaded: {version(args.free_threaded)}; the others: {version(sys.executable)}.", ""]
+    lines += [row(["task", *columns]), row([":--", *["--:"] * len(columns)])]
     for key in KEYS:
-        rounds = [
-            [measure(key, count, threads, args.seconds) for count, threads in ((1, 1), (1, 2), (2, 1))]
-            for _ in range(args.rounds)
-        ]
+        rounds = [[measure(key, *column, args.seconds) for column in columns.values()] for _ in range(args.rounds)]
         medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        lines.append(f"| {TASKS[key].title}, {TASKS[key].batch} | " + " | ".join(f"{value:,.0f}" for value in medians) + " |")
+        lines.append(row([f"{TASKS[key].title}, {TASKS[key].batch}", *(f"{value:,.0f}" for value in medians)]))
         print(lines[-1], flush=True)
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")
 
 
-def measure(key: str, processes: int, threads: int, seconds: float) -> float:
+def row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def version(python: str) -> str:
+    return subprocess.run([python, "-VV"], stdout=subprocess.PIPE, text=True, check=True).stdout.split(" (")[0].strip()
+
+
+def measure(key: str, python: str, processes: int, threads: int, seconds: float) -> float:
     """The rates of so many processes at the same time, added up."""
-    command = [sys.executable, __file__, "--seconds", str(seconds), "--worker", key, str(threads)]
+    command = [python, __file__, "--seconds", str(seconds), "--worker", key, str(threads)]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     return sum(float(worker.communicate()[0]) for worker in workers)
 
