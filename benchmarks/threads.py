@@ -1,4 +1,4 @@
-"""What Python's global lock costs: training on one thread, on two threads, and in two processes of one thread each.
+"""What a second thread brings: training on one thread, on two threads, and in two processes of one thread each.
 
 usage: python benchmarks/threads.py [--seconds 1.5] [--rounds 3] [--free-threaded PYTHON] [--out FILE]
 

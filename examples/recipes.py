@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -89,7 +89,12 @@ def whiten(model: nn.Sequential, images: Any) -> None:
 
 
 def airbench(
-    widths: tuple[int, int, int], padding: Any, epochs: int, batch_size: int, filters: float, shift: int = 0
+    widths: tuple[int, int, int],
+    padding: Literal["valid", "same"],
+    epochs: int,
+    batch_size: int,
+    filters: float,
+    shift: int = 0,
 ) -> Recipe:
     return Recipe(
         lambda seed: nn.zoo.airbench(widths, seed=seed, padding=padding),
@@ -109,8 +114,8 @@ RECIPES = {
     "tutorial": Recipe(lambda seed: nn.zoo.tutorial_cnn(seed=seed), 10, 32, adam),
     "resnet20": Recipe(lambda seed: nn.zoo.resnet(20, seed=seed), 30, 128, one_cycle, augmentations=FLIP_AND_CROP),
     "vgg": Recipe(lambda seed: nn.zoo.vgg_small(seed=seed), 15, 128, one_cycle, augmentations=FLIP_AND_CROP),
-    "fast90": airbench((24, 192, 192), "same", epochs=4, batch_size=500, filters=0.17),
-    "fast94": airbench((64, 256, 256), "valid", epochs=9, batch_size=1000, filters=0.24, shift=1),
+    "fast90": airbench((24, 192, 192), padding="same", epochs=4, batch_size=500, filters=0.17),
+    "fast94": airbench((64, 256, 256), padding="valid", epochs=9, batch_size=1000, filters=0.24, shift=1),
 }
 
 

@@ -64,9 +64,9 @@ def test_the_cut_depends_on_shapes_alone():
 
 def test_two_shards_for_a_small_batch_and_multiples_of_four_for_large_ones():
     run = nn.zoo.tutorial_cnn().plan.training[0]
-    counts = [len(run.cut(n, 4)) for n in (1, 4, 32, 128, 512, 2048)]
-    assert counts[:3] == [1, 1, 2] and counts == sorted(counts)
-    assert all(count % 4 == 0 for count in counts[3:])
+    counts = [len(run.cut(n, 4)) for n in (1, 4, 32, 64, 128, 512, 2048)]
+    assert counts[:4] == [1, 1, 2, 2] and counts == sorted(counts)
+    assert all(count % 4 == 0 for count in counts[4:])
 
 
 def test_large_products_are_cut_into_fixed_blocks():

@@ -87,6 +87,7 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
     indices, errors, one_at_a_time = itertools.count(), list[BaseException](), threading.Lock()
 
     def next_index() -> int:
+        # In a Python without the global lock `next` might give two threads the same number.
         with one_at_a_time:
             return next(indices)
 
