@@ -62,3 +62,13 @@ def test_only_large_products_are_cut(monkeypatch):
     for shape, asked in (((20, 10, 20), 0), ((40, 10, 10), 0), ((40, 10, 11), 1), ((4001, 1, 1), 2), ((1, 1, 4000), 2)):
         products.multiply(draw(*shape[:2]), draw(*shape[1:]))
         assert products.piece.cache_info().misses == asked
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 3), (16, 5, 16), (64, 16, 64)], ids=str)
+def test_products_say_nothing_of_invalid_numbers(shape):
+    # The flag means nothing: some kernels of OpenBLAS raise it for products of finite numbers.
+    m, k, n = shape
+    a, b = np.full((m, k), np.inf, np.float32), draw(k, n).astype(np.float32)
+    b[0], b[1] = 1, -1
+    assert np.isnan(products.multiply(a, b)).all()
+    assert np.isnan(products.multiply_rows(np.ascontiguousarray(a.T), b)).all()
