@@ -13,10 +13,11 @@ import nnlite as nn
 
 
 class Group(tnn.Module):
-    """conv - max-pool - batch norm - GELU - conv - batch norm - GELU."""
+    """conv - max-pool - batch norm - activation - conv - batch norm - activation."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, activation: Any) -> None:
         super().__init__()
+        self.activation = activation
         self.convolutions = tnn.ModuleList([tnn.Conv2d(c, width, 3, padding=1, bias=False) for c in (channels, width)])
         self.norms = tnn.ModuleList([tnn.BatchNorm2d(width, eps=1e-12, momentum=0.4) for _ in range(2)])
         for norm in self.norms:
@@ -25,18 +26,19 @@ class Group(tnn.Module):
             tnn.init.dirac_(convolution.weight.data[: convolution.weight.shape[1]])
 
     def forward(self, a: Any) -> Any:
-        a = F.gelu(self.norms[0](F.max_pool2d(self.convolutions[0](a), 2)), approximate="tanh")
-        return F.gelu(self.norms[1](self.convolutions[1](a)), approximate="tanh")
+        a = self.activation(self.norms[0](F.max_pool2d(self.convolutions[0](a), 2)))
+        return self.activation(self.norms[1](self.convolutions[1](a)))
 
 
 class Airbench(tnn.Module):
-    def __init__(self, widths: list[int], whitening: Any, padding: str) -> None:
+    def __init__(self, widths: list[int], whitening: Any, padding: str, activation: Any) -> None:
         super().__init__()
+        self.activation = activation
         self.whiten = tnn.Conv2d(3, 24, 2, padding=padding)
         self.whiten.weight.data = torch.from_numpy(np.ascontiguousarray(whitening.transpose(0, 3, 1, 2))).float()
         self.whiten.weight.requires_grad_(False)
         self.whiten.bias.data.zero_()
-        self.groups = tnn.ModuleList([Group(c, w) for c, w in zip([24, *widths[:-1]], widths, strict=True)])
+        self.groups = tnn.ModuleList([Group(c, w, activation) for c, w in zip([24, *widths[:-1]], widths, strict=True)])
         self.head = tnn.Linear(widths[-1], 10, bias=False)
         self.register_buffer("mean", torch.tensor(nn.zoo.CIFAR_MEAN))
         self.register_buffer("std", torch.tensor(nn.zoo.CIFAR_STD))
@@ -44,7 +46,7 @@ class Airbench(tnn.Module):
     def forward(self, images: Any) -> Any:
         """images: (N, H, W, C), bytes; seen as channels_last (N, C, H, W)."""
         a = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        a = F.gelu(self.whiten(a), approximate="tanh")
+        a = self.activation(self.whiten(a))
         for group in self.groups:
             a = group(a)
         a = F.adaptive_max_pool2d(a, 1).flatten(1)
@@ -85,7 +87,8 @@ def train_airbench(recipe: Any, train: Any, test: Any, seed: int) -> dict[str, A
     widths = [layer.filters for layer in template.layers if isinstance(layer, nn.Conv2D)][1::2]
     start = time.perf_counter()
     recipe.prepare(template, train.images)
-    model = Airbench(widths, template[1].W, template[1].padding).to(memory_format=torch.channels_last)
+    activation = tnn.ReLU(inplace=True) if isinstance(template[2], nn.ReLU) else tnn.GELU("tanh")
+    model = Airbench(widths, template[1].W, template[1].padding, activation).to(memory_format=torch.channels_last)
     steps = math.ceil(len(train) / recipe.batch_size)
     total, batch = steps * recipe.epochs, recipe.batch_size
     norms = [norm.bias for group in model.groups for norm in group.norms]

@@ -93,8 +93,8 @@ def usual_norm(layer: nn.Layer) -> nn.Layer:
     return nn.BatchNorm() if isinstance(layer, nn.BatchNorm) else layer
 
 
-def relu(layer: nn.Layer) -> nn.Layer:
-    return nn.ReLU() if isinstance(layer, nn.GELU) else layer
+def gelu(layer: nn.Layer) -> nn.Layer:
+    return nn.GELU("tanh") if isinstance(layer, nn.ReLU) else layer
 
 
 class FiltersBySGD(Airbench):
@@ -112,7 +112,7 @@ VARIANTS: dict[str, Change] = {
     "filters by SGD instead of Muon": lambda recipe: recipe._replace(optimizer=FiltersBySGD()),
     "filters begin at random": with_layers(plain_filters),
     "batch norm as usual": with_layers(usual_norm),
-    "ReLU instead of GELU": with_layers(relu),
+    "GELU instead of ReLU": with_layers(gelu),
     "no label smoothing": lambda recipe: recipe._replace(loss=nn.CrossEntropy()),
     "no crops": lambda recipe: recipe._replace(augmentations=recipe.augmentations[:1]),
     "no flips": lambda recipe: recipe._replace(augmentations=recipe.augmentations[1:]),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,14 +90,15 @@ def whiten(model: nn.Sequential, images: Any) -> None:
 
 def airbench(
     widths: tuple[int, int, int],
-    padding: Literal["valid", "same"],
     epochs: int,
     batch_size: int,
     filters: float,
     shift: int = 0,
+    **options: Any,
 ) -> Recipe:
+    """Jordan's recipe; `options` go to `nn.zoo.airbench`."""
     return Recipe(
-        lambda seed: nn.zoo.airbench(widths, seed=seed, padding=padding),
+        lambda seed: nn.zoo.airbench(widths, seed=seed, **options),
         epochs,
         batch_size,
         Airbench(filters),
@@ -114,8 +115,8 @@ RECIPES = {
     "tutorial": Recipe(lambda seed: nn.zoo.tutorial_cnn(seed=seed), 10, 32, adam),
     "resnet20": Recipe(lambda seed: nn.zoo.resnet(20, seed=seed), 30, 128, one_cycle, augmentations=FLIP_AND_CROP),
     "vgg": Recipe(lambda seed: nn.zoo.vgg_small(seed=seed), 15, 128, one_cycle, augmentations=FLIP_AND_CROP),
-    "fast90": airbench((24, 192, 192), padding="same", epochs=4, batch_size=500, filters=0.17),
-    "fast94": airbench((64, 256, 256), padding="valid", epochs=9, batch_size=1000, filters=0.24, shift=1),
+    "fast90": airbench((24, 192, 192), epochs=4, batch_size=500, filters=0.17, padding="same", activation=nn.ReLU),
+    "fast94": airbench((64, 256, 256), epochs=9, batch_size=1000, filters=0.24, shift=1),
 }
 
 

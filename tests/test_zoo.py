@@ -9,7 +9,7 @@ rng = np.random.default_rng(0)
 MAKERS = {
     "tutorial": nn.zoo.tutorial_cnn,
     "airbench": lambda **k: nn.zoo.airbench((8, 16, 16), **k),
-    "airbench, padded": lambda **k: nn.zoo.airbench((8, 16, 16), padding="same", **k),
+    "airbench, padded, ReLU": lambda **k: nn.zoo.airbench((8, 16, 16), padding="same", activation=nn.ReLU, **k),
     "resnet": lambda **k: nn.zoo.resnet(8, **k),
     "vgg": lambda **k: nn.zoo.vgg_small((8, 16), **k),
 }
