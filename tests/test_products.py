@@ -59,14 +59,14 @@ def test_deep_sums_stay_whole(monkeypatch):
 
 def test_only_large_products_are_cut(monkeypatch):
     monkeypatch.setattr(single_threaded_blas, "_small_kernels", True)
-    for shape, asked in (((20, 10, 20), 0), ((40, 10, 10), 0), ((40, 10, 11), 1), ((4001, 1, 1), 2), ((1, 1, 4000), 2)):
+    for shape, asked in (((20, 10, 20), 0), ((40, 10, 10), 0), ((40, 10, 11), 1), ((2001, 1, 2), 2), ((2, 1, 2000), 2)):
         products.multiply(draw(*shape[:2]), draw(*shape[1:]))
         assert products.piece.cache_info().misses == asked
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 3), (16, 5, 16), (64, 16, 64)], ids=str)
-def test_products_say_nothing_of_invalid_numbers(shape):
-    # The flag means nothing: some kernels of OpenBLAS raise it for products of finite numbers.
+@pytest.mark.parametrize("shape", [(1, 5, 3), (3, 5, 1), (1, 500, 30)], ids=str)
+def test_products_with_a_vector_say_nothing_of_invalid_numbers(shape):
+    # The flag means nothing: a kernel of OpenBLAS raises it for finite numbers.
     m, k, n = shape
     a, b = np.full((m, k), np.inf, np.float32), draw(k, n).astype(np.float32)
     b[0], b[1] = 1, -1

@@ -17,25 +17,27 @@ THINNEST = 8  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
 FEW = 1 << 14  # values of a sum that may be added piece by piece
 
-# OpenBLAS's sgemv for AVX-512 also computes with what lies unused on the stack: the flag "invalid" says nothing of the numbers.
-matmul = np.errstate(invalid="ignore")(np.matmul)
+# For vectors: OpenBLAS's sgemv for AVX-512 also computes with what lies unused on the stack, and "invalid" says nothing.
+quiet_matmul = np.errstate(invalid="ignore")(np.matmul)
 
 
 def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
     """a b, for matrices (m, k) and (k, n) or stacks of them."""
     (m, k), n = a.shape[-2:], b.shape[-1]
+    if m == 1 or n == 1:
+        return quiet_matmul(a, b, out=out)
     if m * k * n <= LARGEST or k > DEEPEST or not single_threaded_blas.has_small_kernels or not (size := piece(m, k, n)):
-        result: Array = matmul(a, b, out=out)
+        result: Array = np.matmul(a, b, out=out)
         return result
     rows, columns = size
     out = np.empty((*a.shape[:-1], n), a.dtype) if out is None else out
     a, target = (x.reshape(*x.shape[:-2], m // rows, rows, x.shape[-1]) for x in (a, out))
     if columns == n:
-        matmul(a, b[..., None, :, :], out=target)
+        np.matmul(a, b[..., None, :, :], out=target)
     else:
         b = b.reshape(*b.shape[:-1], n // columns, columns).swapaxes(-3, -2)[..., None, :, :, :]
         target = target.reshape(*target.shape[:-1], n // columns, columns).swapaxes(-3, -2)
-        matmul(a[..., None, :, :], b, out=target)
+        np.matmul(a[..., None, :, :], b, out=target)
     return out
 
 
@@ -46,7 +48,7 @@ def multiply_rows(a: Array, b: Array) -> Array:
         size = largest_divisor(rows, min(DEEPEST, LARGEST // (m * n)))
         if size * m * n * WORTH >= LARGEST:
             a, b = (x.reshape(*x.shape[:-2], rows // size, size, x.shape[-1]) for x in (a, b))
-            total: Array = np.add.reduce(matmul(a.swapaxes(-2, -1), b), axis=-3)
+            total: Array = np.add.reduce(quiet_matmul(a.swapaxes(-2, -1), b), axis=-3)
             return total
     return multiply(a.swapaxes(-2, -1), b)
 
