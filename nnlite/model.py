@@ -138,7 +138,8 @@ class Sequential(Layer):
             return self(x)
         with single_threaded_blas:
             self._drop_training()
-            current = TrainingPass(self, self._input(x), self._next_pass(pass_id))
+            # A copy, because the user may write to x before backward.
+            current = TrainingPass(self, self._input(x).copy(), self._next_pass(pass_id))
             current.forward(current.last)
             current.commit()
         self._training = current

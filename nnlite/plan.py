@@ -150,8 +150,8 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -
             _number_buffers(run)
     if rewrite:
         for run in runs:
-            _allow_in_place(run, training=True, at_barrier=run is not runs[0])
-        _allow_in_place(whole, training=False, at_barrier=False)
+            _allow_in_place(run, training=True)
+        _allow_in_place(whole, training=False)
     return Plan(runs, whole)
 
 
@@ -314,10 +314,10 @@ def _number_buffers(run: Run) -> None:
             current = current | {step.buffer}
 
 
-def _allow_in_place(run: Run, training: bool, at_barrier: bool) -> None:
+def _allow_in_place(run: Run, training: bool) -> None:
     """Mark the steps whose input nobody else needs, forward and backward: elementwise ones, and sums of two branches."""
     steps = run.steps
-    free, stack = not at_barrier, [False] * len(steps)  # what lies at a barrier is kept
+    free, stack = False, [False] * len(steps)  # what lies at a barrier is kept, and the first input is the user's
     for step in steps:
         if isinstance(step, LayerStep):
             layer, keeps = step.layer, step.layer.keeps if training else None

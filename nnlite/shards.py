@@ -44,12 +44,13 @@ class Pass:
         return run.cut(self.n, self.itemsize) if self.model.device == "cpu" else [slice(0, self.n)]
 
     def load(self, k: int, state: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
-        """Rows of state k: the first input is copied and cast, so that nothing writes to the user's array."""
-        if k:
-            return state[0][rows], [array[rows] for array in state[1:]]
-        a = work.input.get("a", (rows.stop - rows.start, *self.runs[0].in_shapes[0]), self.model.dtype)
-        a[...] = state[0][rows]
-        return a, []
+        """Rows of state k; those of the user's array are cast to the model's dtype."""
+        a = state[0][rows]
+        if a.dtype == self.model.dtype and a.flags.c_contiguous:
+            return a, [array[rows] for array in state[1:]]
+        room = work.input.get("a", a.shape, self.model.dtype)
+        room[...] = a
+        return room, []
 
     def each(self, k: int, work: Callable[[int, slice], None]) -> None:
         """Do `work(i, rows)` for each shard of run k."""

@@ -115,7 +115,7 @@ class RunMemory:
         params, kept = self.prepared_params, self.kept
         if params is None:
             return self._prepare([Memory(self.model.backend.xp) for _ in self.preparing])
-        if kept is None or not self.model.backend.xp.array_equal(kept[0], params):
+        if kept is None or not bool((kept[0] == params).all()):
             # New arrays: another thread may still use the old ones.
             kept = self.kept = params.copy(), self._prepare([Memory(self.model.backend.xp) for _ in self.preparing])
         return kept[1]

@@ -263,14 +263,31 @@ def test_inputs_that_do_not_fit():
         model.to("tpu")
 
 
-def test_outputs_may_be_written_to_before_backward():
+def test_inputs_and_outputs_may_be_written_to_before_backward():
     model = nn.Sequential(nn.Dense(4), nn.Tanh(), input_shape=(3,))
-    x, delta = rng.standard_normal((5, 3)), np.ones((5, 4))
+    x, delta = rng.standard_normal((5, 3)).astype(np.float32), np.ones((5, 4))
     model.forward(x, training=True)
-    expected = model.backward(delta)
+    expected = model.backward(delta), model.grads.copy()
     z = model.forward(x, training=True)
     z *= 0
-    assert np.array_equal(model.backward(delta), expected)
+    x *= 0
+    assert np.array_equal(model.backward(delta), expected[0]) and np.array_equal(model.grads, expected[1])
+
+
+@pytest.mark.parametrize(
+    "first",
+    [nn.ReLU(), nn.Dropout(0.5), nn.Normalize(0, 2), nn.Normalize((1, 2), 2), nn.Residual(nn.ReLU()), nn.Reshape((6, 5, 2))],
+    ids=repr,
+)
+def test_inputs_are_read_where_they_lie(first):
+    """No layer writes to the user's array, and where its axes lie otherwise the result is the same."""
+    model = nn.Sequential(copy.deepcopy(first), nn.ReLU(), nn.Flatten(), nn.Dense(3), input_shape=(5, 6, 2))
+    x = X.copy()
+    x.flags.writeable = False
+    turned = np.asfortranarray(x)
+    assert np.array_equal(model(x), model(turned)) and np.array_equal(model(x), model(x.astype(np.float64)))
+    losses = [model.loss_and_grad(batch, T, nn.CrossEntropy(), pass_id=1) for batch in (x, turned)]
+    assert losses[0] == losses[1] and np.array_equal(x, X)
 
 
 def test_backward_needs_a_training_forward():
@@ -309,7 +326,7 @@ def test_what_a_pass_returns_is_not_written_by_the_next():
         nn.BatchNorm(),
         input_shape=(6, 6, 4),
     )
-    x, other = rng.standard_normal((2, 5, 6, 6, 4))
+    x, other = rng.standard_normal((2, 5, 6, 6, 4)).astype(np.float32)
     delta = rng.standard_normal((5, 6, 6, 4))
     given = x.copy(), delta.copy()
     z = model.forward(x, training=True)

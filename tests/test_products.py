@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nnlite.backend import products, single_threaded_blas
 
-MEASURED = products.LARGEST
+LARGEST, FLAT_WORTH = products.LARGEST, products.FLAT_WORTH
 shapes = st.tuples(*(st.integers(1, 40).map(lambda n: 8 * n) for _ in range(3)))
 
 
@@ -15,20 +15,31 @@ shapes = st.tuples(*(st.integers(1, 40).map(lambda n: 8 * n) for _ in range(3)))
 def _kernels(request, monkeypatch):
     monkeypatch.setattr(single_threaded_blas, "_small_kernels", request.param)
     monkeypatch.setattr(products, "LARGEST", 4000)
-    products.piece.cache_clear()
+    monkeypatch.setattr(products, "FLAT_WORTH", FLAT_WORTH * 4000 / LARGEST)
+    products.piece.cache_clear(), products.flat_piece.cache_clear()
     yield
-    products.piece.cache_clear()
+    products.piece.cache_clear(), products.flat_piece.cache_clear()
+
+
+def use_measured_sizes(monkeypatch):
+    monkeypatch.setattr(products, "LARGEST", LARGEST)
+    monkeypatch.setattr(products, "FLAT_WORTH", FLAT_WORTH)
 
 
 def draw(*shape):
     return np.random.default_rng(sum(shape)).standard_normal(shape)
 
 
-@given(shapes, st.sampled_from([(), (1,), (3,)]), st.booleans(), st.booleans())
-def test_products_of_matrices_and_stacks(shape, stack, transposed, to_out):
-    (m, k, n), flip = shape, lambda x: np.ascontiguousarray(x.swapaxes(-2, -1)).swapaxes(-2, -1)
+def transpose(x):
+    """The same values, column by column in memory."""
+    return np.ascontiguousarray(x.swapaxes(-2, -1)).swapaxes(-2, -1)
+
+
+@given(shapes, st.sampled_from([(), (1,), (3,)]), st.booleans(), st.booleans(), st.booleans())
+def test_products_of_matrices_and_stacks(shape, stack, a_transposed, b_transposed, to_out):
+    m, k, n = shape
     a, b = draw(*stack, m, k), draw(*stack, k, n)
-    a, b = (flip(x) if transposed else x for x in (a, b))
+    a, b = (transpose(x) if transposed else x for x, transposed in ((a, a_transposed), (b, b_transposed)))
     out = np.empty((*stack, m, 2 * n))[..., ::2] if to_out else None
     result = products.multiply(a, b, out)
     assert out is None or result is out
@@ -42,7 +53,7 @@ def test_sums_over_many_rows(rows, m, n, stack):
 
 
 def test_pieces(monkeypatch):
-    monkeypatch.setattr(products, "LARGEST", MEASURED)
+    use_measured_sizes(monkeypatch)
     assert products.piece(192, 128, 128) == (48, 128)  # all columns
     assert products.piece(64, 512, 512) == (32, 32)  # the squarest of the largest
     assert products.piece(7, 500, 1009) is None  # two primes: no piece is large enough
@@ -52,9 +63,28 @@ def test_pieces(monkeypatch):
 
 def test_deep_sums_stay_whole(monkeypatch):
     """The kernels for small matrices would lose digits."""
-    monkeypatch.setattr(products, "LARGEST", MEASURED)
+    use_measured_sizes(monkeypatch)
     a, b = draw(64, products.DEEPEST + 1).astype("float32"), draw(products.DEEPEST + 1, 64).astype("float32")
     assert np.array_equal(products.multiply(a, b), a @ b)
+
+
+def test_pieces_of_products_with_a_transpose(monkeypatch):
+    use_measured_sizes(monkeypatch)
+    assert products.flat_piece(32, 784, 512) == (32, 32)  # the squarest of the largest
+    assert products.flat_piece(4, 512, 512) == (4, 256)
+    assert products.flat_piece(512, 512, 10) == (64, 10)  # all columns
+    assert products.flat_piece(997, 512, 512) is None  # a prime: no row alone
+    assert products.flat_piece(256, 64, 64) is None  # too little work
+    rows, columns = products.flat_piece(32, 4096, 512)
+    assert rows * columns * 4096 <= LARGEST
+
+
+def test_deep_products_with_a_transpose_lose_no_digits(monkeypatch):
+    use_measured_sizes(monkeypatch)
+    a, W = draw(32, 8192).astype("float32"), draw(512, 8192).astype("float32")
+    exact = a.astype("float64") @ W.T.astype("float64")
+    error, usual = (np.abs(z - exact).max() for z in (products.multiply(a, W.T), a @ W.T))
+    assert error <= 1.5 * usual
 
 
 def test_only_large_products_are_cut(monkeypatch):
@@ -72,3 +102,10 @@ def test_products_with_a_vector_say_nothing_of_invalid_numbers(shape):
     b[0], b[1] = 1, -1
     assert np.isnan(products.multiply(a, b)).all()
     assert np.isnan(products.multiply_rows(np.ascontiguousarray(a.T), b)).all()
+
+
+def test_only_wide_products_with_a_transpose_are_cut(monkeypatch):
+    monkeypatch.setattr(single_threaded_blas, "_small_kernels", True)
+    for shape, asked in (((30, 3, 40), 0), ((30, 3, 41), 1), ((20, 10, 20), 1), ((20, 11, 20), 2)):
+        products.multiply(draw(*shape[:2]), transpose(draw(*shape[1:])))
+        assert products.flat_piece.cache_info().misses == asked

@@ -10,7 +10,7 @@ import numpy as np
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
-from nnlite.backend.products import multiply, multiply_rows
+from nnlite.backend.products import largest_divisor, multiply, multiply_rows
 from nnlite.backend.threads import map_shards
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
@@ -24,7 +24,7 @@ _exact_erf = np.frompyfunc(math.erf, 1, 1)
 
 def _side_by_side(a: Array, channels: int) -> int:
     """How many rows of `channels` values of `a` may be treated as one long row."""
-    return math.gcd(a.size // channels, max(1, _WIDE // channels)) if a.flags.c_contiguous else 1
+    return largest_divisor(a.size // channels, max(1, _WIDE // channels)) if a.flags.c_contiguous else 1
 
 
 class NumpyBackend(Backend):

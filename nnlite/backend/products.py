@@ -16,6 +16,8 @@ WORTH = 4  # a piece that is so many times smaller is not worth the call
 THINNEST = 8  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
 FEW = 1 << 14  # values of a sum that may be added piece by piece
+FLATTEST = 1200  # values of a product a b' for which there is such a kernel
+FLAT_WORTH = 1 << 16  # multiplications of a piece of it that is worth the call
 
 # For vectors: OpenBLAS's sgemv for AVX-512 also computes with what lies unused on the stack, and "invalid" says nothing.
 quiet_matmul = np.errstate(invalid="ignore")(np.matmul)
@@ -26,7 +28,8 @@ def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
     (m, k), n = a.shape[-2:], b.shape[-1]
     if m == 1 or n == 1:
         return quiet_matmul(a, b, out=out)
-    if m * k * n <= LARGEST or k > DEEPEST or not single_threaded_blas.has_small_kernels or not (size := piece(m, k, n)):
+    size = single_threaded_blas.has_small_kernels and (m * n > FLATTEST or m * k * n > LARGEST) and _piece(a, b, m, k, n)
+    if not size:
         result: Array = np.matmul(a, b, out=out)
         return result
     rows, columns = size
@@ -51,6 +54,27 @@ def multiply_rows(a: Array, b: Array) -> Array:
             total: Array = np.add.reduce(quiet_matmul(a.swapaxes(-2, -1), b), axis=-3)
             return total
     return multiply(a.swapaxes(-2, -1), b)
+
+
+def _piece(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, int] | None:
+    if a.strides[-2] > a.strides[-1] and b.strides[-2] < b.strides[-1]:
+        return flat_piece(m, k, n)
+    return piece(m, k, n) if m * k * n > LARGEST and k <= DEEPEST else None
+
+
+@cache
+def flat_piece(m: int, k: int, n: int) -> tuple[int, int] | None:
+    """Rows and columns of the pieces of a product a b', the squarest of the largest; None: the whole.
+
+    The kernel adds 16 sums side by side, so that it loses no digits, however deep.
+    """
+    most = min(FLATTEST, LARGEST // k)
+    sizes = []
+    for columns in divisors(n):
+        rows = largest_divisor(m, most // columns)
+        if rows > 1 and (columns == n or columns % ALIGNED == 0) and rows * columns * k > FLAT_WORTH:
+            sizes.append((rows * columns, -abs(rows - columns), rows, columns))
+    return max(sizes)[2:] if sizes else None
 
 
 @cache

@@ -1,11 +1,14 @@
 """Normalisation: of each channel over the batch, of each sample over its channels, and of the data itself."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
-from nnlite.backend import Array
+from nnlite.backend import Array, Backend
 from nnlite.errors import ShapeError
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
+
+Numbers = float | tuple[float, ...]
 
 
 class BatchNorm(BatchLayer):
@@ -148,17 +151,26 @@ class Normalize(Layer):
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        y = self.backend.by_column("add", a, -self._row(self.mean, a), ctx.out)
-        return self.backend.by_column("multiply", y, 1 / self._row(self.std, a), y)
+        (minus_mean, inv_std), out = self._rows(a), ctx.out
+        y = self.backend.by_column("add", a, minus_mean, out) if self.mean else a
+        return self.backend.by_column("multiply", y, inv_std, out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.backend.by_column("multiply", delta, 1 / self._row(self.std, delta), ctx.out)
+        return self.backend.by_column("multiply", delta, self._rows(delta)[1], ctx.out)
 
-    def _row(self, value: float | tuple[float, ...], like: Array) -> Array:
-        """One value for each channel."""
-        return self.xp.broadcast_to(self.xp.asarray(value, like.dtype), like.shape[-1:])
+    def _rows(self, like: Array) -> tuple[Array, Array]:
+        return _constant_rows(self.backend, self.mean, self.std, like.shape[-1], like.dtype)
 
 
-def _numbers(value: float | Sequence[float]) -> float | tuple[float, ...]:
+@lru_cache
+def _constant_rows(backend: Backend, mean: Numbers, std: Numbers, channels: int, dtype: Any) -> tuple[Array, Array]:
+    """-mean and 1 / std, one value for each channel; made once, and only read."""
+    minus_mean, inv_std = -backend.asarray(mean, dtype), 1 / backend.asarray(std, dtype)
+    rows = (backend.xp.broadcast_to(value, (channels,)) for value in (minus_mean, inv_std))
+    shift, scale = (backend.wide_row(row) for row in rows)
+    return shift, scale
+
+
+def _numbers(value: float | Sequence[float]) -> Numbers:
     """A float or a tuple of floats, from any sequence or array."""
     return tuple(float(v) for v in value) if isinstance(value, Iterable) else float(value)
