@@ -125,11 +125,12 @@ def use_cores(threads: int) -> None:
 
 def environment(system: str, threads: int) -> dict[str, str]:
     """What sets the threads of a system, and keeps it quiet. Each library chooses its own kernels: a choice that the machine's
-    environment pins for NumPy alone is taken away."""
+    environment pins for NumPy alone is taken away. Python keeps what it compiles, as pip does where it installs."""
     count = str(SGEMM.get(system) or threads)
     names = ("NNLITE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    free = {name: value for name, value in os.environ.items() if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+    dropped = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
+    free = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**free, **dict.fromkeys(names, count), **quiet, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
