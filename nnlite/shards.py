@@ -197,7 +197,7 @@ class TrainingPass(Pass):
         parts: list[Any] = [None] * len(self.cuts[k])
 
         def work(i: int, rows: slice) -> None:
-            gradient = memory.direct if single else memory.gradient()
+            gradient = memory.direct if i == 0 else memory.gradient()
             space = self.spaces[k][i] or memory.workspace()
             space.allow(self.model.freezes, self.first_trained if k == self.first_trained[0] else None, self.wants_dx)
             gradient.bind(space.contexts)
@@ -213,8 +213,8 @@ class TrainingPass(Pass):
                 parts[i] = entry.delta_statistics(delta, space.contexts[0])
             if not single:
                 with turnstile.turn(i):
-                    memory.add(gradient, first=i == 0)
-                memory.gradients.append(gradient)
+                    if i > 0:
+                        memory.add(gradient)
             self.spaces[k][i] = None
             memory.workspaces.append(space)
 

@@ -78,7 +78,7 @@ class GradientVector:
 class RunMemory:
     """Workspaces and gradient vectors of one run that nobody uses at the moment.
 
-    `total`: where the shards' gradients are added up; a single shard writes there directly, through `direct`.
+    `total`: where the shards' gradients are added up; the first shard writes there directly, through `direct`.
     """
 
     def __init__(self, model: "Sequential", run: Run) -> None:
@@ -142,12 +142,10 @@ class RunMemory:
             # Zeros, because what a barrier writes is never written by the shards.
             return GradientVector(self.run, self.slots, self.model.backend.xp.zeros_like(self.total))
 
-    def add(self, gradient: GradientVector, first: bool) -> None:
-        """Add a shard's gradients to the total, or begin it."""
-        if first:
-            self.total[...] = gradient.vector
-        else:
-            self.total += gradient.vector
+    def add(self, gradient: GradientVector) -> None:
+        """Add a shard's gradients to the total, and take their vector back."""
+        self.total += gradient.vector
+        self.gradients.append(gradient)
 
 
 def prepares(layer: Layer) -> bool:
