@@ -1,6 +1,8 @@
 """Matrix products in pieces that OpenBLAS has kernels for: on processors with AVX-512 it multiplies matrices of up to 100^3
 multiplications without packing them first, at 110 GFLOP/s where larger ones reach 60 to 100 (measured on a Zen 4 server). A
 stack of pieces is one call of NumPy's. How a product is cut depends on its shape, so the bits do not depend on threads.
+
+A product a W' with the transpose of weights, few rows by many columns, gains most: packing W takes longer than multiplying.
 """
 
 from functools import cache
@@ -16,8 +18,8 @@ WORTH = 4  # a piece that is so many times smaller is not worth the call
 THINNEST = 8  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
 FEW = 1 << 14  # values of a sum that may be added piece by piece
-FLATTEST = 1200  # values of a product a b' for which there is such a kernel
-FLAT_WORTH = 1 << 16  # multiplications of a piece of it that is worth the call
+FLATTEST = 1200  # values of a piece of a product with a transpose
+FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call
 
 # For vectors: OpenBLAS's sgemv for AVX-512 also computes with what lies unused on the stack, and "invalid" says nothing.
 quiet_matmul = np.errstate(invalid="ignore")(np.matmul)
@@ -28,8 +30,8 @@ def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
     (m, k), n = a.shape[-2:], b.shape[-1]
     if m == 1 or n == 1:
         return quiet_matmul(a, b, out=out)
-    size = single_threaded_blas.has_small_kernels and (m * n > FLATTEST or m * k * n > LARGEST) and _piece(a, b, m, k, n)
-    if not size:
+    size = _size_of_pieces(a, b, m, k, n) if m * n > FLATTEST or m * k * n > LARGEST else None
+    if size is None:
         result: Array = np.matmul(a, b, out=out)
         return result
     rows, columns = size
@@ -56,7 +58,10 @@ def multiply_rows(a: Array, b: Array) -> Array:
     return multiply(a.swapaxes(-2, -1), b)
 
 
-def _piece(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, int] | None:
+def _size_of_pieces(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, int] | None:
+    """Rows and columns; None: the product as a whole."""
+    if not single_threaded_blas.has_small_kernels:
+        return None
     if a.strides[-2] > a.strides[-1] and b.strides[-2] < b.strides[-1]:
         return flat_piece(m, k, n)
     return piece(m, k, n) if m * k * n > LARGEST and k <= DEEPEST else None
@@ -64,9 +69,9 @@ def _piece(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, int] | None
 
 @cache
 def flat_piece(m: int, k: int, n: int) -> tuple[int, int] | None:
-    """Rows and columns of the pieces of a product a b', the squarest of the largest; None: the whole.
+    """The pieces of a product a b', where b' is the transpose of a matrix as it lies: the squarest of the largest.
 
-    The kernel adds 16 sums side by side, so that it loses no digits, however deep.
+    Their kernel adds 16 sums side by side, so that it loses no digits, however deep.
     """
     most = min(FLATTEST, LARGEST // k)
     sizes = []
@@ -79,7 +84,7 @@ def flat_piece(m: int, k: int, n: int) -> tuple[int, int] | None:
 
 @cache
 def piece(m: int, k: int, n: int) -> tuple[int, int] | None:
-    """Rows and columns of the pieces of a product: all columns where that will do, and as large as may be; None: the whole."""
+    """The pieces of a product: all columns where that will do, and as large as may be."""
     sizes = []
     for columns in divisors(n):
         rows = largest_divisor(m, LARGEST // (k * columns))
