@@ -281,3 +281,10 @@ def test_transforms_compute_a_convolution_exactly():
         y = A @ ((G @ w @ G.T) * (B @ d @ B.T)) @ A.T
         expected = [[(d[i : i + 3, j : j + 3] * w).sum() for j in range(m)] for i in range(m)]
         np.testing.assert_allclose(y, expected, atol=1e-9)
+
+
+def test_transforms_of_a_single_place_say_nothing_of_invalid_numbers():
+    A, _, _ = winograd.transforms(3)
+    x, half, y = np.full((5, 5, 1), np.inf), np.empty((3, 5, 1)), np.empty((3, 3, 1))
+    winograd.BothSides(np, A, x, half, y)()
+    assert np.isnan(y).any()

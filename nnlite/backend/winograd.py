@@ -28,6 +28,7 @@ import numpy as np
 
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.pool import max_of_taps, spread_to_taps
+from nnlite.backend.products import quiet_matmul
 from nnlite.backend.window import Array, Pair, Window
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class BothSides:
     """
 
     def __init__(self, xp: Any, T: Array, x: Array, half: Array, y: Array) -> None:
-        self.multiply, self.T, self.half, self.y = xp.matmul, T, half, y
+        self.multiply = quiet_matmul if x.shape[2] == 1 else xp.matmul  # a single place makes it a product with a vector
+        self.T, self.half, self.y = T, half, y
         self.x_by_row, self.half_by_row = x.transpose(1, 0, 2), half.transpose(1, 0, 2)
 
     def __call__(self, y: Array | None = None) -> None:
