@@ -45,12 +45,12 @@ class Pass:
 
     def load(self, k: int, state: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
         """Rows of state k; those of the user's array are cast to the model's dtype."""
-        a = state[0][rows]
+        a, *stack = (array[rows] for array in state)
         if a.dtype == self.model.dtype and a.flags.c_contiguous:
-            return a, [array[rows] for array in state[1:]]
+            return a, stack
         room = work.input.get("a", a.shape, self.model.dtype)
         room[...] = a
-        return room, []
+        return room, stack
 
     def each(self, k: int, work: Callable[[int, slice], None]) -> None:
         """Do `work(i, rows)` for each shard of run k."""
