@@ -87,6 +87,21 @@ def test_large_products_are_cut_into_fixed_blocks():
     np.testing.assert_allclose(results[0][2], a @ b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("n", [24, 64])
+def test_the_gradients_of_all_shards_are_added(n):
+    layers = nn.Conv2D(32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Dense(3)
+    model = nn.Sequential(*layers, input_shape=(32, 32, 3), dtype="float64")
+    x, t = rng.standard_normal((n, 32, 32, 3)), rng.integers(0, 3, n)
+    run = model.plan.training[0]
+    assert len(run.cut(n, 8)) > 1 and len(run.cut(1, 8)) == 1
+    parts = []
+    for i in range(n):
+        model.loss_and_grad(x[i : i + 1], t[i : i + 1], nn.CrossEntropy())
+        parts.append(model.grads.copy())
+    model.loss_and_grad(x, t, nn.CrossEntropy())
+    np.testing.assert_allclose(model.grads, np.mean(parts, axis=0), rtol=1e-8, atol=1e-12)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_at_most_one_gradient_vector_a_thread(threads):
     nn.set_num_threads(threads)
