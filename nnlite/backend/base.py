@@ -131,6 +131,10 @@ class Backend:
         view: Array = self.xp.lib.stride_tricks.as_strided(a, shape, strides)
         return view
 
+    def copy_runs(self, target: Array, source: Array) -> None:
+        """target[...] = source, for views of one dtype with a last axis that lies in one piece, in both."""
+        target[...] = source
+
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
         """The algorithm for a convolution of this shape, with a max-pooling behind it: a rule of the shape, never a timing."""
         return ConvPlan(self, window, filters, groups, bias, pool)

@@ -119,14 +119,17 @@ class ConvPlan:
         patches = memory.keep_if_swept("patches", size, a.dtype)
         if patches is None:
             patches = self.backend.scratch("patches", size, a.dtype)
-        strided, shape = self.backend.strided, (self.groups, th, tw, n, ph, pw, *window.kernel, c)
+        # A row of the kernel lies in one piece, unless it is dilated or a group takes but a part of each pixel.
+        kh, kw = window.kernel
+        run = kw * c if dw == self.groups == 1 else c
+        strided, shape = self.backend.strided, (self.groups, th, tw, n, ph, pw, kh, kw * c // run, run)
         s, p = image.strides, patches.strides
         dy, dx = s[1] * sh, s[2] * sw
         source = strided(image, shape, (s[3] * c, dy, dx, s[0], th * dy, tw * dx, s[1] * dh, s[2] * dw, s[3]))
         # Rows of P may end with a 1, so the patches in it are no plain reshape.
         rows = [p[1] * k for k in (tw * n * ph * pw, n * ph * pw, ph * pw, pw, 1)]
-        target = strided(patches, shape, (p[0], *rows, p[2] * window.kernel[1] * c, p[2] * c, p[2]))
-        target[...] = source
+        target = strided(patches, shape, (p[0], *rows, p[2] * kw * c, p[2] * run, p[2]))
+        self.backend.copy_runs(target, source)
         if self.bias:
             patches[..., -1] = 1
         return patches

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,19 @@ from nnlite.errors import DataError, DeviceError
 _WORTH_THREADS = 1 << 23  # multiplications of a product that is cut, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
 _WIDE = 1 << 10  # values of a row that is long enough for an inner loop
+_SHORT = 64  # values of a run that is copied faster as one element
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def _side_by_side(a: Array, channels: int) -> int:
     """How many rows of `channels` values of `a` may be treated as one long row."""
     return largest_divisor(a.size // channels, max(1, _WIDE // channels)) if a.flags.c_contiguous else 1
+
+
+@cache
+def _element(size: int) -> np.dtype[np.void]:
+    """The dtype of an element of so many bytes."""
+    return np.dtype((np.void, size))
 
 
 class NumpyBackend(Backend):
@@ -77,6 +85,13 @@ class NumpyBackend(Backend):
         if not a.flags.c_contiguous:
             return super().strided(a, shape, strides)
         return np.ndarray(shape, a.dtype, a, 0, strides)
+
+    def copy_runs(self, target: Array, source: Array) -> None:
+        """As the base class; each short run as one element, because NumPy takes longer to begin with a row than to copy it."""
+        if source.shape[-1] <= _SHORT:
+            run = _element(source.shape[-1] * source.itemsize)
+            target, source = target.view(run), source.view(run)
+        target[...] = source
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
         """Plain products for 1 x 1, sums for depthwise, blocks for groups, Winograd's where it is cheaper, else patches."""

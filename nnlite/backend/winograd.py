@@ -141,7 +141,7 @@ class WinogradPlan(ConvPlan):
             max_of_taps(self.backend.xp, v.taps, memory, v.maxima)
         z = self._out((n, *self.out_shape), a.dtype, out)
         whole = z if self.exact else v.whole
-        self._by_tile(whole)[...] = v.maxima
+        self.backend.copy_runs(self._by_tile(whole), v.maxima)
         if not self.exact:
             z[...] = whole[:, : z.shape[1], : z.shape[2]]
         return z
@@ -170,7 +170,8 @@ class WinogradPlan(ConvPlan):
         da = self._out((n, *self.window.in_shape), delta.dtype, out)
         (h, w, c), m = self.window.in_shape, self.m
         whole = v.image if v.image is not None else da
-        whole.reshape(n, self.blocks[0], m, self.blocks[1], m, c).transpose(4, 2, 0, 1, 3, 5)[...] = v.dX
+        by_pixel = whole.reshape(n, self.blocks[0], m, self.blocks[1], m, c).transpose(4, 2, 0, 1, 3, 5)
+        self.backend.copy_runs(by_pixel, v.dX)
         if whole is not da:
             da[...] = whole[:, :h, :w]
         return da
@@ -244,8 +245,9 @@ class WinogradPlan(ConvPlan):
         """V, (p, tiles, C)."""
         v, m = self._views(len(a), a.dtype), self.m
         image = self._cover(a)
-        s = image.strides
-        v.by_pixel[...] = self.backend.strided(image, v.by_pixel.shape, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
+        s, tiles = image.strides, v.by_pixel.shape
+        source = self.backend.strided(image, tiles, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
+        self.backend.copy_runs(v.by_pixel, source)
         kept = memory.keep_if_swept("V", (self.p, v.V[0].size + PAD), a.dtype)
         if kept is None:
             v.input_points()
@@ -274,7 +276,7 @@ class WinogradPlan(ConvPlan):
             whole[:, h:], whole[:, :h, w:] = 0, 0
             whole[:, :h, :w] = delta
         if self.taps == 1:
-            v.maxima[...] = self._by_tile(whole)
+            self.backend.copy_runs(v.maxima, self._by_tile(whole))
         else:
             spread_to_taps(self.backend.xp, self._by_tile(whole), memory, v.taps)
         v.delta_points()
