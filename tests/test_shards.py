@@ -1,8 +1,10 @@
 """Threads, shards, BLAS limits: the same bits on any number of threads, and nothing left behind."""
 
+import gc
 import multiprocessing
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -233,6 +235,56 @@ def test_map_shards_runs_all_even_from_inside():
     done = []
     map_shards(lambda i: map_shards(lambda j: done.append((i, j)), 3), 4)
     assert len(set(done)) == 12
+
+
+def test_as_many_threads_work_as_were_asked_for():
+    for threads in (1, 3, 2):
+        nn.set_num_threads(threads)
+        together = threading.Barrier(threads)
+        map_shards(lambda i, together=together: together.wait(10), threads)  # breaks unless all work at once
+        seen = set()
+        map_shards(lambda i, seen=seen: seen.add(threading.get_ident()), 200)
+        assert len(seen) <= threads and threading.get_ident() in seen
+
+
+def test_helpers_go_on_after_an_error_and_keep_nothing():
+    class Values(list):
+        pass
+
+    nn.set_num_threads(2)
+    for _ in range(5):
+        values, here, both = Values(range(8)), threading.get_ident(), threading.Barrier(2)
+        alive = weakref.ref(values)
+
+        def work(i, values=values, here=here, both=both):
+            if i < 2:
+                both.wait(10)
+            if threading.get_ident() != here:
+                raise KeyError(values[i])
+
+        with pytest.raises(KeyError) as error:
+            map_shards(work, len(values))
+        del values, work, error
+        gc.collect()
+        assert alive() is None
+
+
+def test_work_that_comes_from_several_threads_at_once():
+    nn.set_num_threads(2)
+    counts = [0] * 6
+
+    def caller(k):
+        for _ in range(50):
+            done = []
+            map_shards(done.append, 4)
+            counts[k] += sorted(done) == list(range(4))
+
+    threads = [threading.Thread(target=caller, args=(k,)) for k in range(len(counts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert counts == [50] * len(counts)
 
 
 def test_turnstile_lets_through_in_order():

@@ -5,42 +5,62 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
 
 from nnlite.backend.blas import single_threaded_blas
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 _local = threading.local()
 
 
-class _Pool:
-    """The executor behind `map_shards`: made when first needed, made anew after a fork or a change of size."""
+class _Helper(threading.Thread):
+    """A thread that sleeps until it is given work: an executor's futures would take as long as a small product."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: "list[_Helper]") -> None:
+        super().__init__(name="nnlite", daemon=True)
+        self._idle, self._given = idle, SimpleQueue[tuple[Callable[[], None], threading.Lock]]()
+        self.start()
+
+    def give(self, work: Callable[[], None]) -> threading.Lock:
+        """Begin `work()`; whoever acquires the lock that is returned has waited for its end."""
+        done = threading.Lock()
+        done.acquire()
+        self._given.put((work, done))
+        return done
+
+    def run(self) -> None:
+        """Do what is given, until the process ends."""
+        while True:
+            self._do_next()
+
+    def _do_next(self) -> None:
+        work, done = self._given.get()
+        work()
+        self._idle.append(self)
+        done.release()
+
+
+class _Crew:
+    """The helpers behind `map_shards`: made when first needed, made anew after a fork."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads, self.made = threads, 0
+        self.idle: list[_Helper] = []
         self.lock = threading.Lock()
-        self.threads: int | None = None
-        self.executor: ThreadPoolExecutor | None = None
 
     def size(self) -> int:
+        """How many threads compute, the calling one included."""
         if self.threads is None:
             self.threads = _default_threads()
         return self.threads
 
-    def resize(self, threads: int) -> None:
+    def take(self, wanted: int) -> list[_Helper]:
+        """As many helpers that have nothing to do, or fewer."""
         with self.lock:
-            self.threads, old, self.executor = threads, self.executor, None
-        if old is not None:
-            old.shutdown(wait=False)
-
-    def get(self) -> "ThreadPoolExecutor":
-        with self.lock:
-            if self.executor is None:
-                from concurrent.futures import ThreadPoolExecutor
-
-                self.executor = ThreadPoolExecutor(max(1, self.size() - 1), thread_name_prefix="nnlite")
-            return self.executor
+            helpers = [self.idle.pop() for _ in range(min(wanted, len(self.idle)))]
+            while len(helpers) < wanted and self.made < self.size() - 1:
+                helpers.append(_Helper(self.idle))
+                self.made += 1
+        return helpers
 
 
 def _default_threads() -> int:
@@ -54,7 +74,7 @@ def _default_threads() -> int:
     return os.cpu_count() or 1
 
 
-_pool = _Pool()
+_crew = _Crew()
 
 
 def set_num_threads(threads: int) -> None:
@@ -65,22 +85,22 @@ def set_num_threads(threads: int) -> None:
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"the number of threads must be a positive integer, not {threads!r}")
-    _pool.resize(threads)
+    _crew.threads = threads
 
 
 def get_num_threads() -> int:
     """How many threads nnlite computes on."""
-    return _pool.size()
+    return _crew.size()
 
 
 def map_shards(work: Callable[[int], None], count: int) -> None:
-    """Call `work(0)` ... `work(count - 1)`, begun in this order, on the pool and the calling thread.
+    """Call `work(0)` ... `work(count - 1)`, begun in this order, on the calling thread and its helpers.
 
-    An exception stops the indices that have not begun and is raised here once all others are done. Called from a pool
-    thread it runs them one after another, so that the pool never waits for itself.
+    An exception stops the indices that have not begun and is raised here once all others are done. Called from within
+    such work it runs them one after another.
     """
-    helpers = min(_pool.size(), count) - 1
-    if helpers <= 0 or getattr(_local, "busy", False):
+    wanted = min(_crew.size(), count) - 1
+    if wanted <= 0 or getattr(_local, "busy", False):
         for index in range(count):
             work(index)
         return
@@ -102,11 +122,10 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
         finally:
             _local.busy = False
 
-    futures = [_pool.get().submit(loop) for _ in range(helpers)]
+    ends = [helper.give(loop) for helper in _crew.take(wanted)]
     loop()
-    for future in futures:
-        if not future.cancel():
-            future.result()
+    for end in ends:
+        end.acquire()
     if errors:
         raise errors[0]
 
@@ -172,7 +191,8 @@ class ReadersWriterLock:
 
 
 def _after_fork() -> None:
-    _pool.lock, _pool.executor, _local.busy = threading.Lock(), None, False
+    global _crew
+    _crew, _local.busy = _Crew(_crew.threads), False
     single_threaded_blas._after_fork()
 
 
