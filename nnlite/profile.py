@@ -1,7 +1,7 @@
 """Where the time of a training pass goes: a clock around every step of the model's plan."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,12 @@ from nnlite.backend import Array, get_num_threads
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
 from nnlite.plan import LayerStep
+from nnlite.workspace import is_trained
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
+
+Key = tuple[str, int]
 
 FORWARD, BACKWARD = 0, 1
 _BARRIER = {"statistics": FORWARD, "combine": FORWARD, "delta_statistics": BACKWARD, "combine_deltas": BACKWARD}
@@ -22,28 +25,33 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
     """Print, for each layer, the time of its forward and backward pass, its GFLOP/s, and its share of the whole.
 
     x, t: a batch as `loss_and_grad` takes it.  criterion: default CrossEntropy().  passes: how many to average over.
-    Times are milliseconds of a pass on all threads; FLOPs are those of the definition (a backward pass counts twice the
-    forward one), whatever the algorithm. "loss" is the criterion; "rest" is what lies between the layers: copying the
-    input, adding up gradients, threads that wait. Parameters stay as they are; running statistics move.
+    Times are milliseconds of wall time: where k threads are in steps at once, a millisecond is shared by k. FLOPs are those
+    of the definition, whatever the algorithm; backward, each gradient that is wanted counts as much as forward. "loss" is the
+    criterion; "rest" is what lies between the layers: preparing filters, adding up gradients, residual connections. Parameters,
+    running statistics and the count of passes stay as they are; `grads` are those of the last pass.
     """
     clock = _Clock(criterion or CrossEntropy())
-    model.loss_and_grad(x, t, clock.criterion)  # makes what later passes use again
-    with clock.around(model):
-        start = time.perf_counter()
-        for _ in range(passes):
-            model.loss_and_grad(x, t, clock)  # type: ignore[arg-type]
-        wall = (time.perf_counter() - start) / passes
-    print(_table(model, clock, len(x), passes, wall))
+    values, number = model.snapshot(), model.passes
+    try:
+        model.loss_and_grad(x, t, clock.criterion)  # makes what later passes use again
+        with clock.around(model):
+            start = time.perf_counter()
+            for _ in range(passes):
+                model.loss_and_grad(x, t, clock)  # type: ignore[arg-type]
+            wall = (time.perf_counter() - start) / passes
+    finally:
+        model.restore(values)
+        model.passes = number
+    print(_table(model, clock.shares(), len(x), passes, wall))
 
 
 class _Clock:
-    """Adds up the seconds of calls by (path, direction); stands in for the criterion and times it too."""
+    """Notes when the calls of steps, by (path, direction), begin and end; stands in for the criterion and times it too."""
 
     def __init__(self, criterion: Loss) -> None:
         self.criterion = criterion
         self.prepare = criterion.prepare
-        self.seconds: dict[tuple[str, int], float] = defaultdict(float)
-        self._calls: list[tuple[str, int, float]] = []  # appended to by all threads
+        self._edges: list[tuple[float, int, Key]] = []  # appended to by all threads: +1 at a beginning, -1 at an end
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._timed(self.criterion, "loss", FORWARD)(*args, **kwargs)
@@ -59,14 +67,24 @@ class _Clock:
         finally:
             for owner, name, _, _ in timed:
                 del owner.__dict__[name]
-            for path, direction, seconds in self._calls:
-                self.seconds[path, direction] += seconds
+
+    def shares(self) -> dict[Key, float]:
+        """The seconds of each step; those in which several calls run at once are shared out among them."""
+        seconds: dict[Key, float] = defaultdict(float)
+        running, before = Counter[Key](), 0.0
+        for now, change, key in sorted(self._edges):
+            for other, calls in running.items():
+                seconds[other] += (now - before) * calls / running.total()
+            running[key] += change
+            running += Counter()  # without those that are zero
+            before = now
+        return seconds
 
     def _timed(self, method: Any, path: str, direction: int) -> Any:
         def timed(*args: Any, **kwargs: Any) -> Array:
             start = time.perf_counter()
             result = method(*args, **kwargs)
-            self._calls.append((path, direction, time.perf_counter() - start))
+            self._edges += [(start, 1, (path, direction)), (time.perf_counter(), -1, (path, direction))]
             return result
 
         return timed
@@ -89,14 +107,21 @@ def _rows(model: "Sequential") -> Iterator[tuple[str, LayerStep]]:
                 yield step.path, step
 
 
-def _table(model: "Sequential", clock: _Clock, n: int, passes: int, wall: float) -> str:
+def _first_step(model: "Sequential") -> Any:
+    """The step where backward stops: nobody wants the delta of its input."""
+    k, i = model.first_trained
+    return model.plan.training[k].steps[i] if k < len(model.plan.training) else None
+
+
+def _table(model: "Sequential", shares: dict[Key, float], n: int, passes: int, wall: float) -> str:
     threads = get_num_threads() if model.device == "cpu" else 1
-    times = {key: seconds / passes / threads for key, seconds in clock.seconds.items()}
+    times = {key: seconds / passes for key, seconds in shares.items()}
     rows = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
+    first = _first_step(model)
     for path, step in _rows(model):
         there, back = times.get((path, FORWARD), 0.0), times.get((path, BACKWARD), 0.0)
-        flops = step.layer.flops() * n
-        rates = _rate(flops, there), _rate(2 * flops, back)
+        flops, gradients = step.layer.flops() * n, is_trained(step.layer) + (step is not first)
+        rates = _rate(flops, there), _rate(gradients * flops, back)
         rows.append((f"{path} {_name(step.layer)}", _ms(there), _ms(back), *rates, f"{(there + back) / wall:.1%}"))
     loss, rest = times.get(("loss", FORWARD), 0.0), wall - sum(times.values())
     rows += [(name, _ms(value), "", "", "", f"{value / wall:.1%}") for name, value in (("loss", loss), ("rest", rest))]

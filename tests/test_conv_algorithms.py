@@ -67,6 +67,62 @@ def test_the_error_in_float32_is_bounded(monkeypatch, m, shape, filters, padding
         assert abs(actual - exact).max() < BOUND[m] * abs(exact).max()
 
 
+def planes(a):
+    return np.ascontiguousarray(a.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+
+
+def part_of_a_pixel(a):
+    return np.concatenate([a, a], axis=-1)[..., : a.shape[-1]]
+
+
+def backwards(a):
+    return np.ascontiguousarray(a[..., ::-1])[..., ::-1]
+
+
+class Scattered(nn.Layer):
+    """The identity; what it returns does not lie in one piece."""
+
+    keeps = None
+
+    def __init__(self, order):
+        self.order = order
+
+    def forward(self, a, ctx):
+        return self.order(a)
+
+    def backward(self, delta, ctx):
+        return self.order(delta)
+
+
+@pytest.mark.parametrize("order", [planes, part_of_a_pixel, backwards])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd"])
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        (3, {}),
+        (16, {}),
+        (16, {"padding": 1}),
+        (4, {"stride": 2}),
+        (4, {"dilation": 2}),
+        (4, {"groups": 2}),
+        (16, {"groups": 16}),
+        (16, {"kernel_size": 1}),
+    ],
+)
+def test_in_whatever_order_values_lie(channels, options, algorithm, order):
+    nn.set_conv_algorithm(algorithm)
+    shape, options = (12, 12, channels), {"kernel_size": 3} | options
+    plain = nn.Sequential(nn.Conv2D(16, **options), input_shape=shape)
+    scattered = nn.Sequential(Scattered(order), nn.Conv2D(16, **options), Scattered(order), input_shape=shape)
+    rng = np.random.default_rng(0)
+    x, delta = rng.standard_normal((3, *shape)), rng.standard_normal((3, *plain.out_shape))
+    for model in (plain, scattered):
+        model.z = model.forward(x, training=True)
+        model.dx = model.backward(order(delta) if model is scattered else delta)
+    for name in ("z", "dx", "grads"):
+        np.testing.assert_allclose(getattr(scattered, name), getattr(plain, name), rtol=1e-4, atol=1e-4)
+
+
 pooled = pytest.mark.parametrize(("m", "size"), [(None, 2), (None, (2, 3)), (2, 2), (4, 2), (3, 3), (4, 4)])
 
 

@@ -118,16 +118,16 @@ def test_short_last_shard_and_many_shards(case, data):
     x, t = draw_batch(data, model, n=7)
     start = model.snapshot()
     whole = train(model, x, t)
-    fine, results = plan.BUDGET, []
-    plan.BUDGET, plan.FLOPS_PER_SUMMED_VALUE, kept = 1, 0, plan.FLOPS_PER_SUMMED_VALUE
-    try:
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("BUDGET", 1), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 0)):
+            patch.setattr(plan, name, value)
         for threads in (1, 2, 3):
             nn.set_num_threads(threads)
             model.restore(start)
             model.rewrite = True  # a new plan, cut anew
             results.append(train(model, x, t))
-    finally:
-        plan.BUDGET, plan.FLOPS_PER_SUMMED_VALUE = fine, kept
+            assert all(run.whole or len(run.cut(7, 8)) > 1 for run in model.plan.training)
     assert same(results[0], results[1]) and same(results[0], results[2])
     for a, b in zip(whole, results[0], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)

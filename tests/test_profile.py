@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import nnlite as nn
+from nnlite.profile import _Clock
 
 x = np.random.default_rng(0).standard_normal((8, 12, 12, 3))
 t = np.arange(8) % 5
@@ -23,7 +24,8 @@ def make():
 
 def test_a_row_for_every_step(capsys):
     model = make()
-    params, buffers = model.params.copy(), model.buffers.copy()
+    model.loss_and_grad(x, t, nn.CrossEntropy())
+    params, buffers = model.snapshot()
     nn.profile(model, x, t, passes=2)
     text = capsys.readouterr().out
     rows = text.splitlines()
@@ -39,19 +41,39 @@ def test_a_row_for_every_step(capsys):
     assert [row for row, name in zip(rows[2:], wanted, strict=False) if not row.startswith(name)] == []
     assert any(row.startswith("loss") for row in rows) and any(row.startswith("rest") for row in rows)
     assert rows[-1].startswith("8 samples in ") and rows[-1].endswith("samples/s")
-    assert np.array_equal(model.params, params) and not np.array_equal(model.buffers, buffers)
+    assert np.array_equal(model.params, params) and np.array_equal(model.buffers, buffers) and model.passes == 1
 
 
-def test_shares_add_up_and_flops_are_those_of_the_definition(capsys):
-    model = nn.Sequential(nn.Dense(400), nn.ReLU(), nn.Dense(10), input_shape=(300,))
-    nn.profile(model, np.ones((64, 300)), np.zeros(64, int), passes=3)
-    rows = [row.split() for row in capsys.readouterr().out.splitlines()]
-    shares = [float(row[-1].rstrip("%")) for row in rows if row and row[-1].endswith("%")]
-    assert sum(shares) == pytest.approx(100, abs=0.5)
-    _, _, forward, backward, forward_rate, backward_rate, _ = rows[2]
-    flops = 2 * 300 * 400 * 64
-    assert float(forward_rate) * float(forward) == pytest.approx(flops / 1e6, rel=0.2, abs=1)
-    assert float(backward_rate) * float(backward) == pytest.approx(2 * flops / 1e6, rel=0.2, abs=1)
+def flops_printed(capsys, row):
+    """Forward and backward, in millions: a rate times a time."""
+    _, _, forward, backward, forward_rate, backward_rate, _ = capsys.readouterr().out.splitlines()[row].split()
+    return float(forward_rate) * float(forward), float(backward_rate) * float(backward)
+
+
+def test_flops_are_those_of_the_gradients_that_are_wanted(capsys):
+    model = nn.Sequential(nn.Dense(400), nn.Dense(300), nn.Dense(10), input_shape=(300,))
+    flops = 2 * 300 * 400 * 64 / 1e6
+    for frozen, row, gradients in ((), 2, 1), ((), 3, 2), (("1.*",), 3, 1), (("0.*",), 3, 1):
+        for pattern in frozen:
+            model.freeze(pattern)
+        nn.profile(model, np.ones((64, 300)), np.zeros(64, int), passes=3)
+        model.unfreeze("*")
+        assert flops_printed(capsys, row) == pytest.approx((flops, gradients * flops), rel=0.2, abs=1)
+
+
+def test_shares_add_up(capsys):
+    nn.profile(make(), x, t, passes=3)
+    shares = [float(row.split()[-1].rstrip("%")) for row in capsys.readouterr().out.splitlines() if row.endswith("%")]
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_time_is_shared_by_the_steps_that_run_at_once():
+    clock = _Clock(nn.CrossEntropy())
+    one, other = ("one", 0), ("other", 1)
+    clock._edges = [(1.0, 1, one), (4.0, -1, one), (3.0, 1, other), (6.0, -1, other)]
+    assert clock.shares() == {one: 2.5, other: 2.5}
+    clock._edges += [(3.0, 1, one), (4.0, -1, one)]  # two threads of three are in the same step
+    assert clock.shares() == pytest.approx({one: 2 + 2 / 3, other: 2 + 1 / 3})
 
 
 def test_nothing_is_left_behind():

@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import signal
 import threading
 import time
 import weakref
@@ -11,7 +12,9 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 import nnlite as nn
+from nnlite import plan
 from nnlite.backend import ReadersWriterLock, Turnstile, get_num_threads, single_threaded_blas
+from nnlite.backend import threads as threads_module
 from nnlite.backend.random import random_bits
 from nnlite.backend.threads import map_shards
 
@@ -48,7 +51,10 @@ def whole_training(threads):
     return [model.params.copy(), model.buffers.copy(), trainer.predict(images), np.array(columns)]
 
 
-def test_the_same_bits_for_any_number_of_threads_and_twice():
+def test_the_same_bits_for_any_number_of_threads_and_twice(monkeypatch):
+    for name, value in (("BUDGET", 1 << 16), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 1)):
+        monkeypatch.setattr(plan, name, value)
+    assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [24, 8, 8]
     first = whole_training(1)
     for threads in (1, 2, 3):
         assert all(np.array_equal(a, b) for a, b in zip(first, whole_training(threads), strict=True)), threads
@@ -269,6 +275,45 @@ def test_helpers_go_on_after_an_error_and_keep_nothing():
         assert alive() is None
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_an_interrupt_waits_for_the_helpers():
+    nn.set_num_threads(2)
+    here, both, ended = threading.get_ident(), threading.Barrier(2), []
+
+    def work(i):
+        both.wait(10)
+        if threading.get_ident() != here:
+            time.sleep(0.3)
+            ended.append(i)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            map_shards(work, 2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(ended) == 1
+
+
+def test_a_helper_that_cannot_start_is_not_counted(monkeypatch):
+    nn.set_num_threads(2)
+    monkeypatch.setattr(threads_module, "_crew", threads_module._Crew(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _fail)
+        with pytest.raises(RuntimeError, match="no thread"):
+            map_shards(lambda i: None, 2)
+    both = threading.Barrier(2)
+    map_shards(lambda i: both.wait(10), 2)
+
+
+def _fail(self):
+    raise RuntimeError("no thread")
+
+
 def test_work_that_comes_from_several_threads_at_once():
     nn.set_num_threads(2)
     counts = [0] * 6
@@ -336,15 +381,13 @@ def test_processes_started_after_training(method):
 
 
 def test_number_of_threads(monkeypatch):
-    from nnlite.backend import threads
-
     nn.set_num_threads(3)
     assert get_num_threads() == 3
     monkeypatch.setenv("NNLITE_NUM_THREADS", "5")
-    assert threads._default_threads() == 5
+    assert threads_module._default_threads() == 5
     monkeypatch.setenv("NNLITE_NUM_THREADS", "many")
     with pytest.raises(ValueError, match="NNLITE_NUM_THREADS"):
-        threads._default_threads()
+        threads_module._default_threads()
 
 
 def test_random_bits_are_a_table():

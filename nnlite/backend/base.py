@@ -132,7 +132,7 @@ class Backend:
         return view
 
     def copy_runs(self, target: Array, source: Array) -> None:
-        """target[...] = source, for views of one dtype with a last axis that lies in one piece, in both."""
+        """target[...] = source, both of one dtype: many runs along the last axis, as a rule in one piece each."""
         target[...] = source
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:

@@ -119,11 +119,10 @@ class ConvPlan:
         patches = memory.keep_if_swept("patches", size, a.dtype)
         if patches is None:
             patches = self.backend.scratch("patches", size, a.dtype)
+        s, p, (kh, kw) = image.strides, patches.strides, window.kernel
         # A row of the kernel lies in one piece, unless it is dilated or a group takes but a part of each pixel.
-        kh, kw = window.kernel
-        run = kw * c if dw == self.groups == 1 else c
+        run = kw * c if dw * s[2] == c * s[3] else c
         strided, shape = self.backend.strided, (self.groups, th, tw, n, ph, pw, kh, kw * c // run, run)
-        s, p = image.strides, patches.strides
         dy, dx = s[1] * sh, s[2] * sw
         source = strided(image, shape, (s[3] * c, dy, dx, s[0], th * dy, tw * dx, s[1] * dh, s[2] * dw, s[3]))
         # Rows of P may end with a 1, so the patches in it are no plain reshape.

@@ -88,7 +88,7 @@ class NumpyBackend(Backend):
 
     def copy_runs(self, target: Array, source: Array) -> None:
         """As the base class; each short run as one element, because NumPy takes longer to begin with a row than to copy it."""
-        if source.shape[-1] <= _SHORT:
+        if source.shape[-1] <= _SHORT and source.strides[-1] == target.strides[-1] == source.itemsize:
             run = _element(source.shape[-1] * source.itemsize)
             target, source = target.view(run), source.view(run)
         target[...] = source

@@ -35,6 +35,7 @@ class _Helper(threading.Thread):
     def _do_next(self) -> None:
         work, done = self._given.get()
         work()
+        del work  # asleep, it holds nobody's arrays
         self._idle.append(self)
         done.release()
 
@@ -53,14 +54,13 @@ class _Crew:
             self.threads = _default_threads()
         return self.threads
 
-    def take(self, wanted: int) -> list[_Helper]:
-        """As many helpers that have nothing to do, or fewer."""
+    def give(self, work: Callable[[], None], wanted: int) -> list[threading.Lock]:
+        """Begin `work()` on as many helpers that have nothing to do, or fewer; returns the locks of their ends."""
         with self.lock:
-            helpers = [self.idle.pop() for _ in range(min(wanted, len(self.idle)))]
-            while len(helpers) < wanted and self.made < self.size() - 1:
-                helpers.append(_Helper(self.idle))
+            while len(self.idle) < wanted and self.made < self.size() - 1:
+                self.idle.append(_Helper(self.idle))
                 self.made += 1
-        return helpers
+            return [self.idle.pop().give(work) for _ in range(min(wanted, len(self.idle)))]
 
 
 def _default_threads() -> int:
@@ -112,8 +112,8 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
             return next(indices)
 
     def loop() -> None:
-        _local.busy = True
         try:
+            _local.busy = True
             with single_threaded_blas:
                 while not errors and (index := next_index()) < count:
                     work(index)
@@ -122,10 +122,14 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
         finally:
             _local.busy = False
 
-    ends = [helper.give(loop) for helper in _crew.take(wanted)]
+    ends = _crew.give(loop, wanted)
     loop()
     for end in ends:
-        end.acquire()
+        try:
+            end.acquire()
+        except KeyboardInterrupt as error:
+            errors.append(error)  # which stops the helper before its next index
+            end.acquire()
     if errors:
         raise errors[0]
 
