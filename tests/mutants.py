@@ -81,6 +81,17 @@ EQUIVALENT = {
     ("layers/base.py", "if not TYPE_CHECKING:"): FOR_TYPES,
     ("losses.py", "return _mean(losses, xp.where(z > 0, 1, e) / (1 + e) - t)"): "at 0, e is 1",
     ("optim.py", "if not TYPE_CHECKING:"): FOR_TYPES,
+    ("backend/products.py", "size = largest_divisor(rows, min(DEEPEST, LARGEST * (m * n)))"): MEASURED,
+    ("backend/products.py", "if rows * m * n > LARGEST or m * n <= FEW and single_threaded_blas.has_small_kernels:"): MEASURED,
+    ("backend/products.py", "(rows, m), n = a.shape[-2:], b.shape[- 0]"): MEASURED,
+    ("backend/window.py", "return self.stride == self.kernel and self.dilation == (1, 1) and self.padded_size == (oh / kh, ow * kw)"):
+        "the way for windows that overlap gives the same",
+    ("backend/conv.py", "for tap, part in zip(window.plane_taps, spread, strict=False):"): STRICT,
+    ("backend/conv.py", "size = (- 2, self.groups, th, tw, n, *self.out_shape[:2], self.channels)"): NO_NUMBER,
+    ("backend/winograd.py", "self.blocks = tuple(-(-size * m) for size in window.in_shape[:2])  # of m x m pixels, of the image"):
+        "more blocks of zeros, which are cut off",
+    ("layers/reshape.py", "if self.shape.count(-1) > 1 or min(shape, default=1) < 0 or math.prod(shape) != size:"):
+        "a product with a zero is no size",
 }  # fmt: skip
 
 # Bugs that others shipped: (what, file, old text, new text).

@@ -1,6 +1,7 @@
 """Against naive loops, on drawn shapes."""
 
 import numpy as np
+import pytest
 import reference
 from cases import convolution, pooling, three_by_three, windows
 from hypothesis import given
@@ -45,6 +46,20 @@ def test_max_pool(case, seed, ties):
     stride = layer.size if layer.stride is None else layer.stride
     for actual, wanted in zip((z, dx), reference.max_pool(x, delta, layer.size, stride, layer.padding), strict=True):
         assert_close(actual, wanted)
+
+
+def test_max_pool_of_more_windows_than_a_byte_counts():
+    _, x, delta, z, dx = run([nn.MaxPool2D(17, 3)], (23, 20, 2), 0)
+    for actual, wanted in zip((z, dx), reference.max_pool(x, delta, 17, 3, 0), strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 2.0), ((1.0, -1.0), (0.5, 3.0)), (0, 4)])
+@pytest.mark.parametrize("shape", [(2,), (5, 3, 2)])
+def test_normalize(shape, mean, std):
+    _, x, delta, z, dx = run([nn.Normalize(mean, std)], shape, 0)
+    assert_close(z, (x - np.asarray(mean)) / std)
+    assert_close(dx, delta / std)
 
 
 @given(case=pooling(nn.AvgPool2D), seed=seeds)
