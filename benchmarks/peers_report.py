@@ -93,8 +93,8 @@ def cost_table(costs: dict[str, Any]) -> str:
         rows.append([system, megabytes, milliseconds, alone, needed])
     header = ["system", "peak memory, MB", "import, ms", "package, MB", "with what it needs beyond NumPy, MB"]
     explained = (
-        "Peak memory: of training the tutorial CNN at batch 512, without imports and inputs. Import: the median, less that of "
-        "bare Python.\nSizes: installed, without compiled Python files.\n\n"
+        "Peak memory: of training the tutorial CNN at batch 512, without imports and inputs; Keras and JAX copy their inputs, "
+        "which counts.\nImport: the median, less that of bare Python. Sizes: installed, without compiled Python files.\n\n"
     )
     return explained + table(header, rows, left=1) if rows else ""
 

@@ -61,7 +61,7 @@ def test_other_processes_give_the_same_bits(method):
         pytest.skip(f"there is no {method} here")
     model = soak.make_model()
     x = np.random.default_rng(0).standard_normal((40, 16, 16, 3)).astype("float32")
-    expected = answer((model, x))  # on the pool's threads, before the fork
+    expected = answer((model, x))  # on the helpers, before the fork
     import warnings
 
     with warnings.catch_warnings():

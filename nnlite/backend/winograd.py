@@ -346,7 +346,7 @@ conv_algorithm = ConvAlgorithm()
 
 
 def set_conv_algorithm(name: str) -> None:
-    """Choose how the CPU computes 3 x 3 convolutions of stride 1, for models built from now on.
+    """Choose how the CPU computes 3 x 3 convolutions of stride 1, in models that are built, copied or loaded from now on.
 
     "auto" (default): by a rule of the shape, Winograd's where that is faster. "direct": patches, exact to rounding.
     "winograd": wherever it is possible. Its float32 error is below 2e-5 of the largest output with tiles of 4 x 4, 5e-6 with
