@@ -52,10 +52,10 @@ class Pass:
         room[...] = a
         return room, stack
 
-    def each(self, k: int, work: Callable[[int, slice], None]) -> None:
+    def each(self, k: int, work: Callable[[int, slice], None], on_error: Callable[[], None] = lambda: None) -> None:
         """Do `work(i, rows)` for each shard of run k."""
         cut = self.cuts[k]
-        self.model.backend.map_shards(lambda i: work(i, cut[i]), len(cut))
+        self.model.backend.map_shards(lambda i: work(i, cut[i]), len(cut), on_error)
 
 
 def _store(state: State, own: Iterable[int], rows: slice, a: Array, stack: list[Array], target: Array) -> None:
@@ -185,8 +185,8 @@ class TrainingPass(Pass):
 
     def _backward_run(self, k: int, deltas: State, loss_of: Callable[[Array, int, slice], Array] | None = None) -> State:
         """Run k backward; with `loss_of` it goes forward first, shard by shard, in one sweep."""
-        run, memory, turnstile = self.runs[k], self.memory[k], Turnstile()
-        single = len(self.cuts[k]) == 1
+        run, memory, count = self.runs[k], self.memory[k], len(self.cuts[k])
+        turnstile = Turnstile(count)
         entry = run.entry if (k, 0) >= self.first_trained else None
         carried = {source: j for j, source in run.carried.items()}
         own = [j for j in range(1, len(run.in_shapes)) if j not in carried]
@@ -194,7 +194,7 @@ class TrainingPass(Pass):
         if result:
             for source, j in carried.items():
                 result[source] = deltas[j]
-        parts: list[Any] = [None] * len(self.cuts[k])
+        parts: list[Any] = [None] * count
 
         def work(i: int, rows: slice) -> None:
             gradient = memory.direct if i == 0 else memory.gradient()
@@ -211,14 +211,14 @@ class TrainingPass(Pass):
                 _store(result, own, rows, delta, stack, target)
             if entry is not None:
                 parts[i] = entry.delta_statistics(delta, space.contexts[0])
-            if not single:
+            if count > 1:
                 with turnstile.turn(i):
                     if i > 0:
                         memory.add(gradient)
             self.spaces[k][i] = None
             memory.workspaces.append(space)
 
-        self._each_guarded(k, work, turnstile)
+        self.each(k, work, turnstile.break_open)
         if entry is not None:
             self._combine_deltas(k, parts)
         if k < self.last:
@@ -267,16 +267,6 @@ class TrainingPass(Pass):
         for j in range(len(run.steps) - 1, stop - 1, -1):
             delta = run.steps[j].backward(delta, stack, space.contexts[j], target if j == stop else None)
         return delta
-
-    def _each_guarded(self, k: int, work: Callable[[int, slice], None], turnstile: Turnstile) -> None:
-        def guarded(i: int, rows: slice) -> None:
-            try:
-                work(i, rows)
-            except BaseException:
-                turnstile.break_open()
-                raise
-
-        self.each(k, guarded)
 
     def _combine_deltas(self, k: int, parts: list[Any]) -> None:
         entry = self.runs[k].entry

@@ -1,5 +1,6 @@
 """Threads, shards, BLAS limits: the same bits on any number of threads, and nothing left behind."""
 
+import contextlib
 import gc
 import multiprocessing
 import signal
@@ -299,6 +300,29 @@ def test_an_interrupt_waits_for_the_helpers():
     assert len(ended) == 1
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_interrupts_at_any_moment_leave_a_model_that_goes_on():
+    nn.set_num_threads(2)
+    layers = nn.Conv2D(16, 3, padding=1), nn.BatchNorm(), nn.ReLU(), nn.Flatten(), nn.Dense(3)
+    model = nn.Sequential(*layers, input_shape=(32, 32, 3))
+    x, t = rng.standard_normal((64, 32, 32, 3)).astype(np.float32), rng.integers(0, 3, 64)
+    assert min(len(run.cut(64, 4)) for run in model.plan.training) > 1
+    start, criterion = model.snapshot(), nn.CrossEntropy()
+    loss = model.loss_and_grad(x, t, criterion)
+    grads = model.grads.copy()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for k in range(60):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 * (k + 1))
+                while True:
+                    model.loss_and_grad(x, t, criterion)
+            model.restore(start)
+            assert model.loss_and_grad(x, t, criterion) == loss and np.array_equal(model.grads, grads)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_a_helper_that_cannot_start_is_not_counted(monkeypatch):
     nn.set_num_threads(2)
     monkeypatch.setattr(threads_module, "_crew", threads_module._Crew(2))
@@ -333,7 +357,7 @@ def test_work_that_comes_from_several_threads_at_once():
 
 
 def test_turnstile_lets_through_in_order():
-    turnstile, order = Turnstile(), []
+    turnstile, order = Turnstile(8), []
 
     def pass_through(i):
         with turnstile.turn(i):

@@ -363,7 +363,10 @@ class Backend:
         d *= rate
         p -= d
 
-    def map_shards(self, work: Callable[[int], None], count: int) -> None:
-        """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays."""
+    def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
+        """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays.
+
+        on_error: called as soon as one of them fails, for those on other threads that wait for it.
+        """
         for index in range(count):
             work(index)

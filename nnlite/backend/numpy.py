@@ -171,9 +171,9 @@ class NumpyBackend(Backend):
         """The error function: to the last bits in float64, where gradients are checked."""
         return np.asarray(_exact_erf(x), np.float64) if x.dtype == np.float64 else super().erf(x)
 
-    def map_shards(self, work: Callable[[int], None], count: int) -> None:
-        """Call `work(0)` ... `work(count - 1)` on the threads of `nn.set_num_threads`."""
-        map_shards(work, count)
+    def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
+        """As the base class, on the threads of `nn.set_num_threads`."""
+        map_shards(work, count, on_error)
 
     def __reduce__(self) -> Any:
         return get_numpy_backend, ()

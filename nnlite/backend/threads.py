@@ -12,32 +12,49 @@ from nnlite.backend.blas import single_threaded_blas
 _local = threading.local()
 
 
+class _Errand:
+    """Work that a helper was given."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work, self.done, self._ended = work, False, threading.Lock()
+        self._ended.acquire()
+
+    def finish(self) -> None:
+        """It is done; what it used may go."""
+        del self.work
+        self.done = True
+        self._ended.release()
+
+    def wait(self, errors: list[BaseException]) -> None:
+        """Wait until it is done. Interrupts go to `errors`, which stops the helper before its next index."""
+        while not self.done:
+            try:
+                self._ended.acquire()
+            except KeyboardInterrupt as error:
+                errors.append(error)
+
+
 class _Helper(threading.Thread):
     """A thread that sleeps until it is given work: an executor's futures would take as long as a small product."""
 
     def __init__(self, idle: "list[_Helper]") -> None:
         super().__init__(name="nnlite", daemon=True)
-        self._idle, self._given = idle, SimpleQueue[tuple[Callable[[], None], threading.Lock]]()
+        self._idle, self._errands = idle, SimpleQueue[_Errand]()
         self.start()
 
-    def give(self, work: Callable[[], None]) -> threading.Lock:
-        """Begin `work()`; whoever acquires the lock that is returned has waited for its end."""
-        done = threading.Lock()
-        done.acquire()
-        self._given.put((work, done))
-        return done
+    def give(self, work: Callable[[], None]) -> _Errand:
+        """Let it begin `work()`."""
+        errand = _Errand(work)
+        self._errands.put(errand)
+        return errand
 
     def run(self) -> None:
         """Do what is given, until the process ends."""
         while True:
-            self._do_next()
-
-    def _do_next(self) -> None:
-        work, done = self._given.get()
-        work()
-        del work  # asleep, it holds nobody's arrays
-        self._idle.append(self)
-        done.release()
+            errand = self._errands.get()
+            errand.work()
+            self._idle.append(self)
+            errand.finish()
 
 
 class _Crew:
@@ -54,8 +71,8 @@ class _Crew:
             self.threads = _default_threads()
         return self.threads
 
-    def give(self, work: Callable[[], None], wanted: int) -> list[threading.Lock]:
-        """Begin `work()` on as many helpers that have nothing to do, or fewer; returns the locks of their ends."""
+    def give(self, work: Callable[[], None], wanted: int) -> list[_Errand]:
+        """Begin `work()` on as many helpers that have nothing to do, or fewer."""
         with self.lock:
             while len(self.idle) < wanted and self.made < self.size() - 1:
                 self.idle.append(_Helper(self.idle))
@@ -93,11 +110,11 @@ def get_num_threads() -> int:
     return _crew.size()
 
 
-def map_shards(work: Callable[[int], None], count: int) -> None:
+def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
     """Call `work(0)` ... `work(count - 1)`, begun in this order, on the calling thread and its helpers.
 
-    An exception stops the indices that have not begun and is raised here once all others are done. Called from within
-    such work it runs them one after another.
+    An exception stops the indices that have not begun and is raised here once all others are done; `on_error()` is called
+    at once, for those that wait for each other. Called from within such work it runs them one after another.
     """
     wanted = min(_crew.size(), count) - 1
     if wanted <= 0 or getattr(_local, "busy", False):
@@ -119,17 +136,14 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
                     work(index)
         except BaseException as error:
             errors.append(error)
+            on_error()
         finally:
             _local.busy = False
 
-    ends = _crew.give(loop, wanted)
+    errands = _crew.give(loop, wanted)
     loop()
-    for end in ends:
-        try:
-            end.acquire()
-        except KeyboardInterrupt as error:
-            errors.append(error)  # which stops the helper before its next index
-            end.acquire()
+    for errand in errands:
+        errand.wait(errors)
     if errors:
         raise errors[0]
 
@@ -137,60 +151,62 @@ def map_shards(work: Callable[[int], None], count: int) -> None:
 class Turnstile:
     """Lets the shards of a batch through in order: `with turnstile.turn(i):` waits for 0 ... i - 1."""
 
-    def __init__(self) -> None:
-        self._next = 0
-        self._broken = False
-        self._changed = threading.Condition()
+    def __init__(self, count: int) -> None:
+        self._gates = [SimpleQueue[None]() for _ in range(count + 1)]
+        self._gates[0].put(None)
 
     @contextmanager
     def turn(self, index: int) -> Iterator[None]:
         """Run the block when all earlier shards have passed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._next == index or self._broken)
+        self._gates[index].get()
         yield
-        with self._changed:
-            self._next = index + 1
-            self._changed.notify_all()
+        self._gates[index + 1].put(None)
 
     def break_open(self) -> None:
         """Let everybody through: a shard failed, its sum is lost anyway."""
-        with self._changed:
-            self._broken = True
-            self._changed.notify_all()
+        for gate in self._gates:
+            gate.put(None)
 
 
 class ReadersWriterLock:
-    """Many readers or one writer: inference reads the parameters, an optimiser's step writes them."""
+    """Many readers or one writer: inference reads the parameters, an optimiser's step writes them.
+
+    An interrupt at any moment leaves it as it should be: a condition is entered by its lock, which Python does in one step.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._readers = 0
-        self._writing = False
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._readers = set[object]()
+        self._writer: object = None
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Hold the parameters as they are."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._writing)
-            self._readers += 1
+        me = object()
         try:
+            with self._lock:
+                self._changed.wait_for(lambda: self._writer is None)
+                self._readers.add(me)
             yield
         finally:
-            with self._changed:
-                self._readers -= 1
+            with self._lock:
+                self._readers.discard(me)
                 self._changed.notify_all()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Wait until nobody reads; nobody reads until the block ends."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._writing and not self._readers)
-            self._writing = True
+        me = object()
         try:
+            with self._lock:
+                self._changed.wait_for(lambda: self._writer is None and not self._readers)
+                self._writer = me
             yield
         finally:
-            with self._changed:
-                self._writing = False
+            with self._lock:
+                if self._writer is me:
+                    self._writer = None
                 self._changed.notify_all()
 
 
