@@ -13,57 +13,41 @@ _local = threading.local()
 
 
 class _Errand:
-    """Work that a helper was given."""
+    """Work for a helper, unless the caller is done before one begins it."""
 
     def __init__(self, work: Callable[[], None]) -> None:
-        self.work, self.done, self._ended = work, False, threading.Lock()
+        self.work, self.done, self._claims, self._ended = work, False, dict[str, int](), threading.Lock()
         self._ended.acquire()
 
-    def finish(self) -> None:
-        """It is done; what it used may go."""
-        del self.work
-        self.done = True
-        self._ended.release()
-
-    def wait(self, errors: list[BaseException]) -> None:
-        """Wait until it is done. Interrupts go to `errors`, which stops the helper before its next index."""
-        while not self.done:
-            try:
-                self._ended.acquire()
-            except KeyboardInterrupt as error:
-                errors.append(error)
-
-
-class _Helper(threading.Thread):
-    """A thread that sleeps until it is given work: an executor's futures would take as long as a small product."""
-
-    def __init__(self, idle: "list[_Helper]") -> None:
-        super().__init__(name="nnlite", daemon=True)
-        self._idle, self._errands = idle, SimpleQueue[_Errand]()
-        self.start()
-
-    def give(self, work: Callable[[], None]) -> _Errand:
-        """Let it begin `work()`."""
-        errand = _Errand(work)
-        self._errands.put(errand)
-        return errand
-
     def run(self) -> None:
-        """Do what is given, until the process ends."""
-        while True:
-            errand = self._errands.get()
-            errand.work()
-            self._idle.append(self)
-            errand.finish()
+        """Do it, unless it was settled before."""
+        if self._is_mine():
+            self.work()
+            del self.work  # what it used may go
+            self.done = True
+            self._ended.release()
+
+    def settle(self) -> None:
+        """Wait until it is done, or see to it that it never begins. An interrupted call can be made again."""
+        if not self._is_mine():
+            while not self.done:
+                self._ended.acquire()
+
+    def _is_mine(self) -> bool:
+        """Whether this thread was the first to ask."""
+        me = threading.get_ident()
+        return self._claims.setdefault("first", me) == me
 
 
 class _Crew:
-    """The helpers behind `map_shards`: made when first needed, made anew after a fork."""
+    """The threads behind `map_shards`, which sleep until there is an errand: made when first needed, anew after a fork.
+
+    An executor's futures would take as long as a small product.
+    """
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads, self.made = threads, 0
-        self.idle: list[_Helper] = []
-        self.lock = threading.Lock()
+        self.threads, self._helpers = threads, list[threading.Thread]()
+        self._lock, self._errands = threading.Lock(), SimpleQueue[_Errand]()
 
     def size(self) -> int:
         """How many threads compute, the calling one included."""
@@ -71,13 +55,19 @@ class _Crew:
             self.threads = _default_threads()
         return self.threads
 
-    def give(self, work: Callable[[], None], wanted: int) -> list[_Errand]:
-        """Begin `work()` on as many helpers that have nothing to do, or fewer."""
-        with self.lock:
-            while len(self.idle) < wanted and self.made < self.size() - 1:
-                self.idle.append(_Helper(self.idle))
-                self.made += 1
-            return [self.idle.pop().give(work) for _ in range(min(wanted, len(self.idle)))]
+    def give(self, errands: list[_Errand]) -> None:
+        """Wake a helper for each errand, where there is one that has nothing to do."""
+        with self._lock:
+            while len(self._helpers) < self.size() - 1:
+                helper = threading.Thread(target=self._run_errands, name="nnlite", daemon=True)
+                helper.start()
+                self._helpers.append(helper)
+        for errand in errands:
+            self._errands.put(errand)
+
+    def _run_errands(self) -> None:
+        while True:
+            self._errands.get().run()
 
 
 def _default_threads() -> int:
@@ -140,10 +130,18 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
         finally:
             _local.busy = False
 
-    errands = _crew.give(loop, wanted)
-    loop()
-    for errand in errands:
-        errand.wait(errors)
+    errands = [_Errand(loop) for _ in range(wanted)]
+    try:
+        _crew.give(errands)
+        loop()
+        for errand in errands:
+            errand.settle()
+    except BaseException as error:  # an interrupt, or a thread that could not start
+        errors.append(error)
+        on_error()
+        for errand in errands:
+            errand.settle()
+    _local.busy = False
     if errors:
         raise errors[0]
 
