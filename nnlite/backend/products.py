@@ -19,6 +19,7 @@ THINNEST = 8  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
 FEW = 1 << 14  # values of a sum that may be added piece by piece
 FLATTEST = 1200  # values of a piece of a product with a transpose
+FLAT_DEEPEST = 1 << 12  # terms of its sums: up to here they lose no more digits than those of the whole product
 FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call
 
 # For vectors: OpenBLAS's sgemv for AVX-512 also computes with what lies unused on the stack, and "invalid" says nothing.
@@ -71,8 +72,10 @@ def _size_of_pieces(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, in
 def flat_piece(m: int, k: int, n: int) -> tuple[int, int] | None:
     """The pieces of a product a b', where b' is the transpose of a matrix as it lies: the squarest of the largest.
 
-    Their kernel adds 16 sums side by side, so that it loses no digits, however deep.
+    Their kernel adds 16 sums side by side, which loses fewer digits than block by block, but for very deep sums.
     """
+    if k > FLAT_DEEPEST:
+        return None
     most = min(FLATTEST, LARGEST // k)
     sizes = []
     for columns in divisors(n):
