@@ -3,7 +3,7 @@
 usage: python benchmarks/convolutions.py [--rounds 9] [--out FILE]
 
 One thread, float32, a shard of a few images that stays in the cache; forward and both gradients, the alternatives in turn,
-medians of the rounds. The constants of the rule in `nnlite/backend/winograd.py` are fitted to the first table.
+medians of the rounds. The first table judges the rule in `nnlite/backend/winograd.py` and its constants.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    nn.set_num_threads(1)
     with single_threaded_blas:
         text = "\n".join(["# Convolutions on one thread", "", *rule(args.rounds), *kinds(args.rounds), *masks(args.rounds)])
     print(text)
@@ -102,15 +103,15 @@ def masks(rounds: int) -> list[str]:
     """Dropout and augmentation, beside the product that follows."""
     backend, rng = get_backend("cpu"), np.random.default_rng(0)
     a, W = rng.standard_normal((128, 512)).astype("float32"), rng.standard_normal((512, 512)).astype("float32")
-    mask = lambda: backend.dropout_mask(0, (0, 1), 0, a.shape, 0.5, a.dtype)  # noqa: E731
-    product = lambda: backend.multiply(a, W)  # noqa: E731
     images = nn.data.Dataset(rng.integers(0, 256, (128, 32, 32, 3)).astype("uint8"), np.zeros(128, int))
     augmented = images.augmented(nn.data.RandomFlip(), nn.data.RandomCrop(4))
     net = nn.zoo.tutorial_cnn()
-    nn.set_num_threads(1)
-    load = lambda: next(iter(augmented.batches(128, epoch=1)))  # noqa: E731
-    step = lambda: net.loss_and_grad(images.images, images.labels, nn.CrossEntropy())  # noqa: E731
-    times = medians([(mask, 1), (product, 1), (load, 1), (step, 1)], rounds)
+    works: list[tuple[Callable[[], object], int]] = [
+        (lambda: backend.dropout_mask(0, (0, 1), 0, a.shape, 0.5, a.dtype), 1),
+        (lambda: backend.multiply(a, W), 1),
+        (lambda: next(iter(augmented.batches(128, epoch=1))), 1),
+        (lambda: net.loss_and_grad(images.images, images.labels, nn.CrossEntropy()), 1),
+    ]
     names = [
         "mask of Dropout, 128 x 512",
         "forward product of the Dense(512) behind it",
@@ -118,7 +119,7 @@ def masks(rounds: int) -> list[str]:
         "a training pass of the tutorial network on them",
     ]
     lines = [row(["what", "microseconds"]), row([":--", "--:"])]
-    return lines + [row([name, f"{1e6 * seconds:.0f}"]) for name, seconds in zip(names, times, strict=True)]
+    return lines + [row([name, f"{1e6 * seconds:.0f}"]) for name, seconds in zip(names, medians(works, rounds), strict=True)]
 
 
 def pass_of(plan: ConvPlan) -> tuple[Callable[[], None], int]:

@@ -141,7 +141,7 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
         on_error()
         for errand in errands:
             errand.settle()
-    _local.busy = False
+    _local.busy = False  # an interrupt of `loop` may have left it
     if errors:
         raise errors[0]
 
@@ -169,7 +169,7 @@ class Turnstile:
 class ReadersWriterLock:
     """Many readers or one writer: inference reads the parameters, an optimiser's step writes them.
 
-    An interrupt at any moment leaves it as it should be: a condition is entered by its lock, which Python does in one step.
+    An interrupt of the wait or of the block leaves nothing held: the condition is entered by its lock, in one step of Python's.
     """
 
     def __init__(self) -> None:

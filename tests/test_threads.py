@@ -1,0 +1,184 @@
+"""The threads behind shards: errors, interrupts, turns, and the lock between readers and writers."""
+
+import contextlib
+import gc
+import signal
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+import nnlite as nn
+from nnlite.backend import ReadersWriterLock, Turnstile, get_num_threads
+from nnlite.backend import threads as threads_module
+from nnlite.backend.threads import map_shards
+
+rng = np.random.default_rng(0)
+
+
+def test_map_shards_runs_all_even_from_inside():
+    for count in (0, 1, 7):
+        done = []
+        map_shards(done.append, count)
+        assert sorted(done) == list(range(count))
+    done = []
+    map_shards(lambda i: map_shards(lambda j: done.append((i, j)), 3), 4)
+    assert len(set(done)) == 12
+
+
+def test_as_many_threads_work_as_were_asked_for():
+    for threads in (1, 3, 2):
+        nn.set_num_threads(threads)
+        together = threading.Barrier(threads)
+        map_shards(lambda i, together=together: together.wait(10), threads)  # breaks unless all work at once
+        seen = set()
+        map_shards(lambda i, seen=seen: seen.add(threading.get_ident()), 200)
+        assert len(seen) <= threads and threading.get_ident() in seen
+
+
+def test_helpers_go_on_after_an_error_and_keep_nothing():
+    class Values(list):
+        pass
+
+    nn.set_num_threads(2)
+    for _ in range(5):
+        values, here, both = Values(range(8)), threading.get_ident(), threading.Barrier(2)
+        alive = weakref.ref(values)
+
+        def work(i, values=values, here=here, both=both):
+            if i < 2:
+                both.wait(10)
+            if threading.get_ident() != here:
+                raise KeyError(values[i])
+
+        with pytest.raises(KeyError) as error:
+            map_shards(work, len(values))
+        del values, work, error
+        map_shards(lambda i, both=both: both.wait(10), 2)  # the helper has moved on
+        gc.collect()
+        assert alive() is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_an_interrupt_waits_for_the_helpers():
+    nn.set_num_threads(2)
+    here, both, ended = threading.get_ident(), threading.Barrier(2), []
+
+    def work(i):
+        both.wait(10)
+        if threading.get_ident() != here:
+            time.sleep(0.3)
+            ended.append(i)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            map_shards(work, 2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(ended) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupts_at_any_moment_leave_a_model_that_goes_on():
+    nn.set_num_threads(2)
+    layers = nn.Conv2D(16, 3, padding=1), nn.BatchNorm(), nn.ReLU(), nn.Flatten(), nn.Dense(3)
+    model = nn.Sequential(*layers, input_shape=(32, 32, 3))
+    x, t = rng.standard_normal((64, 32, 32, 3)).astype(np.float32), rng.integers(0, 3, 64)
+    assert min(len(run.cut(64, 4)) for run in model.plan.training) > 1
+    start, criterion = model.snapshot(), nn.CrossEntropy()
+    loss = model.loss_and_grad(x, t, criterion)
+    grads = model.grads.copy()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for k in range(60):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 * (k + 1))
+                for _ in range(20):
+                    model.loss_and_grad(x, t, criterion)
+                signal.setitimer(signal.ITIMER_REAL, 0)  # it came while Python could not raise it
+            model.restore(start)
+            assert model.loss_and_grad(x, t, criterion) == loss and np.array_equal(model.grads, grads)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_helper_that_cannot_start_is_not_counted(monkeypatch):
+    nn.set_num_threads(2)
+    monkeypatch.setattr(threads_module, "_crew", threads_module._Crew(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _fail)
+        with pytest.raises(RuntimeError, match="no thread"):
+            map_shards(lambda i: None, 2)
+    both = threading.Barrier(2)
+    map_shards(lambda i: both.wait(10), 2)
+
+
+def _fail(self):
+    raise RuntimeError("no thread")
+
+
+def test_work_that_comes_from_several_threads_at_once():
+    nn.set_num_threads(2)
+    counts = [0] * 6
+
+    def caller(k):
+        for _ in range(50):
+            done = []
+            map_shards(done.append, 4)
+            counts[k] += sorted(done) == list(range(4))
+
+    threads = [threading.Thread(target=caller, args=(k,)) for k in range(len(counts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert counts == [50] * len(counts)
+
+
+def test_turnstile_lets_through_in_order():
+    turnstile, order = Turnstile(8), []
+
+    def pass_through(i):
+        with turnstile.turn(i):
+            order.append(i)
+
+    threads = [threading.Thread(target=pass_through, args=(i,)) for i in reversed(range(8))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == list(range(8))
+
+
+def test_writers_wait_for_readers():
+    lock, events = ReadersWriterLock(), []
+
+    def write():
+        with lock.writing():
+            events.append("written")
+
+    with lock.reading(), lock.reading():
+        thread = threading.Thread(target=write)
+        thread.start()
+        time.sleep(0.05)
+        events.append("read")
+    thread.join()
+    assert events == ["read", "written"]
+
+
+def test_number_of_threads(monkeypatch):
+    nn.set_num_threads(3)
+    assert get_num_threads() == 3
+    monkeypatch.setenv("NNLITE_NUM_THREADS", "5")
+    assert threads_module._default_threads() == 5
+    monkeypatch.setenv("NNLITE_NUM_THREADS", "many")
+    with pytest.raises(ValueError, match="NNLITE_NUM_THREADS"):
+        threads_module._default_threads()
