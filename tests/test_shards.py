@@ -141,6 +141,31 @@ def test_an_error_in_a_shard_is_raised_and_the_model_goes_on():
     assert blas_threads() == BEFORE
 
 
+def test_a_shard_that_waits_for_one_that_fails_goes_on():
+    class Late(nn.Dense):
+        def backward(self, delta, ctx):
+            if 0 < ctx.shard.start < 2 * ctx.shard.rows:
+                time.sleep(0.2)  # meanwhile the other thread comes to the third shard's turn
+                raise RuntimeError("the second shard")
+            return super().backward(delta, ctx)
+
+    nn.set_num_threads(2)
+    model = nn.Sequential(nn.Conv2D(32, 3, padding=1), nn.ReLU(), nn.Flatten(), Late(3), input_shape=(32, 32, 3))
+    assert len(model.plan.training[0].cut(64, 4)) > 2
+    errors = []
+
+    def train():
+        try:
+            model.loss_and_grad(np.ones((64, 32, 32, 3)), np.zeros(64, int), nn.CrossEntropy())
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert errors == ["the second shard"]
+
+
 def blas_threads():
     return [library.num_threads for library in ThreadpoolController().select(user_api="blas").lib_controllers]
 

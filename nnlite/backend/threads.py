@@ -23,7 +23,6 @@ class _Errand:
         """Do it, unless it was settled before."""
         if self._is_mine():
             self.work()
-            del self.work  # what it used may go
             self.done = True
             self._ended.release()
 
