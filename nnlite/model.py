@@ -96,7 +96,7 @@ class Sequential(Layer):
     def _make_plan(self) -> None:
         self.plan: Plan = make_plan(self.children(), self.in_shape, self._rewrite)
         self._memories: dict[int, RunMemory] = {}
-        self.state_pool = Pool(self.backend.xp)
+        self.state_pool = Pool(self.backend)
         self._training: TrainingPass | None = None
         self.first_trained = find_first_trained(self.plan.training)
 

@@ -93,7 +93,7 @@ class Optimizer:
     def _state_of(self, model: "Sequential") -> list[Array]:
         for name in self.state_names:
             if name not in self.state:
-                self.state[name] = model.backend.xp.zeros_like(model.params)
+                self.state[name] = model.backend.zeros(len(model.params), model.params.dtype)
             vector = self.state[name]
             if vector.shape != model.params.shape:
                 raise StateError(

@@ -1,14 +1,16 @@
 """How a batch goes through a model: cut into shards, run by run, forward and backward, on threads, in a fixed order.
 
-State k is what lies at the barrier before run k: the current array and the stack, each for the whole batch. Within a run
-a shard goes through all steps while it is in the cache. Gradients are added in the order of the shards.
+State k is what lies at the barrier before run k: the current array and the stack, each for the whole batch, shard after
+shard. Within a run a shard goes through all steps while it is in the cache. Gradients are added in the order of the shards.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from nnlite.backend import Array, Turnstile
-from nnlite.layers.base import Context, Shard
+from nnlite.backend import Array, Backend, Turnstile
+from nnlite.backend.memory import Buffers
+from nnlite.layers.base import Context, Shape, Shard
 from nnlite.plan import LayerStep, Run
 from nnlite.workspace import Workspace, is_trained
 
@@ -16,7 +18,35 @@ if TYPE_CHECKING:
     from nnlite.losses import Loss
     from nnlite.model import Sequential
 
-State = list[Array]
+class Batch:
+    """An array (N, *shape) that lies shard after shard, each as the backend wants it to lie; `flat`: the memory."""
+
+    def __init__(self, backend: Backend, flat: Array, shape: Shape, cut: list[slice]) -> None:
+        self.flat, self.shape, size = flat, shape, math.prod(shape)
+        self.shards = [
+            (rows, backend.lay_out(flat[rows.start * size : rows.stop * size], (rows.stop - rows.start, *shape)))
+            for rows in cut
+        ]
+        self.by_start = {rows.start: (rows.stop, shard) for rows, shard in self.shards}
+
+    def __getitem__(self, rows: slice) -> Array:
+        """The shard of these rows."""
+        return self.by_start[rows.start][1]
+
+    def take(self, rows: slice, name: str, room: Buffers) -> Array:
+        """These rows: a shard, or, where another run cuts otherwise, a copy in `room`."""
+        stop, shard = self.by_start.get(rows.start, (None, None))
+        if stop == rows.stop:
+            return shard
+        copy = room.batch(name, (rows.stop - rows.start, *self.shape), self.flat.dtype)
+        for place, shard in self.shards:
+            start, stop = max(rows.start, place.start), min(rows.stop, place.stop)
+            if start < stop:
+                copy[start - rows.start : stop - rows.start] = shard[start - place.start : stop - place.start]
+        return copy
+
+
+State = list[Any]  # of batches; the user's own arrays are arrays
 
 
 def find_first_trained(runs: list[Run]) -> tuple[int, int]:
@@ -43,14 +73,17 @@ class Pass:
     def _cut(self, run: Run) -> list[slice]:
         return run.cut(self.n, self.itemsize) if self.model.device == "cpu" else [slice(0, self.n)]
 
-    def load(self, k: int, state: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
-        """Rows of state k; those of the user's array are cast to the model's dtype."""
-        a, *stack = (array[rows] for array in state)
+    def load(self, state: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
+        """Rows of a state; those of the user's array are cast to the model's dtype."""
+        first = state[0]
+        if type(first) is Batch:
+            return _take(state, rows, "state", work.input)
+        a = first[rows]
         if a.dtype == self.model.dtype and a.flags.c_contiguous:
-            return a, stack
+            return a, []
         room = work.input.get("a", a.shape, self.model.dtype)
         room[...] = a
-        return room, stack
+        return room, []
 
     def each(self, k: int, work: Callable[[int, slice], None], on_error: Callable[[], None] = lambda: None) -> None:
         """Do `work(i, rows)` for each shard of run k."""
@@ -58,12 +91,18 @@ class Pass:
         self.model.backend.map_shards(lambda i: work(i, cut[i]), len(cut), on_error)
 
 
+def _take(state: State, rows: slice, name: str, room: Buffers) -> tuple[Array, list[Array]]:
+    first = state[0]
+    a = first.take(rows, f"{name} 0", room)
+    return a, [a if batch is first else batch.take(rows, f"{name} {j}", room) for j, batch in enumerate(state[1:], 1)]
+
+
 def _store(state: State, own: Iterable[int], rows: slice, a: Array, stack: list[Array], target: Array) -> None:
     """Put a shard's rows into a state, at its `own` places of the stack; `a` may lie there already, as `target`."""
     if a is not target:
         target[...] = a
     for j in own:
-        state[j][rows] = stack[j - 1]
+        state[j][rows][...] = stack[j - 1]
 
 
 def infer(model: "Sequential", x: Array) -> Array:
@@ -76,7 +115,7 @@ def infer(model: "Sequential", x: Array) -> Array:
     def work(i: int, rows: slice) -> None:
         space = memory.workspace()
         space.begin(rows, current, prepared)
-        out[rows] = space.forward(*current.load(0, [x], rows, space))
+        out[rows] = space.forward(*current.load([x], rows, space))
         memory.workspaces.append(space)
 
     current.each(0, work)
@@ -109,7 +148,7 @@ class TrainingPass(Pass):
     def _forward_run(self, k: int) -> None:
         run = self.runs[k]
         own = [j for j in range(1, len(run.out_shapes)) if j not in run.carried and j not in run.doubled]
-        state = self._room(run.out_shapes, [0, *own], fresh=k == self.last)
+        state = self._room(run.out_shapes, [0, *own], self.cuts[k], fresh=k == self.last)
         for j, source in run.carried.items():
             state[j] = self.states[k][source]
         for j in run.doubled:
@@ -134,7 +173,7 @@ class TrainingPass(Pass):
         self, k: int, rows: slice, space: Workspace, swept: bool = False, target: Array | None = None
     ) -> tuple[Array, list[Array]]:
         space.begin(rows, self, self.prepared[k], swept)
-        a, stack = self.load(k, self.states[k], rows, space)
+        a, stack = self.load(self.states[k], rows, space)
         if self.runs[k].entry is not None:
             space.contexts[0].batch = self.batches[k]
         return space.forward(a, stack, target), stack
@@ -190,7 +229,8 @@ class TrainingPass(Pass):
         entry = run.entry if (k, 0) >= self.first_trained else None
         carried = {source: j for j, source in run.carried.items()}
         own = [j for j in range(1, len(run.in_shapes)) if j not in carried]
-        result = self._room(run.in_shapes, [0, *own], fresh=k == 0) if self.wants_dx or k > self.first_trained[0] else []
+        wanted = self.wants_dx or k > self.first_trained[0]
+        result = self._room(run.in_shapes, [0, *own], self.cuts[k], fresh=k == 0) if wanted else []
         if result:
             for source, j in carried.items():
                 result[source] = deltas[j]
@@ -202,11 +242,12 @@ class TrainingPass(Pass):
             space.allow(self.model.freezes, self.first_trained if k == self.first_trained[0] else None, self.wants_dx)
             gradient.bind(space.contexts)
             if loss_of is None:
-                delta, stack = deltas[0][rows], [array[rows] for array in deltas[1:]]
+                delta, stack = self.load_deltas(deltas, rows, space)
             else:
                 delta, stack = loss_of(self._run_forward(k, rows, space, swept=True)[0], i, rows), []
             target = result[0][rows] if result else None
-            delta = self._run_backward(k, rows, space, delta, stack, target)
+            # As forward: what the user gets is a copy, in the usual order.
+            delta = self._run_backward(k, rows, space, delta, stack, target if k > 0 else None)
             if target is not None:
                 _store(result, own, rows, delta, stack, target)
             if entry is not None:
@@ -226,12 +267,15 @@ class TrainingPass(Pass):
             self._give_state_back(k + 1)
         return result
 
-    def _room(self, shapes: list[tuple[int, ...]], places: list[int], fresh: bool) -> State:
-        """Arrays for the whole batch at these places of a state; fresh ones where the user will see them."""
+    def _room(self, shapes: list[Shape], places: list[int], cut: list[slice], fresh: bool) -> State:
+        """Batches at these places of a state; plain new arrays where the user will see them."""
         state: State = [None] * len(shapes)
         for j in places:
-            shape = (self.n, *shapes[j])
-            state[j] = self.xp.empty(shape, self.model.dtype) if fresh else self.pool.take(shape, self.model.dtype)
+            if fresh:
+                state[j] = self.xp.empty((self.n, *shapes[j]), self.model.dtype)
+            else:
+                flat = self.pool.take(self.n * math.prod(shapes[j]), self.model.dtype)
+                state[j] = Batch(self.model.backend, flat, shapes[j], cut)
         return state
 
     def _give_state_back(self, k: int) -> None:
@@ -244,9 +288,9 @@ class TrainingPass(Pass):
         for k in range(1, self.last + 1):
             self._give_state_back(k)
 
-    def _give_back(self, arrays: Iterable[Array]) -> None:
-        for array in arrays:
-            self.pool.give(array)
+    def _give_back(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            self.pool.give(batch.flat)
 
     def _run_backward(
         self, k: int, rows: slice, space: Workspace, delta: Array, stack: list[Array], target: Array | None
@@ -268,9 +312,13 @@ class TrainingPass(Pass):
             delta = run.steps[j].backward(delta, stack, space.contexts[j], target if j == stop else None)
         return delta
 
+    def load_deltas(self, deltas: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
+        """Rows of the deltas of a state; the last run's is the user's array."""
+        return _take(deltas, rows, "delta", work.input) if type(deltas[0]) is Batch else (deltas[0][rows], [])
+
     def _combine_deltas(self, k: int, parts: list[Any]) -> None:
         entry = self.runs[k].entry
-        ctx = Context(self.xp, 0, Shard(self.model.seed), self.model.dtype, self.model.backend.scratch)
+        ctx = Context(self.model.backend, 0, Shard(self.model.seed), self.model.dtype)
         ctx.batch = self.batches[k]
         self.memory[k].direct.bind([ctx])
         self.delta_batches[k] = entry.combine_deltas(parts, ctx)  # type: ignore[union-attr]

@@ -57,9 +57,8 @@ class Vectors:
         self.backend, self.dtype = backend, dtype
         self.trained = _slots(leaves, trained=True)
         self.kept = _slots(leaves, trained=False)
-        empty = backend.xp.empty
-        self.params, self.buffers = empty(_end(self.trained), dtype), empty(_end(self.kept), dtype)
-        self.grads = backend.xp.zeros(_end(self.trained), dtype)
+        self.params, self.buffers = backend.empty(_end(self.trained), dtype), backend.empty(_end(self.kept), dtype)
+        self.grads = backend.zeros(_end(self.trained), dtype)
         self._fill(seed)
         self.bind()
         self.refresh()

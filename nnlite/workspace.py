@@ -19,15 +19,15 @@ class Workspace:
     """What one shard in flight holds: a context for each step, and the memory that they use again."""
 
     def __init__(self, model: "Sequential", run: Run) -> None:
-        xp = model.backend.xp
+        backend = model.backend
         self.shard = Shard(seed=model.seed)
-        self.input = Buffers(xp)
+        self.input = Buffers(backend)
         self.steps = run.steps
         self.contexts = [
-            Context(xp, model.layer_ids.get(getattr(step, "path", ""), 0), self.shard, model.dtype, model.backend.scratch)
+            Context(backend, model.layer_ids.get(getattr(step, "path", ""), 0), self.shard, model.dtype)
             for step in run.steps
         ]
-        self.exit = Context(xp, 0, self.shard, model.dtype, model.backend.scratch)
+        self.exit = Context(backend, 0, self.shard, model.dtype)
         pairs = zip(run.steps, self.contexts, strict=True)
         self.layers = [(i, step.layer, ctx) for i, (step, ctx) in enumerate(pairs) if isinstance(step, LayerStep)]
         self.preparing = [(i, ctx) for i, layer, ctx in self.layers if prepares(layer)]
@@ -90,7 +90,7 @@ class RunMemory:
         self.direct = GradientVector(run, self.slots, self.total)
         layer_steps = ((i, step.layer) for i, step in enumerate(run.steps) if isinstance(step, LayerStep))
         self.preparing = [(i, layer) for i, layer in layer_steps if prepares(layer)]
-        self.reused = [Memory(model.backend.xp) for _ in self.preparing]
+        self.reused = [Memory(model.backend) for _ in self.preparing]
         self.kept: tuple[Array, dict[int, Any]] | None = None
         self.weights = sum(layer.weights() for _, layer in self.preparing)
         prepared_paths = {run.steps[i].path for i, _ in self.preparing}  # type: ignore[union-attr]
@@ -114,10 +114,10 @@ class RunMemory:
         """The same for inference, kept as long as the parameters have the same values."""
         params, kept = self.prepared_params, self.kept
         if params is None:
-            return self._prepare([Memory(self.model.backend.xp) for _ in self.preparing])
+            return self._prepare([Memory(self.model.backend) for _ in self.preparing])
         if kept is None or not bool((kept[0] == params).all()):
             # New arrays: another thread may still use the old ones.
-            kept = self.kept = params.copy(), self._prepare([Memory(self.model.backend.xp) for _ in self.preparing])
+            kept = self.kept = params.copy(), self._prepare([Memory(self.model.backend) for _ in self.preparing])
         return kept[1]
 
     def _prepare(self, memories: list[Memory]) -> dict[int, Any]:
@@ -140,7 +140,7 @@ class RunMemory:
             return self.gradients.pop()
         except IndexError:
             # Zeros, because what a barrier writes is never written by the shards.
-            return GradientVector(self.run, self.slots, self.model.backend.xp.zeros_like(self.total))
+            return GradientVector(self.run, self.slots, self.model.backend.zeros(len(self.total), self.total.dtype))
 
     def add(self, gradient: GradientVector) -> None:
         """Add a shard's gradients to the total, and take their vector back."""

@@ -93,21 +93,21 @@ def test_the_plain_operations_are_the_same_functions():
 
 
 def test_a_pool_gives_arrays_out_again():
-    pool = Pool(np)
-    a = pool.take((10, 3), "float32")
-    b = pool.take((10, 3), "float32")
+    pool = Pool(backend)
+    a = pool.take(30, "float32")
+    b = pool.take(30, "float32")
     assert not np.shares_memory(a, b)
     pool.give(a)
-    c = pool.take((5, 4), "float32")
-    assert c.shape == (5, 4) and np.shares_memory(a, c)
+    c = pool.take(20, "float32")
+    assert c.shape == (20,) and np.shares_memory(a, c)
     pool.give(c)
-    assert not np.shares_memory(pool.take((7, 1), "float32"), c)  # less than half of it
-    assert not np.shares_memory(pool.take((10, 3), "float64"), c)  # another kind
-    assert np.shares_memory(pool.take((10, 3), "float32"), c)
+    assert not np.shares_memory(pool.take(7, "float32"), c)  # less than half of it
+    assert not np.shares_memory(pool.take(30, "float64"), c)  # another kind
+    assert np.shares_memory(pool.take(30, "float32"), c)
 
 
 def test_kept_views_do_not_keep_arrays_that_were_replaced():
-    buffers = Buffers(np)
+    buffers = Buffers(backend)
     views = buffers.views("key", lambda: buffers.get("a", (4, 5), "float32").T)
     assert buffers.views("key", None) is views
     old = weakref.ref(views.base)

@@ -136,17 +136,17 @@ def test_what_a_window_says_of_itself(window):
 @given(windows())
 def test_planes_of_a_window_are_its_padded_image(window):
     """Pixels sorted by their remainders by the stride: the same taps, the same image."""
-    padded = np.arange(1, 1 + np.prod(window.padded_size)).reshape(1, *window.padded_size, 1)
+    padded = np.arange(1, 1 + np.prod(window.padded_size)).reshape(window.padded_size)
     sh, sw = window.stride
-    assert window.plane_size == padded[:, ::sh, ::sw].shape[1:3]
-    planes = np.zeros((sh, sw, 1, *window.plane_size, 1), int)
+    assert window.plane_size == padded[::sh, ::sw].shape
+    planes = np.zeros((sh, sw, *window.plane_size), int)
     for i in range(sh):
         for j in range(sw):
-            part = padded[:, i::sh, j::sw]
-            planes[i, j, :, : part.shape[1], : part.shape[2]] = part
+            part = padded[i::sh, j::sw]
+            planes[i, j, : part.shape[0], : part.shape[1]] = part
     for tap, plane_tap in zip(window.taps, window.plane_taps, strict=True):
-        assert np.array_equal(padded[tap], planes[plane_tap])
-    image = np.zeros((1, *window.in_shape), int)
+        assert np.array_equal(padded[tap[1:]], planes[plane_tap])
+    image = np.zeros(window.in_shape[:2], int)
     for place, pixels in window.plane_pixels:
         image[pixels] = planes[place]
-    assert np.array_equal(image, padded[window.interior])
+    assert np.array_equal(image, padded[window.interior[1:]])

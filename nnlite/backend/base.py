@@ -70,8 +70,17 @@ class Tally:
         return self.total / self.weight if self.weight else math.nan, self.first_bad
 
 
+def by_pixel(a: Array) -> Array:
+    """Images (N, H, W, C) as (H, W, N, C)."""
+    return a.transpose(1, 2, 0, 3)
+
+
 class Backend:
     """Arrays and kernels of one device. A subclass overrides only what a measurement justifies.
+
+    Batches of images have the shape (N, H, W, C) and lie in memory in the order (H, W, N, C). So m neighbouring pixels of all
+    images are a matrix (m, N C) as they lie, which Winograd's transforms multiply without a tile being copied; and what a
+    channel is multiplied by meets rows of N C values.
 
     joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
     fuses_relu: whether `with_relu` gives a backend whose `add_bias` and `normalize` end with max(y, 0).
@@ -113,10 +122,40 @@ class Backend:
         """What to raise where memory is exhausted."""
         return error
 
+    def empty(self, size: int, dtype: Any) -> Array:
+        """A new vector of so many values, undefined."""
+        vector: Array = self.xp.empty(size, dtype)
+        return vector
+
+    def zeros(self, size: int, dtype: Any) -> Array:
+        """A new vector of zeros."""
+        vector = self.empty(size, dtype)
+        vector[...] = 0
+        return vector
+
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array for the duration of one operation, undefined at first; the next one of that name may be the same."""
-        array: Array = self.xp.empty(shape, dtype)
-        return array
+        return self.empty(math.prod(shape), dtype).reshape(shape)
+
+    def scratch_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Likewise, for a batch of samples, in the order in which this backend wants it to lie."""
+        return self.lay_out(self.scratch(name, (math.prod(shape),), dtype), shape)
+
+    def empty_batch(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A new one, undefined."""
+        return self.lay_out(self.empty(math.prod(shape), dtype), shape)
+
+    def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
+        """So many values as a batch of this shape, in the order in which this backend wants it to lie."""
+        if len(shape) != 4:
+            return flat.reshape(shape)
+        n, h, w, c = shape
+        return flat.reshape(h, w, n, c).transpose(2, 0, 1, 3)
+
+    def rows(self, a: Array) -> Array:
+        """A batch (..., C) as (M, C), in the order of `lay_out`: a view where it lies so, else a copy."""
+        rows: Array = (by_pixel(a) if a.ndim == 4 else a).reshape(-1, a.shape[-1])
+        return rows
 
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
         """`make()`: views of scratch arrays. A backend may keep them for this key as long as the arrays are the same."""
@@ -126,9 +165,9 @@ class Backend:
         """`make(n)`: n rows of constants. A backend may keep the longest that was made for this key, and give its first n."""
         return make(n)
 
-    def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
-        """A view of `a` with other axes: windows that overlap, tiles."""
-        view: Array = self.xp.lib.stride_tricks.as_strided(a, shape, strides)
+    def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
+        """A view of `a`, from a[:, start] on, with other axes: windows that may overlap."""
+        view: Array = self.xp.lib.stride_tricks.as_strided(a[:, start:], shape, strides)
         return view
 
     def copy_runs(self, target: Array, source: Array) -> None:
@@ -190,9 +229,9 @@ class Backend:
         result: Array = self.xp.matmul(a, b, out=out)
         return result
 
-    def multiply_rows(self, a: Array, b: Array) -> Array:
+    def multiply_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """a' b for a (rows, m) and b (rows, n), with many rows, or stacks of them."""
-        result: Array = self.xp.matmul(a.swapaxes(-2, -1), b)
+        result: Array = self.xp.matmul(a.swapaxes(-2, -1), b, out=out)
         return result
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
@@ -256,11 +295,11 @@ class Backend:
         """delta times the derivative of `gelu_tanh`: (1 + t) (1 + (1 - t) a du/da) / 2 with t = tanh u."""
         xp, a = self.xp, self._bounded(a)
         t = self._tanh_u(a)
-        slope = xp.multiply(a, a, out=self.scratch("gelu slope", a.shape, a.dtype))
+        slope = xp.multiply(a, a, out=self.scratch_batch("gelu slope", a.shape, a.dtype))
         slope *= 3 * GELU_LINEAR * GELU_CUBIC
         slope += GELU_LINEAR
         slope *= a
-        slope *= xp.subtract(1, t, out=self.scratch("gelu rest", a.shape, a.dtype))
+        slope *= xp.subtract(1, t, out=self.scratch_batch("gelu rest", a.shape, a.dtype))
         slope += 1
         t += 1
         slope *= t
@@ -270,11 +309,11 @@ class Backend:
 
     def _bounded(self, a: Array) -> Array:
         """a, but at most `GELU_FAR` from zero: beyond, tanh u is 1 to the last bit, and a^3 might overflow."""
-        bounded: Array = self.xp.clip(a, -GELU_FAR, GELU_FAR, out=self.scratch("gelu bounded", a.shape, a.dtype))
+        bounded: Array = self.xp.clip(a, -GELU_FAR, GELU_FAR, out=self.scratch_batch("gelu bounded", a.shape, a.dtype))
         return bounded
 
     def _tanh_u(self, a: Array) -> Array:
-        t = self.xp.multiply(a, a, out=self.scratch("gelu", a.shape, a.dtype))
+        t = self.xp.multiply(a, a, out=self.scratch_batch("gelu", a.shape, a.dtype))
         t *= GELU_LINEAR * GELU_CUBIC
         t += GELU_LINEAR
         t *= a
@@ -297,9 +336,9 @@ class Backend:
     ) -> Array:
         """0 with probability rate, else 1 / (1 - rate): 32 random bits for each value, dropped below rate 2^32."""
         bits = self.random_bits(key, stream, start, shape[0], math.prod(shape[1:]))
-        mask: Array = (bits >= int(rate * 2**32)).astype(dtype)
-        mask *= 1 / (1 - rate)
-        return mask.reshape(shape)
+        mask = self.empty_batch(shape, dtype)
+        self.xp.multiply((bits >= int(rate * 2**32)).reshape(shape), mask.dtype.type(1 / (1 - rate)), out=mask)
+        return mask
 
     def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
         """q[n, t[n]] = 1, else 0; t: (N,) labels that were checked."""

@@ -1,6 +1,7 @@
 """Convolutions of fixed shapes as plans. Images are (N, H, W, C), filters W (F, kh, kw, C / groups).
 
-A plan is made when a model is built, prepared once a pass, and used by the shards:
+Results, and the `out` that they may be written to, lie in the order of `backend.lay_out`, which on the CPU is (H, W, N, C);
+inputs and deltas may lie in any. A plan is made when a model is built, prepared once a pass, and used by the shards:
 
     filters = plan.prepare(W, b, memory)                    what all shards share
     z = plan.forward(a, filters, memory, out)               z = W patch(a) + b
@@ -31,7 +32,7 @@ class ConvPlan:
     The column of ones makes the bias a part of both products. With groups there is one product for each.
 
     pool: (height, width) of a max-pooling of the outputs, which is then a part of the plan. The rows of P come in the order
-    (tap of the pool, n, row, column), so that pooling is the maximum of a few long contiguous arrays.
+    (tap of the pool, row, column, n), so that pooling is the maximum of a few long contiguous arrays.
     """
 
     def __init__(self, backend: "Backend", window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> None:
@@ -62,10 +63,11 @@ class ConvPlan:
         """z, (N, OH, OW, F), or its pooled maxima."""
         memory.forget("delta")
         z = self._out((len(a), *self.out_shape), a.dtype, out)
-        taps = z if self.taps == 1 else self.backend.scratch("taps", (self.taps, *z.shape), a.dtype)
+        pixels = self.backend.rows(z)
+        taps = pixels if self.taps == 1 else self.backend.scratch("taps", (self.taps, *pixels.shape), a.dtype)
         self.backend.multiply(self._patches(a, memory), filters[0], self._grouped(taps))
         if self.taps > 1:
-            max_of_taps(self.backend.xp, taps, memory, z)
+            max_of_taps(self.backend.xp, taps, memory, pixels)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
@@ -85,29 +87,31 @@ class ConvPlan:
         delta = self._grouped(self._before_pool(delta, memory))
         columns = self.backend.scratch("columns", (len(W), self.groups, n * self.positions, self.channels), delta.dtype)
         self.backend.multiply(delta[None], W, columns)
-        # (kh kw, groups, th, tw, N, PH, PW, C / groups) -> (kh kw, N, PH, th, PW, tw, groups, C / groups)
-        size = (-1, self.groups, th, tw, n, *self.out_shape[:2], self.channels)
-        spread = columns.reshape(size).transpose(0, 4, 5, 2, 6, 3, 1, 7)
+        # (kh kw, groups, th, tw, PH, PW, N, C / groups) -> (kh kw, PH, th, PW, tw, N, groups, C / groups)
+        size = (-1, self.groups, th, tw, *self.out_shape[:2], n, self.channels)
+        spread = columns.reshape(size).transpose(0, 4, 2, 5, 3, 6, 1, 7)
         # One plane for each remainder by the stride: in it a tap meets neighbouring pixels.
-        planes = self.backend.scratch("planes", (*window.stride, n, *window.plane_size, window.in_shape[2]), delta.dtype)
+        planes = self.backend.scratch("planes", (*window.stride, *window.plane_size, n, window.in_shape[2]), delta.dtype)
         planes[...] = 0
         by_group = planes.reshape(*planes.shape[:5], self.groups, self.channels)
         for tap, part in zip(window.plane_taps, spread, strict=True):
             target = by_group[tap].reshape(part.shape)
             target += part
         da = self._out((n, *window.in_shape), delta.dtype, out)
+        by_pixel = da.transpose(1, 2, 0, 3)
         for place, pixels in window.plane_pixels:
-            da[pixels] = planes[place]
+            by_pixel[pixels] = planes[place]
         return da
 
     def _before_pool(self, delta: Array, memory: "Memory") -> Array:
         """The delta of the convolution's outputs, in the order of P; kept for whichever gradient comes second."""
         if self.taps == 1:
-            return delta
+            return self.backend.rows(delta)
         taps = memory.kept("delta")
         if taps is None:
-            taps = memory.keep("delta", self.backend.scratch("delta taps", (self.taps, *delta.shape), delta.dtype))
-            spread_to_taps(self.backend.xp, delta, memory, taps)
+            pixels = self.backend.rows(delta)
+            taps = memory.keep("delta", self.backend.scratch("delta taps", (self.taps, *pixels.shape), delta.dtype))
+            spread_to_taps(self.backend.xp, pixels, memory, taps)
         return taps
 
     def _patches(self, a: Array, memory: "Memory") -> Array:
@@ -122,11 +126,11 @@ class ConvPlan:
         s, p, (kh, kw) = image.strides, patches.strides, window.kernel
         # A row of the kernel lies in one piece, unless it is dilated or a group takes but a part of each pixel.
         run = kw * c if dw * s[2] == c * s[3] else c
-        strided, shape = self.backend.strided, (self.groups, th, tw, n, ph, pw, kh, kw * c // run, run)
+        strided, shape = self.backend.strided, (self.groups, th, tw, ph, pw, n, kh, kw * c // run, run)
         dy, dx = s[1] * sh, s[2] * sw
-        source = strided(image, shape, (s[3] * c, dy, dx, s[0], th * dy, tw * dx, s[1] * dh, s[2] * dw, s[3]))
+        source = strided(image, shape, (s[3] * c, dy, dx, th * dy, tw * dx, s[0], s[1] * dh, s[2] * dw, s[3]))
         # Rows of P may end with a 1, so the patches in it are no plain reshape.
-        rows = [p[1] * k for k in (tw * n * ph * pw, n * ph * pw, ph * pw, pw, 1)]
+        rows = [p[1] * k for k in (tw * n * ph * pw, n * ph * pw, n * pw, n, 1)]
         target = strided(patches, shape, (p[0], *rows, p[2] * kw * c, p[2] * run, p[2]))
         self.backend.copy_runs(target, source)
         if self.bias:
@@ -143,10 +147,10 @@ class ConvPlan:
         return padded
 
     def _out(self, shape: tuple[int, ...], dtype: Any, out: Array | None) -> Array:
-        return self.backend.xp.empty(shape, dtype) if out is None else out
+        return self.backend.empty_batch(shape, dtype) if out is None else out
 
     def _grouped(self, z: Array) -> Array:
-        """(..., F) seen as (groups, rows of P, F / groups)."""
+        """(..., rows, F) seen as (groups, rows of P, F / groups)."""
         return z.reshape(-1, self.groups, self.filters // self.groups).transpose(1, 0, 2)
 
 
@@ -163,21 +167,21 @@ class PointwisePlan(ConvPlan):
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
-        pixels = z.reshape(-1, self.filters)
-        self.backend.multiply(a.reshape(-1, self.channels), W.T, pixels)
+        pixels = self.backend.rows(z)
+        self.backend.multiply(self.backend.rows(a), W.T, pixels)
         if b is not None:
             pixels += b
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
-        delta = delta.reshape(-1, self.filters)
-        dW.reshape(self.filters, -1)[...] = self.backend.multiply_rows(delta, a.reshape(len(delta), -1))
+        delta = self.backend.rows(delta)
+        dW.reshape(self.filters, -1)[...] = self.backend.multiply_rows(delta, self.backend.rows(a))
         if db is not None:
             db[...] = self.backend.column_sums(delta)
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
-        self.backend.multiply(delta.reshape(-1, self.filters), filters[0], da.reshape(-1, self.channels))
+        self.backend.multiply(self.backend.rows(delta), filters[0], self.backend.rows(da))
         return da
 
 
@@ -194,7 +198,7 @@ class DepthwisePlan(ConvPlan):
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         xp, image, (W, b) = self.backend.xp, self._pad(a), filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
-        product = self.backend.scratch("product", z.shape, z.dtype)
+        product = self.backend.scratch_batch("product", z.shape, z.dtype)
         z[...] = 0 if b is None else b
         for tap, w in zip(self.window.taps, W, strict=True):
             z += xp.multiply(image[tap], w, out=product)
@@ -205,15 +209,15 @@ class DepthwisePlan(ConvPlan):
         for k, tap in enumerate(self.window.taps):
             dW[:, k] = self.backend.xp.einsum("nhwc,nhwc->c", image[tap], delta)
         if db is not None:
-            db[...] = self.backend.column_sums(delta.reshape(-1, self.filters))
+            db[...] = self.backend.column_sums(self.backend.rows(delta))
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         xp, window = self.backend.xp, self.window
         da = self._out((len(delta), *window.in_shape), delta.dtype, out)
         padded = da
         if window.is_padded:
-            padded = self.backend.scratch("padded", (len(delta), *window.padded_size, self.filters), delta.dtype)
-        product = self.backend.scratch("product", delta.shape, delta.dtype)
+            padded = self.backend.scratch_batch("padded", (len(delta), *window.padded_size, self.filters), delta.dtype)
+        product = self.backend.scratch_batch("product", delta.shape, delta.dtype)
         padded[...] = 0
         for tap, w in zip(window.taps, filters[0], strict=True):
             padded[tap] += xp.multiply(delta, w, out=product)
@@ -257,7 +261,7 @@ class GroupedPlan(ConvPlan):
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         for k in range(self.blocks):
             block = self._block("block of a", a, k, self.inputs)
-            target = self.backend.scratch("block of z", (*z.shape[:3], self.outputs), z.dtype)
+            target = self.backend.scratch_batch("block of z", (*z.shape[:3], self.outputs), z.dtype)
             z[..., self._place(k, self.outputs)] = self.block_plan.forward(block, filters[k], memory.part(k), target)
         return z
 
@@ -275,7 +279,7 @@ class GroupedPlan(ConvPlan):
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         for k in range(self.blocks):
             block = self._block("block of z", delta, k, self.outputs)
-            target = self.backend.scratch("block of a", (*da.shape[:3], self.inputs), da.dtype)
+            target = self.backend.scratch_batch("block of a", (*da.shape[:3], self.inputs), da.dtype)
             da[..., self._place(k, self.inputs)] = self.block_plan.input_gradient(block, filters[k], memory.part(k), target)
         return da
 
@@ -284,7 +288,7 @@ class GroupedPlan(ConvPlan):
 
     def _block(self, name: str, a: Array, k: int, channels: int) -> Array:
         """The channels of block k, in one piece."""
-        block = self.backend.scratch(name, (*a.shape[:3], channels), a.dtype)
+        block = self.backend.scratch_batch(name, (*a.shape[:3], channels), a.dtype)
         block[...] = a[..., self._place(k, channels)]
         return block
 

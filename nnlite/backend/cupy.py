@@ -75,6 +75,16 @@ class CupyBackend(Backend):
             f"device 'cuda' has not enough memory: {error}; {free:,} of {total:,} bytes are free: use smaller batches"
         )
 
+    # ---- batches of images lie as their shape says
+
+    def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
+        """In the order of the shape, as the kernels take them."""
+        return flat.reshape(shape)
+
+    def rows(self, a: Array) -> Array:
+        """Likewise."""
+        return a.reshape(-1, a.shape[-1])
+
     # ---- products and convolutions
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:

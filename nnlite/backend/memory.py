@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnlite.backend.window import Array
+
+if TYPE_CHECKING:
+    from nnlite.backend.base import Backend
 
 _KEPT_VIEWS = 1000  # for so many keys
 
@@ -12,21 +15,28 @@ _KEPT_VIEWS = 1000  # for so many keys
 class Buffers:
     """Arrays by name, made when first asked for and used again as long as they are large enough."""
 
-    def __init__(self, xp: Any) -> None:
-        self.xp = xp
+    def __init__(self, backend: "Backend") -> None:
+        self.backend = backend
         self._arrays: dict[str, tuple[Array, Array]] = {}  # the whole buffer, and the view last asked for
         self._views: dict[Any, Any] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of undefined contents; it shares memory with what `name` was given before."""
+        return self._get(name, shape, dtype, _in_order)
+
+    def batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Likewise, for a batch of samples, in the order in which the backend wants it to lie."""
+        return self._get(name, shape, dtype, self.backend.lay_out)
+
+    def _get(self, name: str, shape: tuple[int, ...], dtype: Any, lay_out: Callable[[Array, tuple[int, ...]], Array]) -> Array:
         flat, view = self._arrays.get(name, (None, None))
         if view is not None and view.shape == shape and view.dtype == dtype:
             return view
         size = math.prod(shape)
         if flat is None or flat.dtype != dtype or flat.size < size:
-            flat = self.xp.empty(size, dtype)
+            flat = self.backend.empty(size, dtype)
             self._views.clear()  # some may be of the old array, and would keep it
-        view = flat[:size].reshape(shape)
+        view = lay_out(flat[:size], shape)
         self._arrays[name] = flat, view
         return view
 
@@ -40,27 +50,30 @@ class Buffers:
         return self._views[key]
 
 
+def _in_order(flat: Array, shape: tuple[int, ...]) -> Array:
+    return flat.reshape(shape)
+
+
 class Pool:
     """Large arrays that go from hand to hand: fresh memory costs more than what is written to it."""
 
-    def __init__(self, xp: Any) -> None:
-        self.xp = xp
+    def __init__(self, backend: "Backend") -> None:
+        self.backend = backend
         self._free: list[Array] = []
 
-    def take(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of undefined contents, the smallest that fits and is not twice too large; `give` it back."""
-        size = math.prod(shape)
+    def take(self, size: int, dtype: Any) -> Array:
+        """At least so many values, undefined: the smallest array that fits and is not twice too large; `give` it back."""
         fitting = [flat for flat in self._free if flat.dtype == dtype and size <= flat.size <= 2 * size]
         if fitting:
             flat = min(fitting, key=len)
             self._free = [other for other in self._free if other is not flat]
         else:
-            flat = self.xp.empty(size, dtype)
-        return flat[:size].reshape(shape)
+            flat = self.backend.empty(size, dtype)
+        return flat
 
     def give(self, array: Array) -> None:
         """Nobody needs this array, which came from `take`, any more."""
-        self._free.append(array.base)
+        self._free.append(array)
 
 
 class Memory:
@@ -70,16 +83,16 @@ class Memory:
     worth keeping. Otherwise they are made again, so that what a batch keeps does not outgrow its activations.
     """
 
-    def __init__(self, xp: Any) -> None:
-        self.xp, self.swept = xp, False
-        self._own = Buffers(xp)
+    def __init__(self, backend: "Backend") -> None:
+        self.backend, self.swept = backend, False
+        self._own = Buffers(backend)
         self._kept: dict[str, Array] = {}
         self._parts: dict[int, Memory] = {}
 
     def part(self, i: int) -> "Memory":
         """The memory of one of several operations that this one consists of."""
         if i not in self._parts:
-            self._parts[i] = Memory(self.xp)
+            self._parts[i] = Memory(self.backend)
         part = self._parts[i]
         part.swept = self.swept
         return part
@@ -92,6 +105,11 @@ class Memory:
     def persist(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array that stays until backward."""
         array = self._kept[name] = self._own.get(name, shape, dtype)
+        return array
+
+    def persist_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Likewise, for a batch of samples, in the backend's order."""
+        array = self._kept[name] = self._own.batch(name, shape, dtype)
         return array
 
     def keep(self, name: str, array: Array) -> Array:

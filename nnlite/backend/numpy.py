@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnlite.backend.base import Backend
+from nnlite.backend.base import Backend, by_pixel
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
 from nnlite.backend.products import largest_divisor, multiply, multiply_rows
@@ -20,13 +20,25 @@ from nnlite.errors import DataError, DeviceError
 _WORTH_THREADS = 1 << 23  # multiplications of a product that is cut, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
 _WIDE = 1 << 10  # values of a row that is long enough for an inner loop
+_LINE = 64  # bytes of a line of the cache, and of the widest registers
 _SHORT = 64  # values of a run that is copied faster as one element
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 
 
+def _in_one_piece(a: Array, b: Array) -> tuple[Array, Array] | None:
+    """Both arrays with their axes in the order in which both lie in one piece, or None."""
+    if a.flags.c_contiguous and b.flags.c_contiguous:
+        return a, b
+    if a.ndim == b.ndim == 4:
+        a, b = by_pixel(a), by_pixel(b)
+        if a.flags.c_contiguous and b.flags.c_contiguous:
+            return a, b
+    return None
+
+
 def _side_by_side(a: Array, channels: int) -> int:
     """How many rows of `channels` values of `a` may be treated as one long row."""
-    return largest_divisor(a.size // channels, max(1, _WIDE // channels)) if a.flags.c_contiguous else 1
+    return largest_divisor(a.size // channels, max(1, _WIDE // channels))
 
 
 @cache
@@ -57,9 +69,20 @@ class NumpyBackend(Backend):
         """`x` itself."""
         return x
 
+    def empty(self, size: int, dtype: Any) -> Array:
+        """Aligned to a line of the cache: NumPy's own memory is not, and each of its wide registers then takes two lines."""
+        dtype = np.dtype(dtype)
+        raw = np.empty(size * dtype.itemsize + _LINE, np.uint8)
+        start = -raw.ctypes.data % _LINE
+        return raw[start : start + size * dtype.itemsize].view(dtype)
+
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """This thread's scratch array of that name."""
         return self._buffers().get(name, shape, dtype)
+
+    def scratch_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """As the base class."""
+        return self._buffers().batch(name, shape, dtype)
 
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
         """Kept by thread: making a dozen views takes Python as long as a product, and other threads wait meanwhile."""
@@ -77,14 +100,15 @@ class NumpyBackend(Backend):
         try:
             buffers: Buffers = self._local.buffers
         except AttributeError:
-            buffers = self._local.buffers = Buffers(np)
+            buffers = self._local.buffers = Buffers(self)
         return buffers
 
-    def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
         """As the base class, in a microsecond instead of eight: threads wait for each other while Python runs."""
-        if not a.flags.c_contiguous:
-            return super().strided(a, shape, strides)
-        return np.ndarray(shape, a.dtype, a, 0, strides)
+        whole = by_pixel(a) if a.ndim == 4 and not a.flags.c_contiguous else a
+        if not whole.flags.c_contiguous:
+            return super().strided(a, shape, strides, start)
+        return np.ndarray(shape, a.dtype, whole, start * a.strides[1], strides)
 
     def copy_runs(self, target: Array, source: Array) -> None:
         """As the base class; each short run as one element, because NumPy takes longer to begin with a row than to copy it."""
@@ -110,9 +134,9 @@ class NumpyBackend(Backend):
         """As the base class, in pieces of the size that is fastest."""
         return multiply(a, b, out)
 
-    def multiply_rows(self, a: Array, b: Array) -> Array:
+    def multiply_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """Likewise."""
-        return multiply_rows(a, b)
+        return multiply_rows(a, b, out)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut where it is worth waking a thread; within a shard's thread the blocks follow each other: the same bits."""
@@ -130,12 +154,12 @@ class NumpyBackend(Backend):
 
     def column_products(self, a: Array, b: Array) -> Array:
         """As the base class; narrow rows side by side, because NumPy's inner loops are as long as a row."""
-        channels = a.shape[1]
-        beside = _side_by_side(a, channels)
-        if beside == 1:
+        channels, pieces = a.shape[1], _in_one_piece(a, b)
+        beside = _side_by_side(a, channels) if pieces else 1
+        if pieces is None or beside == 1:
             return super().column_products(a, b)
-        sums = super().column_products(a.reshape(-1, beside * channels), b.reshape(-1, beside * channels))
-        return sums.reshape(beside, channels).sum(axis=0)
+        left, right = (piece.reshape(-1, beside * channels) for piece in pieces)
+        return super().column_products(left, right).reshape(beside, channels).sum(axis=0)
 
     def column_sums(self, a: Array) -> Array:
         """As the base class; the row of ones is kept."""
@@ -149,22 +173,22 @@ class NumpyBackend(Backend):
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """As the base class; narrow rows side by side."""
-        channels = a.shape[-1]
-        beside = _side_by_side(a, channels)
-        if beside == 1 or not (out is None or out.flags.c_contiguous):
+        out, channels = np.empty_like(a) if out is None else out, a.shape[-1]
+        pieces = _in_one_piece(a, out)
+        beside = _side_by_side(a, channels) if pieces else 1
+        if pieces is None or beside == 1:
             return super().by_column(name, a, row[:channels], out)
-        out = np.empty_like(a) if out is None else out
         row, wide = row if len(row) > channels else self.wide_row(row), beside * channels
-        super().by_column(name, a.reshape(-1, wide), row[:wide], out.reshape(-1, wide))
+        super().by_column(name, pieces[0].reshape(-1, wide), row[:wide], pieces[1].reshape(-1, wide))
         return out
 
     def relu(self, a: Array, out: Any) -> Array:
         """As the base class; with a row of zeros, because NumPy's maximum of an array and a number is not vectorised."""
-        size = math.gcd(a.size, _WIDE)
-        if size < 64 or not a.flags.c_contiguous or not (out is None or out.flags.c_contiguous):
+        out, size = np.empty_like(a) if out is None else out, math.gcd(a.size, _WIDE)
+        pieces = _in_one_piece(a, out)
+        if pieces is None or size < 64:
             return super().relu(a, out)
-        out = np.empty_like(a) if out is None else out
-        np.maximum(a.reshape(-1, size), np.zeros(size, a.dtype), out=out.reshape(-1, size))
+        np.maximum(pieces[0].reshape(-1, size), np.zeros(size, a.dtype), out=pieces[1].reshape(-1, size))
         return out
 
     def erf(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Max and average pooling: elementwise passes over the taps of a window. Images are (N, H, W, C)."""
+"""Max and average pooling: elementwise passes over the taps of a window. Images are (N, H, W, C), in any order in memory."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,14 @@ class _PoolPlan:
     def _pad(self, a: Array, value: float) -> Array:
         if not self.window.is_padded:
             return a
-        padded = self.backend.scratch("padded", (len(a), *self.window.padded_size, a.shape[3]), a.dtype)
+        padded = self.backend.scratch_batch("padded", (len(a), *self.window.padded_size, a.shape[3]), a.dtype)
         for border in self.window.borders():
             padded[border] = value
         padded[self.window.interior] = a
         return padded
 
     def _out(self, shape: tuple[int, ...], dtype: Any, out: Array | None) -> Array:
-        return self.backend.xp.empty(shape, dtype) if out is None else out
+        return self.backend.empty_batch(shape, dtype) if out is None else out
 
     def _unpad(self, padded: Array, out: Array | None) -> Array:
         if not self.window.is_padded:
@@ -50,7 +50,7 @@ class MaxPoolPlan(_PoolPlan):
         y = self._out((len(a), *self.out_shape), a.dtype, out)
         best, *others = (padded[tap] for tap in self.window.taps)
         if memory.training:
-            winner = memory.persist("winner", y.shape, xp.uint8 if len(others) < 255 else xp.int32)
+            winner = memory.persist_batch("winner", y.shape, xp.uint8 if len(others) < 255 else xp.int32)
             winner[...] = 0
         for k, candidate in enumerate(others, start=1):
             if memory.training:

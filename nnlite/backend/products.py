@@ -17,7 +17,7 @@ DEEPEST = 600  # terms of a sum: these kernels add them in one go, and lose more
 WORTH = 4  # a piece that is so many times smaller is not worth the call
 THINNEST = 8  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
-FEW = 1 << 14  # values of a sum that may be added piece by piece
+FEW, SUMMED = 1 << 14, 1 << 8  # values of a sum over rows that is added piece by piece, and rows of a piece
 FLATTEST = 1200  # values of a piece of a product with a transpose
 FLAT_DEEPEST = 1 << 12  # terms of its sums: up to here they lose no more digits than those of the whole product
 FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call
@@ -47,16 +47,16 @@ def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
     return out
 
 
-def multiply_rows(a: Array, b: Array) -> Array:
+def multiply_rows(a: Array, b: Array, out: Array | None = None) -> Array:
     """a' b for a (rows, m) and b (rows, n), or stacks of them: a sum over many rows, piece by piece."""
     (rows, m), n = a.shape[-2:], b.shape[-1]
-    if rows * m * n > LARGEST and m * n <= FEW and single_threaded_blas.has_small_kernels:
-        size = largest_divisor(rows, min(DEEPEST, LARGEST // (m * n)))
-        if size * m * n * WORTH >= LARGEST:
+    if rows > SUMMED and m * n <= FEW and single_threaded_blas.has_small_kernels:
+        size = largest_divisor(rows, min(SUMMED, LARGEST // (m * n)))
+        if size * WORTH >= SUMMED or size * m * n * WORTH >= LARGEST:
             a, b = (x.reshape(*x.shape[:-2], rows // size, size, x.shape[-1]) for x in (a, b))
-            total: Array = np.add.reduce(quiet_matmul(a.swapaxes(-2, -1), b), axis=-3)
+            total: Array = np.add.reduce(quiet_matmul(a.swapaxes(-2, -1), b), axis=-3, out=out)
             return total
-    return multiply(a.swapaxes(-2, -1), b)
+    return multiply(a.swapaxes(-2, -1), b, out)
 
 
 def _size_of_pieces(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, int] | None:

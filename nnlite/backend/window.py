@@ -89,10 +89,10 @@ class Window:
 
     @cached_property
     def plane_taps(self) -> list[Any]:
-        """For each place in the kernel: the pixels it meets, in planes (remainder, remainder, N, height, width, C)."""
+        """For each place in the kernel: the pixels it meets, in planes (remainder, remainder, height, width, N, C)."""
         (oh, ow), (sh, sw), (dh, dw) = self.out_size, self.stride, self.dilation
         return [
-            (y % sh, x % sw, slice(None), slice(y // sh, y // sh + oh), slice(x // sw, x // sw + ow))
+            (y % sh, x % sw, slice(y // sh, y // sh + oh), slice(x // sw, x // sw + ow))
             for y in range(0, self.kernel[0] * dh, dh)
             for x in range(0, self.kernel[1] * dw, dw)
         ]
@@ -100,8 +100,8 @@ class Window:
     @cached_property
     def plane_pixels(self) -> list[tuple[Any, Any]]:
         """What of each plane lies in the image, and where: (place in the planes, pixels of the image)."""
-        every, (rows, columns) = slice(None), (self._plane_pixels(axis) for axis in (0, 1))
-        return [((i, j, every, a, b), (every, y, x)) for i, a, y in rows for j, b, x in columns]
+        rows, columns = (self._plane_pixels(axis) for axis in (0, 1))
+        return [((i, j, a, b), (y, x)) for i, a, y in rows for j, b, x in columns]
 
     def _plane_pixels(self, axis: int) -> list[tuple[int, slice, slice]]:
         size, before, stride = self.in_shape[axis], self.padding[axis][0], self.stride[axis]

@@ -3,26 +3,25 @@
 Source: Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, equations 8 to 12; the transforms are made
 by the Toom-Cook construction. A tile d of (m + 2)^2 input pixels gives a tile y of m^2 output pixels: with p = (m + 2)^2,
 
-    v = B' d B      for each channel      V: (p, tiles, C)       M_k = V_k U_k,  k = 1 ... p: products (tiles, C) (C, F)
-    u = G w G'      for each filter       U: (p, C, F)           y = A' m A,  for each filter
+    v = B d B'      for each channel      V: (p, tiles N, C)     M_k = V_k U_k,  k = 1 ... p: products (tiles N, C) (C, F)
+    u = G w G'      for each filter       U: (p, C, F)           y = A m A',  for each filter
 
-All tiles are transformed at once: X (m + 2, m + 2, tiles C) holds in plane (i, j) pixel (i, j) of every tile, so that B' from
-the left is a product over the first axis and B from the right one over the second. Everything is linear, so the gradients
-are the exact adjoints, at the same saving: with D = A delta A' for each filter, one transform for both,
+Images lie pixel by pixel, (H, W, N C), so m + 2 neighbouring pixels of a row are a matrix (m + 2, N C) as they lie, which B
+multiplies; no tile is ever copied. Then the same along the columns. At the border of the image tiles have fewer pixels, and
+B as many columns: nothing is padded. Everything is linear, so the gradients are the exact adjoints, at the same saving: with
+D = A' delta A for each filter, one transform for both,
 
-    dU_k = D_k' V_k,  dw = G' du G          dX = B (D_k U_k') B',  overlapping tiles added
+    dU_k = D_k' V_k,  dw = G' du G          da = B' (D_k U_k') B,  overlapping tiles added
 
-The bias is added to M, and its gradient taken from D, at the one point whose output is constant over the tile. With t x t
-pooling behind it, the rows of A' come pool tap by pool tap, Y as (t, m / t, t, m / t, tiles F), and only the maxima of the
-t^2 taps are put back into an image.
+The bias is added to M, and its gradient taken from D, at the one point whose output is constant over the tile. (The paper's
+A' and B' are A and B here: what multiplies from the left.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +49,7 @@ TRANSFORM, MOVE, COL2IM = 1.8, 20, 25
 
 @cache
 def transforms(m: int) -> tuple[Array, Array, Array]:
-    """A' (m, m + 2), B' (m + 2, m + 2), G (m + 2, 3): evaluation at m + 1 points and at infinity, in float64."""
+    """A (m, m + 2), B (m + 2, m + 2), G (m + 2, 3): evaluation at m + 1 points and at infinity, in float64."""
     points, n = POINTS[: m + 1], m + 2
     A, G, B = np.zeros((m, n)), np.zeros((n, 3)), np.zeros((n, n))
     for i, x in enumerate(points):
@@ -65,64 +64,138 @@ def transforms(m: int) -> tuple[Array, Array, Array]:
 
 
 class BothSides:
-    """y = T x T' for the matrix x of every place: x (k, k, places), y (l, l, places), T (l, k); `half` is T x.
-
-    The views that NumPy needs are made once: making them would take Python as long as a product, and other threads wait.
-    """
+    """y = T x T' for the matrix x of every filter: x (k, k, filters), y (l, l, filters), T (l, k); `half` is T x."""
 
     def __init__(self, xp: Any, T: Array, x: Array, half: Array, y: Array) -> None:
-        self.multiply = quiet_matmul if x.shape[2] == 1 else xp.matmul  # a single place makes it a product with a vector
+        self.multiply = quiet_matmul if x.shape[2] == 1 else xp.matmul  # a single one makes it a product with a vector
         self.T, self.half, self.y = T, half, y
         self.x_by_row, self.half_by_row = x.transpose(1, 0, 2), half.transpose(1, 0, 2)
 
-    def __call__(self, y: Array | None = None) -> None:
+    def __call__(self) -> None:
         self.multiply(self.T, self.x_by_row, out=self.half_by_row)
-        self.multiply(self.T, self.half, out=self.y if y is None else y)
+        self.multiply(self.T, self.half, out=self.y)
 
 
-class OverlapAdd:
-    """Tiles (m + 2, ..., tiles, inner) overlap along an axis of the image: added, they are `blocks` (m, ..., blocks, inner).
+class Part(NamedTuple):
+    """Neighbouring tiles of which the same `places` lie in the image; `first`: the pixel of the first place."""
 
-    Pixel i of tile t is pixel m t + i - pad of the image: m of the m + 2 lie in block t, the others in its neighbours. Where
-    there are as many blocks as tiles, they are a part of the tiles' own memory.
+    tiles: slice
+    places: slice
+    first: int
+
+
+class Axis:
+    """The tiles along one axis of an image: tile t takes m + 2 pixels from m t - pad on, and gives m outputs from m t on.
+
+    Pixels are x (outer, size, inner), tiles y (k, outer, count, inner); outer and inner are whatever else there is.
     """
 
-    def __init__(
-        self, xp: Any, tiles: Array, m: int, pad: int, count: int, scratch: Callable[[tuple[int, ...]], Array]
-    ) -> None:
-        self.add, known, own = xp.add, tiles.shape[3], tiles[pad : pad + m]
-        self.blocks = own if count == known else scratch((*own.shape[:3], count, own.shape[4]))
-        self.begun = [] if count == known else [(self.blocks[:, :, :, :known], own[:, :, :, :count])]
-        self.empty = self.blocks[:, :, :, known:]
-        above, below = min(known - 1, count), min(known, count - 1)  # tiles that reach into the block before, or behind
-        self.added = [
-            (self.blocks[m - pad :, :, :, :above], tiles[:pad, :, :, 1 : above + 1]),
-            (self.blocks[: 2 - pad, :, :, 1 : below + 1], tiles[pad + m :, :, :, :below]),
-        ]
-        self.added = [(block, part) for block, part in self.added if block.size]
+    def __init__(self, backend: Backend, m: int, pad: int, size: int, outputs: int) -> None:
+        self.backend, self.m, self.pad, self.size, self.count = backend, m, pad, size, -(-outputs // m)
+        self.inputs, self.outputs = self._parts(m + 2, pad, size), self._parts(m, 0, outputs)
+        # Places that are one tile's alone, and the two others, where tiles overlap.
+        self.own = self._parts(m, 0, size)
+        self.others = [i for i in range(m + 2) if not pad <= i < pad + m]
 
-    def __call__(self) -> None:
-        for block, part in self.begun:
-            block[...] = part
-            self.empty[...] = 0
-        for block, part in self.added:
-            self.add(block, part, out=block)
+    def windows(self, x: Array, part: Part) -> Array:
+        """(outer, tiles, places, inner)."""
+        (outer, _, inner), (s, pixel, value), tiles = x.shape, x.strides, part.tiles
+        shape = outer, tiles.stop - tiles.start, part.places.stop - part.places.start, inner
+        return self.backend.strided(x, shape, (s, self.m * pixel, pixel, value), part.first)
+
+    def tiles(self, y: Array, part: Part) -> Array:
+        """(outer, tiles, k, inner)."""
+        return y.transpose(1, 2, 0, 3)[:, part.tiles]
+
+    def met(self, i: int) -> tuple[slice, slice]:
+        """The pixels that are place i of a tile, and of which tiles."""
+        shift = i - self.pad
+        first, last = -(shift // self.m) if shift < 0 else 0, min(self.count, (self.size - 1 - shift) // self.m + 1)
+        start = self.m * first + shift
+        return slice(start, start + self.m * (last - first - 1) + 1 if last > first else start, self.m), slice(first, last)
+
+    def _parts(self, length: int, pad: int, size: int) -> list[Part]:
+        parts = list[Part]()
+        for t in range(self.count):
+            start = self.m * t - pad
+            places = slice(max(0, -start), min(length, size - start))
+            if parts and parts[-1].places == places:
+                parts[-1] = parts[-1]._replace(tiles=slice(parts[-1].tiles.start, t + 1))
+            elif places.start < places.stop:
+                parts.append(Part(slice(t, t + 1), places, start + places.start))
+        return parts
+
+
+class ToTiles:
+    """y = T x for each tile along an axis. The views of arrays that stay are made once: Python takes long for them."""
+
+    def __init__(self, axis: Axis, parts: list[Part], T: Array, x: Array | None, y: Array) -> None:
+        self.axis = axis
+        windows = [None if x is None else axis.windows(x, part) for part in parts]
+        self.products = [(_product(T[:, p.places], y), p, w, axis.tiles(y, p)) for p, w in zip(parts, windows, strict=True)]
+
+    def __call__(self, x: Array | None = None, y: Array | None = None) -> None:
+        for multiply, part, windows, tiles in self.products:
+            source = windows if x is None else self.axis.windows(x, part)
+            multiply(source, out=tiles if y is None else self.axis.tiles(y, part))
+
+
+class FromTiles:
+    """x = T y for each tile along an axis, tiles side by side: one row of T for each of the parts' places, from `skip` on."""
+
+    def __init__(self, axis: Axis, parts: list[Part], T: Array, y: Array, x: Array | None, skip: int = 0) -> None:
+        self.axis = axis
+        rows = [T[skip + part.places.start : skip + part.places.stop] for part in parts]
+        windows = [None if x is None else axis.windows(x, part) for part in parts]
+        steps = zip(parts, rows, windows, strict=True)
+        self.products = [(_product(row, y), part, window, axis.tiles(y, part)) for part, row, window in steps]
+
+    def __call__(self, x: Array | None = None) -> None:
+        for multiply, part, windows, tiles in self.products:
+            multiply(tiles, out=windows if x is None else self.axis.windows(x, part))
+
+
+class AddTiles:
+    """The adjoint of ToTiles: each pixel is the sum over the tiles that it lies in; T (m + 2, k). rest: (2, outer, count, inner)."""
+
+    def __init__(self, axis: Axis, T: Array, y: Array, x: Array | None, rest: Array) -> None:
+        self.axis, self.x, self.add = axis, x, axis.backend.xp.add
+        self.own = FromTiles(axis, axis.own, T, y, x, axis.pad)
+        self.multiply = _product(axis.backend.xp.ascontiguousarray(T[axis.others]), y)
+        self.tiles, self.rest = y.transpose(1, 2, 0, 3), rest.transpose(1, 2, 0, 3)
+        met = [axis.met(i) for i in axis.others]
+        self.sums = [(pixels, part[:, tiles]) for part, (pixels, tiles) in zip(rest, met, strict=True) if tiles.start < tiles.stop]
+        self.covered = axis.m * axis.count
+
+    def __call__(self, x: Array | None = None) -> None:
+        self.own(x)
+        x = self.x if x is None else x
+        if self.covered < self.axis.size:
+            x[:, self.covered :] = 0
+        self.multiply(self.tiles, out=self.rest)
+        for pixels, part in self.sums:
+            target = x[:, pixels]
+            self.add(target, part, out=target)
+
+
+def _product(T: Array, y: Array) -> Any:
+    """T times stacks of matrices with as many columns as y has values inside."""
+    return partial(quiet_matmul if 1 in (len(T), y.shape[3]) else np.matmul, T)
 
 
 class WinogradPlan(ConvPlan):
-    """A convolution by tiles of m x m outputs; `q` x `q` after pooling."""
+    """A convolution by tiles of m x m outputs."""
 
     def __init__(self, backend: Backend, window: Window, filters: int, bias: bool, m: int, pool: Pair) -> None:
         super().__init__(backend, window, filters, 1, bias, pool)
-        self.m, self.k, self.p, self.q = m, m + 2, (m + 2) ** 2, m // pool[0]
-        self.rows, self.columns = (-(-size // m) for size in window.out_size)
-        self.tiles = self.rows * self.columns
-        self.covered = (self.rows * m + 2, self.columns * m + 2)  # of the padded image, by all tiles
-        self.exact = window.out_size == (self.rows * m, self.columns * m)  # no tile goes beyond the image
-        self.blocks = tuple(-(-size // m) for size in window.in_shape[:2])  # of m x m pixels, of the image
+        self.m, self.k, self.p = m, m + 2, (m + 2) ** 2
+        axes = zip(window.padding, window.in_shape[:2], window.out_size, strict=True)
+        self.rows, self.columns = (Axis(backend, m, before, size, outputs) for (before, _), size, outputs in axes)
+        self.tiles = self.rows.count * self.columns.count
         self.constant = CONSTANT * self.k + CONSTANT
         self.weights = self.p * self.channels * filters
-        self.temporaries = self.p * self.tiles * max(2 * self.channels, self.channels + filters)
+        V, M = self.p * self.tiles * self.channels, self.p * self.tiles * filters
+        self.temporaries = V + max(M, self.k * self.rows.size * self.columns.count * self.channels)
         self._transforms: dict[Any, tuple[Array, ...]] = {}
 
     def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
@@ -136,14 +209,12 @@ class WinogradPlan(ConvPlan):
         self.backend.multiply(self._input_points(a, memory), U, v.products)
         if b is not None:
             v.constant += b
-        v.outputs()
-        if self.taps > 1:
-            max_of_taps(self.backend.xp, v.taps, memory, v.maxima)
+        v.rows_out()
         z = self._out((n, *self.out_shape), a.dtype, out)
-        whole = z if self.exact else v.whole
-        self.backend.copy_runs(self._by_tile(whole), v.maxima)
-        if not self.exact:
-            z[...] = whole[:, : z.shape[1], : z.shape[2]]
+        pixels = self._pixels(z)
+        v.columns_out(pixels if self.taps == 1 else v.Y)
+        if self.taps > 1:
+            max_of_taps(self.backend.xp, v.taps, memory, pixels)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
@@ -151,37 +222,26 @@ class WinogradPlan(ConvPlan):
         v, V, D = self._views(len(a), delta.dtype), memory.kept("V"), memory.kept("D")
         V = self._input_points(a, memory) if V is None else V
         D = self._delta_points(delta, memory) if D is None else D
-        self.backend.multiply(D.transpose(0, 2, 1), V, v.dU)
+        self.backend.multiply_rows(D, V, v.dU)
         v.filter_gradient()
         dW[...] = v.dw
         if db is not None:
             db[...] = self.backend.column_sums(D[self.constant])
 
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
-        """Between the two sides of B the tiles are added along the image's height, behind both along its width."""
-        (n, *_), (_, U, _), v, xp = delta.shape, filters, self._views(len(delta), delta.dtype), self.backend.xp
-        D = memory.kept("D")
+        """da = B' dv B."""
+        (_, U, _), v, D = filters, self._views(len(delta), delta.dtype), memory.kept("D")
         D = self._delta_points(delta, memory) if D is None else D
-        self.backend.multiply(D, U, v.dV)
-        xp.matmul(v.B, v.dV_by_row, out=v.left_by_row)
+        self.backend.multiply(D, U, v.V)
         v.add_rows()
-        xp.matmul(v.B, v.left, out=v.right)
-        v.add_columns()
-        da = self._out((n, *self.window.in_shape), delta.dtype, out)
-        (h, w, c), m = self.window.in_shape, self.m
-        whole = v.image if v.image is not None else da
-        by_pixel = whole.reshape(n, self.blocks[0], m, self.blocks[1], m, c).transpose(4, 2, 0, 1, 3, 5)
-        self.backend.copy_runs(by_pixel, v.dX)
-        if whole is not da:
-            da[...] = whole[:, :h, :w]
+        da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
+        v.add_columns(self._pixels(da))
         return da
 
     def _of(self, dtype: Any) -> tuple[Array, ...]:
-        """The transforms, in the dtype of the data; the rows of A' pool tap by pool tap."""
+        """The transforms, in the dtype of the data."""
         if dtype not in self._transforms:
-            A, B, G = transforms(self.m)
-            A = A.reshape(self.q, -1, self.k).transpose(1, 0, 2).reshape(A.shape)
-            self._transforms[dtype] = tuple(self.backend.asarray(x, dtype) for x in (A, B, G))
+            self._transforms[dtype] = tuple(self.backend.asarray(x, dtype) for x in transforms(self.m))
         return self._transforms[dtype]
 
     def _filter_points(self, W: Array, name: str, memory: Memory) -> Array:
@@ -190,7 +250,7 @@ class WinogradPlan(ConvPlan):
         taps = self._scratch("filter taps", (3, 3), size, W.dtype)
         taps.reshape(W.shape)[...] = W
         u = _planes(memory.persist(name, (self.p, size + PAD), W.dtype), self.k)
-        half = self._scratch("half", (self.k, 3), size, W.dtype)
+        half = self._scratch("half filters", (self.k, 3), size, W.dtype)
         BothSides(self.backend.xp, self._of(W.dtype)[2], taps, half, u)()
         return u.reshape(self.p, *W.shape[2:])
 
@@ -199,95 +259,71 @@ class WinogradPlan(ConvPlan):
         return self.backend.views((self, n, dtype), lambda: self._make_views(n, dtype))
 
     def _make_views(self, n: int, dtype: Any) -> Any:
-        v, xp, k, m, q, c, f = SimpleNamespace(), self.backend.xp, self.k, self.m, self.q, self.channels, self.filters
-        A, B, G = self._of(dtype)
-        inputs, outputs, grid, t = n * self.tiles * c, n * self.tiles * f, (n, self.rows, self.columns), m // q
-
-        def planes(name: str, rows: int, columns: int, size: int) -> Array:
-            return self._scratch(name, (rows, columns), size, dtype)
-
-        planes("half", k, k, max(inputs, outputs, f * c))  # the largest first, so that none is replaced
-        X, V = (planes(name, k, k, inputs) for name in ("X", "V"))
-        M, D = (planes(name, k, k, outputs) for name in ("M", "D"))
-        v.by_pixel, v.V = X.reshape(k, k, *grid, c), V.reshape(self.p, -1, c)
-        v.products, v.D = (x.reshape(self.p, -1, f) for x in (M, D))
-        v.input_points = BothSides(xp, B, X, planes("half", k, k, inputs), V)
+        v, k, p, c, f = SimpleNamespace(), self.k, self.p, n * self.channels, n * self.filters
+        (A, B, G), rows, columns = self._of(dtype), self.rows, self.columns
+        height, width = self.window.out_size
+        inputs, outputs = rows.size * columns.count, height * columns.count
+        half = self._scratch("half", (1, k), max(inputs * c, outputs * f), dtype)[0]
+        V, M, D = (self._scratch(name, (k, k), self.tiles * size, dtype) for name, size in (("V", c), ("M", f), ("D", f)))
+        v.V, v.products, v.D = (x.reshape(p, -1, size // n) for x, size in ((V, c), (M, f), (D, f)))
         v.constant = v.products[self.constant]
-        Y = planes("Y", m, m, outputs)
-        v.outputs = BothSides(xp, A, M, planes("half", m, k, outputs), Y)
-        by_tap = Y.reshape(t, q, t, q, *grid, f)
-        v.taps = [by_tap[i, :, j] for i in range(t) for j in range(t)]
-        v.maxima = v.taps[0] if self.taps == 1 else self.backend.scratch("maxima", v.taps[0].shape, dtype)
-        v.whole = self.backend.scratch("whole", (n, self.rows * q, self.columns * q, f), dtype)
-        v.delta_points = BothSides(xp, A.T, Y, planes("half", k, m, outputs), D)
-        v.dU, dw = planes("dU", k, k, f * c), planes("filter taps", 3, 3, f * c)
-        v.filter_gradient = BothSides(xp, G.T, v.dU, planes("half", 3, k, f * c), dw)
-        v.dU, v.dw = v.dU.reshape(self.p, f, c), dw.reshape(3, 3, f, c).transpose(2, 0, 1, 3)
-        self._add_input_gradient(v, n, dtype)
+        # Along a row of the image the tiles of a shard are (k, height, columns, n C), along a column (k, k, rows, ...).
+        by_row = half[:, : inputs * c].reshape(k, rows.size, columns.count, c)
+        pixels, tiles = by_row.reshape(k, rows.size, -1), V.reshape(k, k, rows.count, -1)
+        v.columns_in = ToTiles(columns, columns.inputs, B, None, by_row)
+        v.rows_in = ToTiles(rows, rows.inputs, B, pixels, tiles)
+        rest = self._scratch("rest", (1, 2), max(k * self.tiles, inputs) * c, dtype)[0]
+        v.add_rows = AddTiles(rows, B.T, tiles, pixels, rest[:, : k * self.tiles * c].reshape(2, k, rows.count, -1))
+        v.add_columns = AddTiles(columns, B.T, by_row, None, rest[:, : inputs * c].reshape(2, *by_row.shape[1:]))
+        by_row = half[:, : outputs * f].reshape(k, height, columns.count, f)
+        pixels = by_row.reshape(k, height, -1)
+        v.rows_out = FromTiles(rows, rows.outputs, A, M.reshape(k, k, rows.count, -1), pixels)
+        v.columns_out = FromTiles(columns, columns.outputs, A, by_row, None)
+        v.delta_columns = ToTiles(columns, columns.outputs, A.T, None, by_row)
+        v.delta_rows = ToTiles(rows, rows.outputs, A.T, pixels, D.reshape(k, k, rows.count, -1))
+        if self.taps > 1:
+            (th, tw), (ph, pw, _) = self.pool, self.out_shape
+            v.Y = self.backend.scratch("Y", (height, width, f), dtype)
+            by_tap = v.Y.reshape(ph, th, pw, tw, f)
+            v.taps = [by_tap[:, i, :, j] for i in range(th) for j in range(tw)]
+        self._add_filter_gradient(v, dtype)
         return v
 
-    def _add_input_gradient(self, v: Any, n: int, dtype: Any) -> None:
-        k, m, c, (blocks, beside), ((top, _), (left, _)) = self.k, self.m, self.channels, self.blocks, self.window.padding
-        xp, scratch, v.B = self.backend.xp, self.backend.scratch, self._of(dtype)[1].T
-        dV, rows = (self._scratch(name, (k, k), n * self.tiles * c, dtype) for name in ("V", "X"))
-        v.dV, v.dV_by_row, v.left_by_row = dV.reshape(self.p, -1, c), dV.transpose(1, 0, 2), rows.transpose(1, 0, 2)
-        rows = rows.reshape(k, k, n, self.rows, -1)
-        v.add_rows = OverlapAdd(xp, rows, m, top, blocks, lambda shape: scratch("rows", shape, dtype))
-        v.left = v.add_rows.blocks.reshape(m, k, -1)
-        v.right = self._scratch("right", (m, k), v.left.shape[2], dtype)
-        columns = v.right.reshape(m, k, n * blocks, self.columns, c).transpose(1, 0, 2, 3, 4)
-        v.add_columns = OverlapAdd(xp, columns, m, left, beside, lambda shape: scratch("columns", shape, dtype))
-        v.dX = v.add_columns.blocks.reshape(m, m, n, blocks, beside, c)
-        size = blocks * m, beside * m
-        v.image = None if size == self.window.in_shape[:2] else scratch("image", (n, *size, c), dtype)
+    def _add_filter_gradient(self, v: Any, dtype: Any) -> None:
+        k, c, f = self.k, self.channels, self.filters
+        dU, dw = self._scratch("dU", (k, k), f * c, dtype), self._scratch("filter taps", (3, 3), f * c, dtype)
+        half = self._scratch("half filters", (k, 3), f * c, dtype).reshape(3, k, -1)
+        v.filter_gradient = BothSides(self.backend.xp, self._of(dtype)[2].T, dU, half, dw)
+        v.dU, v.dw = dU.reshape(self.p, f, c), dw.reshape(3, 3, f, c).transpose(2, 0, 1, 3)
 
     def _input_points(self, a: Array, memory: Memory) -> Array:
-        """V, (p, tiles, C)."""
-        v, m = self._views(len(a), a.dtype), self.m
-        image = self._cover(a)
-        s, tiles = image.strides, v.by_pixel.shape
-        source = self.backend.strided(image, tiles, (s[1], s[2], s[0], m * s[1], m * s[2], s[3]))
-        self.backend.copy_runs(v.by_pixel, source)
+        """V, (p, tiles N, C)."""
+        v = self._views(len(a), a.dtype)
+        v.columns_in(self._pixels(a))
         kept = memory.keep_if_swept("V", (self.p, v.V[0].size + PAD), a.dtype)
         if kept is None:
-            v.input_points()
+            v.rows_in()
             return v.V
         V = _planes(kept, self.k)
-        v.input_points(V)
+        v.rows_in(y=V.reshape(self.k, self.k, self.rows.count, -1))
         return memory.keep("V", V.reshape(v.V.shape))
 
-    def _cover(self, a: Array) -> Array:
-        """The image, padded as the convolution and the last tiles want it."""
-        if not self.window.is_padded and a.shape[1] >= self.covered[0] and a.shape[2] >= self.covered[1]:
-            return a
-        (top, _), (left, _) = self.window.padding
-        shape, (h, w), xp = (*self.covered, self.channels), a.shape[1:3], self.backend.xp
-        # Kept by thread, so that the zeros around the image are written but once.
-        key = ("covered", shape, top, left, h, w, a.dtype)
-        image = self.backend.constant_rows(key, len(a), lambda n: xp.zeros((n, *shape), a.dtype))
-        image[:, top : top + h, left : left + w] = a[:, : self.covered[0] - top, : self.covered[1] - left]
-        return image
-
     def _delta_points(self, delta: Array, memory: Memory) -> Array:
-        """D, (p, tiles, F); kept for whichever gradient comes second."""
-        v, whole = self._views(len(delta), delta.dtype), delta
-        if not self.exact:
-            (h, w, _), whole = self.out_shape, v.whole
-            whole[:, h:], whole[:, :h, w:] = 0, 0
-            whole[:, :h, :w] = delta
-        if self.taps == 1:
-            self.backend.copy_runs(v.maxima, self._by_tile(whole))
-        else:
-            spread_to_taps(self.backend.xp, self._by_tile(whole), memory, v.taps)
-        v.delta_points()
+        """D, (p, tiles N, F); kept for whichever gradient comes second."""
+        v, pixels = self._views(len(delta), delta.dtype), self._pixels(delta)
+        if self.taps > 1:
+            spread_to_taps(self.backend.xp, pixels, memory, v.taps)
+        v.delta_columns(pixels if self.taps == 1 else v.Y)
+        v.delta_rows()
         return memory.keep("D", v.D)
+
+    def _pixels(self, a: Array) -> Array:
+        """(N, H, W, C) as (H, W, N C), the order in which it lies."""
+        n, h, w, c = a.shape
+        return self.backend.rows(a).reshape(h, w, n * c)
 
     def _scratch(self, name: str, planes: Pair, size: int, dtype: Any) -> Array:
         return _planes(self.backend.scratch(name, (planes[0] * planes[1], size + PAD), dtype), planes[0])
-
-    def _by_tile(self, z: Array) -> Array:
-        """(N, rows q, columns q, F) seen as (q, q, N, rows, columns, F)."""
-        return z.reshape(len(z), self.rows, self.q, self.columns, self.q, -1).transpose(2, 4, 0, 1, 3, 5)
 
 
 def _planes(rows: Array, count: int) -> Array:

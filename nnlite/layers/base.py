@@ -48,9 +48,10 @@ class Context(Memory):
     and `needs_delta` (false where nobody wants dJ/da).
     """
 
-    def __init__(self, xp: Any, layer_id: int, shard: Shard, dtype: Any, scratch: Any) -> None:
-        super().__init__(xp)
-        self.layer_id, self.shard, self.dtype, self.scratch = layer_id, shard, dtype, scratch
+    def __init__(self, backend: Backend, layer_id: int, shard: Shard, dtype: Any) -> None:
+        super().__init__(backend)
+        self.xp = backend.xp
+        self.layer_id, self.shard, self.dtype = layer_id, shard, dtype
         self.prepared: Any = None
         self.batch: Any = None
         self.delta_batch: Any = None
@@ -74,11 +75,9 @@ class Context(Memory):
         if type(self._target) is tuple:
             number, shape = self._target
             shape = (self.shard.rows, *shape)
-            return (
-                self._own.get("out", shape, self.dtype)
-                if number is None
-                else self.scratch(f"delta {number}", shape, self.dtype)
-            )
+            if number is None:
+                return self._own.batch("out", shape, self.dtype)
+            return self.backend.scratch_batch(f"delta {number}", shape, self.dtype)
         return self._target
 
     def aim(self, target: "Array | tuple[int | None, Shape] | None") -> None:

@@ -41,7 +41,7 @@ class BatchNorm(BatchLayer):
         return in_shape
 
     def statistics(self, a: Array) -> Any:
-        a = a.reshape(-1, a.shape[-1])
+        a = self.backend.rows(a)
         return len(a), *self.backend.moments(a)
 
     def combine(self, parts: list[Any]) -> Any:
@@ -65,7 +65,7 @@ class BatchNorm(BatchLayer):
         return self.backend.normalize(a, by, ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
-        delta, a = (v.reshape(-1, v.shape[-1]) for v in (delta, ctx.a))
+        delta, a = self.backend.rows(delta), self.backend.rows(ctx.a)
         return self.backend.delta_sums(delta, a, ctx.batch[3])
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:

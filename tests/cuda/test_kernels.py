@@ -71,12 +71,12 @@ def close(backend, ours, expected):
 def run_conv(backend, plan, a, W, b, delta):
     """A plan's three directions; with host arrays for NumPy's, device arrays for the other."""
     a, W, b, delta = (backend.asarray(v) for v in (a, W, b, delta))
-    memory, empty = Memory(backend.xp), backend.xp.empty
+    memory, empty = Memory(backend), backend.xp.empty
     filters = plan.prepare(W, b, memory)
-    z = plan.forward(a, filters, memory, empty((len(a), *plan.out_shape), a.dtype))
+    z = plan.forward(a, filters, memory, backend.empty_batch((len(a), *plan.out_shape), a.dtype))
     dW, db = empty(W.shape, W.dtype), empty(b.shape, b.dtype)
     plan.weight_gradient(a, delta, memory, dW, db)
-    return [z, dW, db, plan.input_gradient(delta, filters, memory, empty(a.shape, a.dtype))]
+    return [z, dW, db, plan.input_gradient(delta, filters, memory, backend.empty_batch(a.shape, a.dtype))]
 
 
 def compare_conv(backend, reference, window, filters, groups, n, dtype):
@@ -126,7 +126,7 @@ def test_pooling(backend, window, n, dtype, ties):
     a = drawn(0, n, *window.in_shape, dtype=dtype)
     a = np.round(a) if ties else a  # of equal values the first takes the delta
     delta = drawn(1, n, *window.out_size, window.in_shape[2], dtype=dtype)
-    memories = Memory(np), Memory(backend.xp)
+    memories = Memory(twin), Memory(backend)
     for memory in memories:
         memory.swept = True
     expected = run_pool(twin, MaxPoolPlan(twin, window), a, delta, memories[0])
@@ -138,7 +138,7 @@ def test_pooling(backend, window, n, dtype, ties):
 def test_max_pooling_shows_a_nan(backend):
     a = np.zeros((1, 4, 4, 1))
     a[0, 1, 1] = np.nan
-    y = backend.to_host(backend.max_pool_plan(Window.of((4, 4, 1), 2, 2)).forward(backend.asarray(a), Memory(backend.xp), None))
+    y = backend.to_host(backend.max_pool_plan(Window.of((4, 4, 1), 2, 2)).forward(backend.asarray(a), Memory(backend), None))
     assert np.isnan(y).sum() == 1
 
 
@@ -272,7 +272,7 @@ def test_a_tally_leaves_bad_losses_out(backend):
 
 
 def test_of_equal_values_the_first_takes_the_delta(backend):
-    plan, memory = backend.max_pool_plan(Window.of((2, 2, 3), 2, 2)), Memory(backend.xp)
+    plan, memory = backend.max_pool_plan(Window.of((2, 2, 3), 2, 2)), Memory(backend)
     memory.swept = True
     plan.forward(backend.asarray(np.zeros((1, 2, 2, 3))), memory, None)
     da = backend.to_host(plan.backward(backend.asarray(np.ones((1, 1, 1, 3))), memory, None))
