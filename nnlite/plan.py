@@ -15,9 +15,9 @@ from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, ReLU, Residual
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
-# Bytes of an average step of a shard: input, output and temporaries. Measured: smaller shards stay in the cache, but threads
-# wait for each other between calls, some 20 microseconds each time; larger ones spill.
-BUDGET = 3 << 20
+# Bytes of the largest step of a shard: input, output and temporaries. Measured: smaller shards stay in a nearer cache, but
+# threads wait for each other between calls, some 100 microseconds each time; larger ones spill.
+BUDGET = 14 << 20
 WORTH_CUTTING = 8 << 20  # bytes of all steps together
 EVEN = 4  # more than two shards are a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
@@ -109,7 +109,7 @@ class Run:
         if size > WORTH_CUTTING:
             # Each shard reads and writes all weights: it should hold as many values of its own.
             most = n * max(values) // max(1, sum(layer.weights() for layer in layers))
-            count = min(-(-size // (BUDGET * len(values))), most)
+            count = min(-(-n * itemsize * max(values) // BUDGET), most)
             count = max(EVEN, round(count / EVEN) * EVEN) if count > 2 else 2
             count = max(1, min(count, n // self._least_rows()))
         rows, longer = divmod(n, count)  # the longer shards first: what they use is large enough for the others

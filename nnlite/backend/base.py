@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
+from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 
 GELU_LINEAR, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
@@ -30,44 +31,6 @@ class Normalization(NamedTuple):
     shift: Any = None
     slope: Any = None
     means: Any = None
-
-
-class Tally:
-    """A weighted mean of losses, and the first of them that is not finite; or, with `skip`, the mean of those that are.
-
-    `halted`: where the device itself notices, what its optimisers look at before they update anything; else None.
-    `is_bad`: whether the last number was not finite, as far as that is known without waiting; `count`: of all numbers.
-    """
-
-    halted: Any = None
-
-    def __init__(self, skip: bool = False) -> None:
-        self.skip, self.is_bad = skip, False
-        self.total = self.weight = 0.0
-        self.count = self.first_bad = 0
-
-    def add(self, value: Any, weight: float) -> None:
-        """Take in a number."""
-        self.count += 1
-        self.is_bad = not math.isfinite(value)
-        if self.is_bad and self.skip:
-            return
-        self.total += value * weight
-        self.weight += weight
-        if self.is_bad and not self.first_bad:
-            self.first_bad = self.count
-
-    def sums_so_far(self) -> list[float]:
-        """The weighted sum of all numbers, and the sum of the weights."""
-        return [self.total, self.weight]
-
-    def go_on_from(self, total: float, weight: float) -> None:
-        """Begin with these sums instead of zero."""
-        self.total, self.weight = total, weight
-
-    def read(self) -> tuple[float, int]:
-        """The mean (NaN where there is none), and the number, from 1, of the first bad loss, or 0."""
-        return self.total / self.weight if self.weight else math.nan, self.first_bad
 
 
 def by_pixel(a: Array) -> Array:

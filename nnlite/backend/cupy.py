@@ -8,10 +8,11 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from nnlite.backend.base import GELU_CUBIC, GELU_LINEAR, Backend, Normalization, Tally
+from nnlite.backend.base import GELU_CUBIC, GELU_LINEAR, Backend, Normalization
 from nnlite.backend.conv import ConvPlan, GroupedPlan
 from nnlite.backend.cupy_plans import CudaAveragePoolPlan, CudaConvPlan, CudaDepthwisePlan, CudaMaxPoolPlan, CudaPointwisePlan
 from nnlite.backend.kernels import Kernels
+from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.errors import DataError, DeviceError
 

@@ -77,11 +77,20 @@ class BothSides:
 
 
 class Part(NamedTuple):
-    """Neighbouring tiles of which the same `places` lie in the image; `first`: the pixel of the first place."""
+    """Tiles of which as many places lie in the image, so that they are one product.
+
+    places: those of all, or of the first and of the last. first: the pixel of the first place; pitch: pixels from tile to tile.
+    """
 
     tiles: slice
-    places: slice
+    places: tuple[slice, ...]
     first: int
+    pitch: int
+
+    @property
+    def size(self) -> int:
+        """Places in the image."""
+        return int(self.places[0].stop - self.places[0].start)
 
 
 class Axis:
@@ -99,9 +108,9 @@ class Axis:
 
     def windows(self, x: Array, part: Part) -> Array:
         """(outer, tiles, places, inner)."""
-        (outer, _, inner), (s, pixel, value), tiles = x.shape, x.strides, part.tiles
-        shape = outer, tiles.stop - tiles.start, part.places.stop - part.places.start, inner
-        return self.backend.strided(x, shape, (s, self.m * pixel, pixel, value), part.first)
+        (outer, _, inner), (s, pixel, value) = x.shape, x.strides
+        tiles = len(range(*part.tiles.indices(self.count)))
+        return self.backend.strided(x, (outer, tiles, part.size, inner), (s, part.pitch * pixel, pixel, value), part.first)
 
     def tiles(self, y: Array, part: Part) -> Array:
         """(outer, tiles, k, inner)."""
@@ -119,10 +128,14 @@ class Axis:
         for t in range(self.count):
             start = self.m * t - pad
             places = slice(max(0, -start), min(length, size - start))
-            if parts and parts[-1].places == places:
+            if parts and parts[-1].places == (places,):
                 parts[-1] = parts[-1]._replace(tiles=slice(parts[-1].tiles.start, t + 1))
             elif places.start < places.stop:
-                parts.append(Part(slice(t, t + 1), places, start + places.start))
+                parts.append(Part(slice(t, t + 1), (places,), start + places.start, self.m))
+        if len(parts) > 1 and parts[0].size == parts[-1].size:  # one at each border
+            (first, *inside, last), step = parts, self.count - 1
+            both = Part(slice(0, None, step), first.places + last.places, first.first, last.first - first.first)
+            return [both, *inside]
         return parts
 
 
@@ -130,9 +143,11 @@ class ToTiles:
     """y = T x for each tile along an axis. The views of arrays that stay are made once: Python takes long for them."""
 
     def __init__(self, axis: Axis, parts: list[Part], T: Array, x: Array | None, y: Array) -> None:
-        self.axis = axis
-        windows = [None if x is None else axis.windows(x, part) for part in parts]
-        self.products = [(_product(T[:, p.places], y), p, w, axis.tiles(y, p)) for p, w in zip(parts, windows, strict=True)]
+        self.axis, self.products = axis, list[Any]()
+        for part in parts:
+            columns = axis.backend.xp.stack([T[:, places] for places in part.places])
+            windows = None if x is None else axis.windows(x, part)
+            self.products.append((_product(columns, y), part, windows, axis.tiles(y, part)))
 
     def __call__(self, x: Array | None = None, y: Array | None = None) -> None:
         for multiply, part, windows, tiles in self.products:
@@ -141,14 +156,15 @@ class ToTiles:
 
 
 class FromTiles:
-    """x = T y for each tile along an axis, tiles side by side: one row of T for each of the parts' places, from `skip` on."""
+    """x = T y for each tile along an axis, tiles side by side; T has a row for each place, from `skip` on."""
 
     def __init__(self, axis: Axis, parts: list[Part], T: Array, y: Array, x: Array | None, skip: int = 0) -> None:
-        self.axis = axis
-        rows = [T[skip + part.places.start : skip + part.places.stop] for part in parts]
-        windows = [None if x is None else axis.windows(x, part) for part in parts]
-        steps = zip(parts, rows, windows, strict=True)
-        self.products = [(_product(row, y), part, window, axis.tiles(y, part)) for part, row, window in steps]
+        self.axis, self.products = axis, list[Any]()
+        for part in parts:
+            (places,) = part.places
+            rows = T[skip + places.start : skip + places.stop]
+            windows = None if x is None else axis.windows(x, part)
+            self.products.append((_product(rows, y), part, windows, axis.tiles(y, part)))
 
     def __call__(self, x: Array | None = None) -> None:
         for multiply, part, windows, tiles in self.products:
@@ -156,31 +172,33 @@ class FromTiles:
 
 
 class AddTiles:
-    """The adjoint of ToTiles: each pixel is the sum over the tiles that it lies in; T (m + 2, k). rest: (2, outer, count, inner)."""
+    """The adjoint of ToTiles: each pixel is the sum over its tiles; T (m + 2, k), rest: room for (2, outer, count, inner)."""
 
     def __init__(self, axis: Axis, T: Array, y: Array, x: Array | None, rest: Array) -> None:
-        self.axis, self.x, self.add = axis, x, axis.backend.xp.add
+        self.axis, self.x, self.xp = axis, x, axis.backend.xp
         self.own = FromTiles(axis, axis.own, T, y, x, axis.pad)
         self.multiply = _product(axis.backend.xp.ascontiguousarray(T[axis.others]), y)
         self.tiles, self.rest = y.transpose(1, 2, 0, 3), rest.transpose(1, 2, 0, 3)
         met = [axis.met(i) for i in axis.others]
-        self.sums = [(pixels, part[:, tiles]) for part, (pixels, tiles) in zip(rest, met, strict=True) if tiles.start < tiles.stop]
+        self.sums = [
+            (pixels, part[:, tiles]) for part, (pixels, tiles) in zip(rest, met, strict=True) if tiles.start < tiles.stop
+        ]
         self.covered = axis.m * axis.count
 
-    def __call__(self, x: Array | None = None) -> None:
-        self.own(x)
-        x = self.x if x is None else x
+    def __call__(self, given: Array | None = None) -> None:
+        self.own(given)
+        x: Array = self.x if given is None else given
         if self.covered < self.axis.size:
             x[:, self.covered :] = 0
         self.multiply(self.tiles, out=self.rest)
         for pixels, part in self.sums:
             target = x[:, pixels]
-            self.add(target, part, out=target)
+            self.xp.add(target, part, out=target)
 
 
 def _product(T: Array, y: Array) -> Any:
     """T times stacks of matrices with as many columns as y has values inside."""
-    return partial(quiet_matmul if 1 in (len(T), y.shape[3]) else np.matmul, T)
+    return partial(quiet_matmul if 1 in (T.shape[-2], y.shape[3]) else np.matmul, T)
 
 
 class WinogradPlan(ConvPlan):
@@ -260,7 +278,7 @@ class WinogradPlan(ConvPlan):
 
     def _make_views(self, n: int, dtype: Any) -> Any:
         v, k, p, c, f = SimpleNamespace(), self.k, self.p, n * self.channels, n * self.filters
-        (A, B, G), rows, columns = self._of(dtype), self.rows, self.columns
+        (A, B, _), rows, columns = self._of(dtype), self.rows, self.columns
         height, width = self.window.out_size
         inputs, outputs = rows.size * columns.count, height * columns.count
         half = self._scratch("half", (1, k), max(inputs * c, outputs * f), dtype)[0]
