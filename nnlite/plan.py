@@ -37,7 +37,8 @@ class LayerStep:
 
     def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         """The layer's output; in `target`, where one is given and the layer writes to `ctx.out`."""
-        ctx.aim(target if target is not None else a if self.in_place else (None, self.layer.out_shape))
+        room = target if target is not None else a if self.in_place else (None, self.layer.out_shape)
+        ctx.aim(room, a if self.layer.elementwise else None)
         return self.layer.forward(a, ctx)
 
     def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Any:

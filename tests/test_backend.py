@@ -23,7 +23,7 @@ def draw(shape, seed=0, mean=0.0):
 def test_by_column(size, to_out, wide, name):
     a, row = draw(size), draw(size[1], 1)
     out = np.full(size, np.nan) if to_out else None
-    result = backend.by_column(name, a, backend.wide_row(row) if wide else row, out)
+    result = backend.by_column(name, a, backend.wide_row(row, size[0]) if wide else row, out)
     assert np.array_equal(result, getattr(np, name)(a, row)) and (out is None or result is out)
 
 

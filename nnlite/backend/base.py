@@ -161,13 +161,15 @@ class Backend:
         squares = self.column_products(d, d) - total * total / len(d)
         return a[0] + total / len(d), self.xp.maximum(squares, 0)
 
-    def normalization(self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None) -> Normalization:
-        """Of columns, all (C,) or None, for gamma = 1 and beta = 0."""
+    def normalization(
+        self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int = 1
+    ) -> Normalization:
+        """Of columns, all (C,) or None, for gamma = 1 and beta = 0; rows: about how many there will be."""
         scale = inv_std if gamma is None else gamma * inv_std
         center = mean if bool((abs(mean) * inv_std > FAR).any()) else None
         shift = self.xp.zeros_like(mean) if beta is None else beta
         shift = shift if center is not None else shift - mean * scale
-        return Normalization(mean, inv_std, gamma, beta, center, self.wide_row(scale), self.wide_row(shift))
+        return Normalization(mean, inv_std, gamma, beta, center, self.wide_row(scale, rows), self.wide_row(shift, rows))
 
     def normalize(self, a: Array, by: Normalization, out: Any) -> Array:
         """y = gamma (a - mean) inv_std + beta, by column; a: (..., C)."""
@@ -176,9 +178,9 @@ class Backend:
 
     def delta_normalization(self, by: Normalization, mean_delta: Array, mean_delta_x: Array) -> Normalization:
         """What `normalize_delta` does, as (slope (a - center) + delta + shift) scale; both means (C,)."""
-        slope = -by.inv_std * mean_delta_x
+        slope, rows = -by.inv_std * mean_delta_x, len(by.scale) // len(by.mean)
         shift = -mean_delta if by.center is not None else -mean_delta - by.mean * slope
-        return by._replace(shift=self.wide_row(shift), slope=self.wide_row(slope), means=(mean_delta, mean_delta_x))
+        return by._replace(shift=self.wide_row(shift, rows), slope=self.wide_row(slope, rows), means=(mean_delta, mean_delta_x))
 
     def normalize_delta(self, delta: Array, a: Array, by: Normalization, out: Any) -> Array:
         """da = gamma inv_std (delta - mean_delta - x mean_delta_x), by column, with x = (a - mean) inv_std."""
@@ -219,8 +221,8 @@ class Backend:
         sums: Array = self.xp.einsum("mc,mc->c", a, b)
         return sums
 
-    def wide_row(self, row: Array) -> Array:
-        """`row` (C,) in the form in which `by_column` uses it fastest."""
+    def wide_row(self, row: Array, rows: int) -> Array:
+        """`row` (C,) in the form in which `by_column` uses it fastest, for an array of about so many rows."""
         return row
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:

@@ -141,7 +141,9 @@ class CupyBackend(Backend):
         self.kernels.launch(name, a.dtype, (blocks, -(-channels // 32), 1), (32, 8, 1), a, *arrays, partial, rows, channels)
         return partial, blocks
 
-    def normalization(self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None) -> Normalization:
+    def normalization(
+        self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int = 1
+    ) -> Normalization:
         """The kernels take these as they are."""
         return Normalization(mean, inv_std, gamma, beta)
 

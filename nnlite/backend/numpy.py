@@ -19,7 +19,8 @@ from nnlite.errors import DataError, DeviceError
 
 _WORTH_THREADS = 1 << 23  # multiplications of a product that is cut, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
-_WIDE = 1 << 10  # values of a row that is long enough for an inner loop
+_LONG = 1 << 10  # values of a row that is long enough for an inner loop
+_WIDE = 1 << 13  # ... and that NumPy does not first copy to its buffers, where other rows are added to it or multiplied by it
 _LINE = 64  # bytes of a line of the cache, and of the widest registers
 _SHORT = 64  # values of a run that is copied faster as one element
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
@@ -38,7 +39,15 @@ def _in_one_piece(a: Array, b: Array) -> tuple[Array, Array] | None:
 
 def _side_by_side(a: Array, channels: int) -> int:
     """How many rows of `channels` values of `a` may be treated as one long row."""
-    return largest_divisor(a.size // channels, max(1, _WIDE // channels))
+    return largest_divisor(a.size // channels, max(1, _LONG // channels))
+
+
+@cache
+def _wide(size: int, channels: int) -> int:
+    """The values of the row that `by_column` takes for so many values: up to 2 _WIDE, unless there is nothing between."""
+    rows = size // channels
+    beside = largest_divisor(rows, 2 * _WIDE // channels)
+    return channels * (beside if beside * channels >= _WIDE else largest_divisor(rows, max(1, _LONG // channels)))
 
 
 @cache
@@ -170,28 +179,29 @@ class NumpyBackend(Backend):
         sums: Array = np.dot(ones, a)
         return sums.reshape(beside, channels).sum(axis=0) if beside > 1 else sums
 
-    def wide_row(self, row: Array) -> Array:
+    def wide_row(self, row: Array, rows: int) -> Array:
         """As many copies side by side as `by_column` may want."""
-        return np.tile(row, max(1, _WIDE // len(row)))
+        return np.tile(row, max(1, min(rows, 2 * _WIDE // len(row))))
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """As the base class; narrow rows side by side."""
         out, channels = np.empty_like(a) if out is None else out, a.shape[-1]
         pieces = _in_one_piece(a, out)
-        beside = _side_by_side(a, channels) if pieces else 1
-        if pieces is None or beside == 1:
+        wide = _wide(a.size, channels) if pieces else channels
+        if pieces is None or wide == channels:
             return super().by_column(name, a, row[:channels], out)
-        row, wide = row if len(row) > channels else self.wide_row(row), beside * channels
+        row = row if len(row) >= wide else self.wide_row(row[:channels], wide)
         super().by_column(name, pieces[0].reshape(-1, wide), row[:wide], pieces[1].reshape(-1, wide))
         return out
 
     def relu(self, a: Array, out: Any) -> Array:
         """As the base class; with a row of zeros, because NumPy's maximum of an array and a number is not vectorised."""
-        out, size = np.empty_like(a) if out is None else out, math.gcd(a.size, _WIDE)
+        out, size = np.empty_like(a) if out is None else out, math.gcd(a.size, 2 * _WIDE)
         pieces = _in_one_piece(a, out)
         if pieces is None or size < 64:
             return super().relu(a, out)
-        np.maximum(pieces[0].reshape(-1, size), np.zeros(size, a.dtype), out=pieces[1].reshape(-1, size))
+        zeros = self.constant_rows(("zeros", a.dtype), size, lambda n: np.zeros(n, a.dtype))
+        np.maximum(pieces[0].reshape(-1, size), zeros, out=pieces[1].reshape(-1, size))
         return out
 
     def erf(self, x: Array) -> Array:

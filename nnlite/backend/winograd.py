@@ -19,15 +19,16 @@ A' and B' are A and B here: what multiplies from the left.)
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.pool import max_of_taps, spread_to_taps
 from nnlite.backend.products import quiet_matmul
+from nnlite.backend.tiles import AddTiles, Axis, FromTiles, ToTiles
 from nnlite.backend.window import Array, Pair, Window
 
 if TYPE_CHECKING:
@@ -74,131 +75,6 @@ class BothSides:
     def __call__(self) -> None:
         self.multiply(self.T, self.x_by_row, out=self.half_by_row)
         self.multiply(self.T, self.half, out=self.y)
-
-
-class Part(NamedTuple):
-    """Tiles of which as many places lie in the image, so that they are one product.
-
-    places: those of all, or of the first and of the last. first: the pixel of the first place; pitch: pixels from tile to tile.
-    """
-
-    tiles: slice
-    places: tuple[slice, ...]
-    first: int
-    pitch: int
-
-    @property
-    def size(self) -> int:
-        """Places in the image."""
-        return int(self.places[0].stop - self.places[0].start)
-
-
-class Axis:
-    """The tiles along one axis of an image: tile t takes m + 2 pixels from m t - pad on, and gives m outputs from m t on.
-
-    Pixels are x (outer, size, inner), tiles y (k, outer, count, inner); outer and inner are whatever else there is.
-    """
-
-    def __init__(self, backend: Backend, m: int, pad: int, size: int, outputs: int) -> None:
-        self.backend, self.m, self.pad, self.size, self.count = backend, m, pad, size, -(-outputs // m)
-        self.inputs, self.outputs = self._parts(m + 2, pad, size), self._parts(m, 0, outputs)
-        # Places that are one tile's alone, and the two others, where tiles overlap.
-        self.own = self._parts(m, 0, size)
-        self.others = [i for i in range(m + 2) if not pad <= i < pad + m]
-
-    def windows(self, x: Array, part: Part) -> Array:
-        """(outer, tiles, places, inner)."""
-        (outer, _, inner), (s, pixel, value) = x.shape, x.strides
-        tiles = len(range(*part.tiles.indices(self.count)))
-        return self.backend.strided(x, (outer, tiles, part.size, inner), (s, part.pitch * pixel, pixel, value), part.first)
-
-    def tiles(self, y: Array, part: Part) -> Array:
-        """(outer, tiles, k, inner)."""
-        return y.transpose(1, 2, 0, 3)[:, part.tiles]
-
-    def met(self, i: int) -> tuple[slice, slice]:
-        """The pixels that are place i of a tile, and of which tiles."""
-        shift = i - self.pad
-        first, last = -(shift // self.m) if shift < 0 else 0, min(self.count, (self.size - 1 - shift) // self.m + 1)
-        start = self.m * first + shift
-        return slice(start, start + self.m * (last - first - 1) + 1 if last > first else start, self.m), slice(first, last)
-
-    def _parts(self, length: int, pad: int, size: int) -> list[Part]:
-        parts = list[Part]()
-        for t in range(self.count):
-            start = self.m * t - pad
-            places = slice(max(0, -start), min(length, size - start))
-            if parts and parts[-1].places == (places,):
-                parts[-1] = parts[-1]._replace(tiles=slice(parts[-1].tiles.start, t + 1))
-            elif places.start < places.stop:
-                parts.append(Part(slice(t, t + 1), (places,), start + places.start, self.m))
-        if len(parts) > 1 and parts[0].size == parts[-1].size:  # one at each border
-            (first, *inside, last), step = parts, self.count - 1
-            both = Part(slice(0, None, step), first.places + last.places, first.first, last.first - first.first)
-            return [both, *inside]
-        return parts
-
-
-class ToTiles:
-    """y = T x for each tile along an axis. The views of arrays that stay are made once: Python takes long for them."""
-
-    def __init__(self, axis: Axis, parts: list[Part], T: Array, x: Array | None, y: Array) -> None:
-        self.axis, self.products = axis, list[Any]()
-        for part in parts:
-            columns = axis.backend.xp.stack([T[:, places] for places in part.places])
-            windows = None if x is None else axis.windows(x, part)
-            self.products.append((_product(columns, y), part, windows, axis.tiles(y, part)))
-
-    def __call__(self, x: Array | None = None, y: Array | None = None) -> None:
-        for multiply, part, windows, tiles in self.products:
-            source = windows if x is None else self.axis.windows(x, part)
-            multiply(source, out=tiles if y is None else self.axis.tiles(y, part))
-
-
-class FromTiles:
-    """x = T y for each tile along an axis, tiles side by side; T has a row for each place, from `skip` on."""
-
-    def __init__(self, axis: Axis, parts: list[Part], T: Array, y: Array, x: Array | None, skip: int = 0) -> None:
-        self.axis, self.products = axis, list[Any]()
-        for part in parts:
-            (places,) = part.places
-            rows = T[skip + places.start : skip + places.stop]
-            windows = None if x is None else axis.windows(x, part)
-            self.products.append((_product(rows, y), part, windows, axis.tiles(y, part)))
-
-    def __call__(self, x: Array | None = None) -> None:
-        for multiply, part, windows, tiles in self.products:
-            multiply(tiles, out=windows if x is None else self.axis.windows(x, part))
-
-
-class AddTiles:
-    """The adjoint of ToTiles: each pixel is the sum over its tiles; T (m + 2, k), rest: room for (2, outer, count, inner)."""
-
-    def __init__(self, axis: Axis, T: Array, y: Array, x: Array | None, rest: Array) -> None:
-        self.axis, self.x, self.xp = axis, x, axis.backend.xp
-        self.own = FromTiles(axis, axis.own, T, y, x, axis.pad)
-        self.multiply = _product(axis.backend.xp.ascontiguousarray(T[axis.others]), y)
-        self.tiles, self.rest = y.transpose(1, 2, 0, 3), rest.transpose(1, 2, 0, 3)
-        met = [axis.met(i) for i in axis.others]
-        self.sums = [
-            (pixels, part[:, tiles]) for part, (pixels, tiles) in zip(rest, met, strict=True) if tiles.start < tiles.stop
-        ]
-        self.covered = axis.m * axis.count
-
-    def __call__(self, given: Array | None = None) -> None:
-        self.own(given)
-        x: Array = self.x if given is None else given
-        if self.covered < self.axis.size:
-            x[:, self.covered :] = 0
-        self.multiply(self.tiles, out=self.rest)
-        for pixels, part in self.sums:
-            target = x[:, pixels]
-            self.xp.add(target, part, out=target)
-
-
-def _product(T: Array, y: Array) -> Any:
-    """T times stacks of matrices with as many columns as y has values inside."""
-    return partial(quiet_matmul if 1 in (T.shape[-2], y.shape[3]) else np.matmul, T)
 
 
 class WinogradPlan(ConvPlan):

@@ -57,6 +57,7 @@ class Context(Memory):
         self.delta_batch: Any = None
         self.trained = self.needs_delta = True
         self._target: Array | tuple[int | None, Shape] | None = None
+        self._like: Array | None = None
 
     if TYPE_CHECKING:
 
@@ -76,13 +77,19 @@ class Context(Memory):
             number, shape = self._target
             shape = (self.shard.rows, *shape)
             if number is None:
-                return self._own.batch("out", shape, self.dtype)
+                as_given = self._like is not None and self._like.flags.c_contiguous
+                return (
+                    self._own.get("out as given", shape, self.dtype) if as_given else self._own.batch("out", shape, self.dtype)
+                )
             return self.backend.scratch_batch(f"delta {number}", shape, self.dtype)
         return self._target
 
-    def aim(self, target: "Array | tuple[int | None, Shape] | None") -> None:
-        """Choose what `out` gives: an array, or room for rows of a shape, the context's own or the thread's of a number."""
-        self._target = target
+    def aim(self, target: "Array | tuple[int | None, Shape] | None", like: Array | None = None) -> None:
+        """Choose what `out` gives: an array, or room for rows of a shape, the context's own or the thread's of a number.
+
+        like: an array whose order in memory the context's own room should have, if that is the order of its shape.
+        """
+        self._target, self._like = target, like
 
 
 class Layer:

@@ -10,6 +10,8 @@ from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 
 Numbers = float | tuple[float, ...]
 
+_MANY = 1 << 20  # pixels of a batch: constants are made ready for that once
+
 
 class BatchNorm(BatchLayer):
     """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each channel over the batch and all pixels.
@@ -51,7 +53,7 @@ class BatchNorm(BatchLayer):
         means = self.xp.stack([mean for _, mean, _ in parts]).astype("float64")
         mean = (n * means).sum(axis=0) / m
         squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
-        return m, mean, squares / m, self._by(mean, squares / m)
+        return m, mean, squares / m, self._by(mean, squares / m, int(m))
 
     def commit(self, batch: Any) -> None:
         m, mean, var, _ = batch
@@ -61,7 +63,7 @@ class BatchNorm(BatchLayer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        by = ctx.batch[3] if ctx.training else self._by(self.running_mean, self.running_var)
+        by = ctx.batch[3] if ctx.training else self._by(self.running_mean, self.running_var, a.size // a.shape[-1])
         return self.backend.normalize(a, by, ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
@@ -80,11 +82,11 @@ class BatchNorm(BatchLayer):
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.normalize_delta(delta, ctx.a, ctx.delta_batch, ctx.out)
 
-    def _by(self, mean: Array, var: Array) -> Any:
-        """The normalisation by these moments, in the dtype of the model."""
+    def _by(self, mean: Array, var: Array, rows: int) -> Any:
+        """The normalisation by these moments, in the dtype of the model, of so many values a channel."""
         mean, inv_std = (v.astype(self.running_mean.dtype) for v in (mean, 1 / self.xp.sqrt(var + self.eps)))
         gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
-        return self.backend.normalization(mean, inv_std, gamma, beta)
+        return self.backend.normalization(mean, inv_std, gamma, beta, rows)
 
 
 class LayerNorm(Layer):
@@ -167,7 +169,7 @@ def _constant_rows(backend: Backend, mean: Numbers, std: Numbers, channels: int,
     """-mean and 1 / std, one value for each channel; made once, and only read."""
     minus_mean, inv_std = -backend.asarray(mean, dtype), 1 / backend.asarray(std, dtype)
     rows = (backend.xp.broadcast_to(value, (channels,)) for value in (minus_mean, inv_std))
-    shift, scale = (backend.wide_row(row) for row in rows)
+    shift, scale = (backend.wide_row(row, _MANY) for row in rows)
     return shift, scale
 
 
