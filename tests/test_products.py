@@ -21,6 +21,10 @@ def _kernels(request, monkeypatch):
     products.piece.cache_clear(), products.flat_piece.cache_clear()
 
 
+def scratch(name, shape, dtype):
+    return np.full(shape, np.nan, dtype)
+
+
 def use_measured_sizes(monkeypatch):
     monkeypatch.setattr(products, "LARGEST", LARGEST)
     monkeypatch.setattr(products, "FLAT_WORTH", FLAT_WORTH)
@@ -49,7 +53,7 @@ def test_products_of_matrices_and_stacks(shape, stack, a_transposed, b_transpose
 @given(st.integers(1, 3000), st.integers(1, 30), st.integers(1, 30), st.sampled_from([(), (2,)]))
 def test_sums_over_many_rows(rows, m, n, stack):
     a, b = draw(*stack, rows, m), draw(*stack, rows, n)
-    np.testing.assert_allclose(products.multiply_rows(a, b), a.swapaxes(-2, -1) @ b, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(products.multiply_rows(a, b, None, scratch), a.swapaxes(-2, -1) @ b, rtol=1e-10, atol=1e-9)
 
 
 def test_pieces(monkeypatch):
@@ -103,7 +107,7 @@ def test_products_with_a_vector_say_nothing_of_invalid_numbers(shape):
     a, b = np.full((m, k), np.inf, np.float32), draw(k, n).astype(np.float32)
     b[0], b[1] = 1, -1
     assert np.isnan(products.multiply(a, b)).all()
-    assert np.isnan(products.multiply_rows(np.ascontiguousarray(a.T), b)).all()
+    assert np.isnan(products.multiply_rows(np.ascontiguousarray(a.T), b, None, scratch)).all()
 
 
 def test_only_wide_products_with_a_transpose_are_cut(monkeypatch):

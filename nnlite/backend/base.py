@@ -237,7 +237,8 @@ class Backend:
 
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
         """delta where y > 0, else 0."""
-        result: Array = self.xp.multiply(delta, y > 0, out=out)
+        mask = self.xp.greater(y, 0, out=self.scratch_batch("mask", y.shape, "bool"))
+        result: Array = self.xp.multiply(delta, mask, out=out)
         return result
 
     def add_bias(self, z: Array, b: Array) -> None:

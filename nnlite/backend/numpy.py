@@ -145,7 +145,7 @@ class NumpyBackend(Backend):
 
     def multiply_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """Likewise."""
-        return multiply_rows(a, b, out)
+        return multiply_rows(a, b, out, self.scratch)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut where it is worth waking a thread; within a shard's thread the blocks follow each other: the same bits."""

@@ -38,7 +38,7 @@ class _PoolPlan:
 
     def _padded_target(self, n: int, dtype: Any, out: Array | None) -> Array:
         shape = (n, *self.window.padded_size, self.window.in_shape[2])
-        return self._out(shape, dtype, None if self.window.is_padded else out)
+        return self.backend.scratch_batch("padded", shape, dtype) if self.window.is_padded else self._out(shape, dtype, out)
 
 
 class MaxPoolPlan(_PoolPlan):
@@ -52,9 +52,13 @@ class MaxPoolPlan(_PoolPlan):
         if memory.training:
             winner = memory.persist_batch("winner", y.shape, xp.uint8 if len(others) < 255 else xp.int32)
             winner[...] = 0
+            mask, number = (
+                self.backend.scratch_batch(name, y.shape, d) for name, d in (("mask", "bool"), ("tap", winner.dtype))
+            )
         for k, candidate in enumerate(others, start=1):
             if memory.training:
-                xp.maximum(winner, (candidate > best) * winner.dtype.type(k), out=winner)
+                xp.multiply(xp.greater(candidate, best, out=mask), winner.dtype.type(k), out=number)
+                xp.maximum(winner, number, out=winner)
             best = xp.maximum(best, candidate, out=y)
         if not others:
             y[...] = best
@@ -64,13 +68,15 @@ class MaxPoolPlan(_PoolPlan):
         """Each delta goes to the pixel that won its window."""
         xp, winner = self.backend.xp, memory.kept("winner")
         da = self._padded_target(len(delta), delta.dtype, out)
-        if self.window.tiles_exactly:
-            for k, tap in enumerate(self.window.taps):
-                xp.multiply(delta, winner == k, out=da[tap])
-        else:
+        mask, part = (self.backend.scratch_batch(name, delta.shape, d) for name, d in (("mask", "bool"), ("part", delta.dtype)))
+        if not self.window.tiles_exactly:
             da[...] = 0
-            for k, tap in enumerate(self.window.taps):
-                da[tap] += delta * (winner == k)
+        for k, tap in enumerate(self.window.taps):
+            target = da[tap]
+            if self.window.tiles_exactly:
+                xp.multiply(delta, xp.equal(winner, k, out=mask), out=target)
+            else:
+                target += xp.multiply(delta, xp.equal(winner, k, out=mask), out=part)
         return self._unpad(da, out)
 
 
@@ -110,7 +116,8 @@ class AveragePoolPlan(_PoolPlan):
 
     def backward(self, delta: Array, out: Array | None) -> Array:
         """Each delta is shared out evenly over its window."""
-        share = delta / len(self.window.taps)
+        share = self.backend.scratch_batch("part", delta.shape, delta.dtype)
+        self.backend.xp.divide(delta, len(self.window.taps), out=share)
         da = self._padded_target(len(delta), delta.dtype, out)
         da[...] = 0
         for tap in self.window.taps:

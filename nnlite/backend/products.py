@@ -5,19 +5,23 @@ stack of pieces is one call of NumPy's. How a product is cut depends on its shap
 A product a W' with the transpose of weights, few rows by many columns, gains most: packing W takes longer than multiplying.
 """
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from nnlite.backend.blas import single_threaded_blas
 from nnlite.backend.window import Array
 
+Scratch = Callable[[str, tuple[int, ...], Any], Array]
+
 LARGEST = 10**6  # multiplications of a piece
 DEEPEST = 600  # terms of a sum: these kernels add them in one go, and lose more digits than those that sum block by block
 WORTH = 4  # a piece that is so many times smaller is not worth the call
 THINNEST = 8  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
-FEW, SUMMED = 1 << 14, 1 << 8  # values of a sum over rows that is added piece by piece, and rows of a piece
+FEW, SUMMED = 1 << 14, 1 << 7  # values of a sum over rows that is added piece by piece, and rows of a piece
 FLATTEST = 1200  # values of a piece of a product with a transpose
 FLAT_DEEPEST = 1 << 12  # terms of its sums: up to here they lose no more digits than those of the whole product
 FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call
@@ -47,14 +51,15 @@ def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
     return out
 
 
-def multiply_rows(a: Array, b: Array, out: Array | None = None) -> Array:
+def multiply_rows(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Array:
     """a' b for a (rows, m) and b (rows, n), or stacks of them: a sum over many rows, piece by piece."""
     (rows, m), n = a.shape[-2:], b.shape[-1]
     if rows > SUMMED and m * n <= FEW and single_threaded_blas.has_small_kernels:
         size = largest_divisor(rows, min(SUMMED, LARGEST // (m * n)))
         if size * WORTH >= SUMMED or size * m * n * WORTH >= LARGEST:
             a, b = (x.reshape(*x.shape[:-2], rows // size, size, x.shape[-1]) for x in (a, b))
-            total: Array = np.add.reduce(quiet_matmul(a.swapaxes(-2, -1), b), axis=-3, out=out)
+            parts = scratch("sums", (*a.shape[:-2], m, n), a.dtype)
+            total: Array = np.add.reduce(quiet_matmul(a.swapaxes(-2, -1), b, out=parts), axis=-3, out=out)
             return total
     return multiply(a.swapaxes(-2, -1), b, out)
 
