@@ -59,7 +59,8 @@ def multiply_rows(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Ar
         if size * WORTH >= SUMMED or size * m * n * WORTH >= LARGEST:
             a, b = (x.reshape(*x.shape[:-2], rows // size, size, x.shape[-1]) for x in (a, b))
             parts = scratch("sums", (*a.shape[:-2], m, n), a.dtype)
-            total: Array = np.add.reduce(quiet_matmul(a.swapaxes(-2, -1), b, out=parts), axis=-3, out=out)
+            (np.matmul if m > 1 < n else quiet_matmul)(a.swapaxes(-2, -1), b, out=parts)
+            total: Array = np.add.reduce(parts, axis=-3, out=out)
             return total
     return multiply(a.swapaxes(-2, -1), b, out)
 
