@@ -58,10 +58,11 @@ def test_sums_over_many_rows(rows, m, n, stack):
 
 def test_pieces(monkeypatch):
     use_measured_sizes(monkeypatch)
-    assert products.piece(192, 128, 128) == (48, 128)  # all columns
-    assert products.piece(64, 512, 512) == (32, 32)  # the squarest of the largest
-    assert products.piece(7, 500, 1009) is None  # two primes: no piece is large enough
-    assert products.piece(40, 10, 48_000)[1] % products.ALIGNED == 0
+    assert products.piece(192, 128, 128, False) == (48, 128)  # all columns
+    assert products.piece(64, 512, 512, False) == (32, 32)  # the squarest of the largest
+    assert products.piece(7, 500, 1009, False) is None  # two primes: no piece is large enough
+    assert products.piece(40, 10, 48_000, False)[1] % products.ALIGNED == 0
+    assert products.piece(192, 128, 128, True) is None and products.piece(192, 64, 128, True) == (96, 128)  # thick ones
     assert products.largest_divisor(90, 44) == 30 and products.largest_divisor(7, 0) == 0
 
 

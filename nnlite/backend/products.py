@@ -19,7 +19,7 @@ Scratch = Callable[[str, tuple[int, ...], Any], Array]
 LARGEST = 10**6  # multiplications of a piece
 DEEPEST = 600  # terms of a sum: these kernels add them in one go, and lose more digits than those that sum block by block
 WORTH = 4  # a piece that is so many times smaller is not worth the call
-THINNEST = 8  # rows of a piece
+THINNEST, THICK = 8, 64  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
 FEW, SUMMED = 1 << 14, 1 << 7  # values of a sum over rows that is added piece by piece, and rows of a piece
 FLATTEST = 1200  # values of a piece of a product with a transpose
@@ -71,7 +71,7 @@ def _size_of_pieces(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, in
         return None
     if a.strides[-2] > a.strides[-1] and b.strides[-2] < b.strides[-1]:
         return flat_piece(m, k, n)
-    return piece(m, k, n) if m * k * n > LARGEST and k <= DEEPEST else None
+    return piece(m, k, n, a.strides[-2] < a.strides[-1]) if m * k * n > LARGEST and k <= DEEPEST else None
 
 
 @cache
@@ -92,12 +92,15 @@ def flat_piece(m: int, k: int, n: int) -> tuple[int, int] | None:
 
 
 @cache
-def piece(m: int, k: int, n: int) -> tuple[int, int] | None:
-    """The pieces of a product: all columns where that will do, and as large as may be."""
+def piece(m: int, k: int, n: int, across: bool) -> tuple[int, int] | None:
+    """The pieces of a product: all columns where that will do, and as large as may be.
+
+    across: whether their rows are columns of the matrix as it lies: then only thick pieces of all columns are worth it.
+    """
     sizes = []
     for columns in divisors(n):
         rows = largest_divisor(m, LARGEST // (k * columns))
-        fits = rows >= THINNEST and (columns == n or columns % ALIGNED == 0)
+        fits = rows >= (THICK if across else THINNEST) and (columns == n or (columns % ALIGNED == 0 and not across))
         if fits and rows * columns * k * WORTH >= LARGEST:
             sizes.append((columns == n, rows * columns, -abs(rows - columns), rows, columns))
     return max(sizes)[3:] if sizes else None
