@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nnlite as nn
 from nnlite.backend import get_backend
-from nnlite.backend.base import Backend
+from nnlite.backend.base import Backend, by_pixel
 from nnlite.backend.memory import Buffers, Pool
 
 backend = get_backend("cpu")
@@ -90,6 +91,40 @@ def test_the_plain_operations_are_the_same_functions():
     plain.xp = np
     for name, arguments in (("column_products", (a, b)), ("by_column", ("multiply", a, b[0], None)), ("relu", (a, None))):
         np.testing.assert_allclose(getattr(plain, name)(*arguments), getattr(backend, name)(*arguments), rtol=1e-12, atol=1e-12)
+
+
+def test_images_lie_pixel_by_pixel():
+    for a in (backend.empty_batch((3, 4, 5, 2), "float32"), backend.scratch_batch("a test's", (3, 4, 5, 2), "float32")):
+        a[...] = draw((3, 4, 5, 2))
+        assert by_pixel(a).flags.c_contiguous
+        rows = backend.rows(a)
+        assert np.shares_memory(rows, a) and np.array_equal(rows, a.transpose(1, 2, 0, 3).reshape(60, 2))
+        assert np.array_equal(backend.rows(np.ascontiguousarray(a)), rows)
+    assert backend.empty_batch((3, 4), "float32").flags.c_contiguous
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.booleans(), st.booleans())
+def test_what_goes_value_by_value_does_not_depend_on_the_order_in_memory(n, channels, given_by_pixel, to_by_pixel):
+    shape = n, 16, 8, channels
+    arrays = [np.full(shape, np.nan, "float32"), backend.empty_batch(shape, "float32")]
+    given_, out = arrays[given_by_pixel].copy("K"), arrays[to_by_pixel]
+    given_[...] = draw(shape)
+    row = draw(channels, 1).astype("float32")
+    assert np.array_equal(backend.relu(given_, out), np.maximum(given_, 0))
+    assert np.array_equal(backend.by_column("add", given_, row, out), given_ + row)
+    y = draw(shape, 2).astype("float32")
+    assert np.array_equal(backend.relu_delta(given_, y, out), np.where(y > 0, given_, 0))
+
+
+def test_memory_begins_at_lines_of_the_cache():
+    model = nn.Sequential(nn.Conv2D(3, 3), nn.BatchNorm(), nn.Flatten(), nn.Dense(3), input_shape=(5, 5, 1))
+    optimizer = nn.Adam()
+    optimizer.step(model)
+    kept = [model.params, model.grads, model.buffers, *optimizer.state.values()]
+    for size in range(1, 20):
+        kept += [backend.empty(size, "float32"), backend.scratch(f"a test's {size}", (size,), "float64")]
+    assert {array.ctypes.data % 64 for array in kept} == {0}
+    assert not backend.zeros(9, "float32").any()
 
 
 def test_a_pool_gives_arrays_out_again():

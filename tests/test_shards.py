@@ -10,8 +10,10 @@ from threadpoolctl import ThreadpoolController
 
 import nnlite as nn
 from nnlite import plan
-from nnlite.backend import single_threaded_blas
+from nnlite.backend import get_backend, single_threaded_blas
+from nnlite.backend.memory import Buffers
 from nnlite.backend.random import random_bits
+from nnlite.shards import Batch
 
 rng = np.random.default_rng(0)
 
@@ -93,6 +95,43 @@ def test_large_products_are_cut_into_fixed_blocks():
         results.append((model.grads.copy(), model(x), product))
     assert all(np.array_equal(u, v) for other in results[1:] for u, v in zip(results[0], other, strict=True))
     np.testing.assert_allclose(results[0][2], a @ b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_batch_that_another_run_cuts_otherwise():
+    backend, room = get_backend("cpu"), Buffers(get_backend("cpu"))
+    values = np.arange(7 * 2 * 3 * 2.0).reshape(7, 2, 3, 2)
+    batch = Batch(backend, backend.empty(values.size + 5, "float64"), (2, 3, 2), [slice(0, 3), slice(3, 5), slice(5, 7)])
+    for rows, shard in batch.shards:
+        shard[...] = values[rows]
+    assert np.shares_memory(batch.take(slice(3, 5), "a", room), batch.flat)
+    for start in range(7):
+        for stop in range(start + 1, 8):
+            assert np.array_equal(batch.take(slice(start, stop), "a", room), values[start:stop])
+
+
+def test_layers_of_the_user_may_lay_images_out_as_they_like():
+    class Copy(nn.Layer):
+        def __init__(self, axes):
+            self.axes = axes
+
+        def forward(self, a, ctx):
+            return np.ascontiguousarray(a.transpose(self.axes)).transpose(np.argsort(self.axes))
+
+        backward = forward
+
+    def grads(*between):
+        layers = [nn.Conv2D(4, 3, padding=1), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(2), nn.Conv2D(4, 3, padding=1), nn.GELU()]
+        layers = [layer for pair in zip(layers, between or layers, strict=True) for layer in dict.fromkeys(pair)]
+        model = nn.Sequential(*layers, nn.Conv2D(3, 1), nn.Conv2D(6, 3, stride=2, groups=3), nn.Flatten(), nn.Dense(3), **kind)
+        loss = model.loss_and_grad(x, t, nn.CrossEntropy())
+        return [loss, model.grads, model(x), model.forward(x, training=True), model.backward(np.ones((5, 3)))]
+
+    kind, x, t = {"input_shape": (12, 12, 2), "dtype": "float64"}, rng.standard_normal((5, 12, 12, 2)), np.arange(5) % 3
+    expected = grads()
+    assert all(array.flags.c_contiguous for array in expected[1:])  # what the user gets lies as usual
+    for axes in ((0, 1, 2, 3), (3, 1, 0, 2), (1, 2, 0, 3)):
+        for actual, wanted in zip(grads(*(Copy(axes) for _ in range(6))), expected, strict=True):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [24, 64])
