@@ -82,13 +82,13 @@ def test_two_shards_for_a_small_batch_and_multiples_of_four_for_large_ones():
 def test_large_products_are_cut_into_fixed_blocks():
     from nnlite.backend import get_backend, single_threaded_blas
 
-    a, b = rng.standard_normal((40, 600)), rng.standard_normal((600, 410))
+    a, b = rng.standard_normal((80, 600)), rng.standard_normal((600, 410))
     results = []
     for threads in (1, 2, 3):
         nn.set_num_threads(threads)
         model = nn.Sequential(nn.Dense(512), nn.ReLU(), nn.Dense(512), nn.ReLU(), nn.Dense(10), input_shape=(784,))
-        x, t = np.random.default_rng(0).standard_normal((32, 784)), np.arange(32) % 10
-        assert len(model.plan.training[0].cut(32, 4)) == 1
+        x, t = np.random.default_rng(0).standard_normal((64, 784)), np.arange(64) % 10
+        assert len(model.plan.training[0].cut(64, 4)) == 1
         model.loss_and_grad(x, t, nn.CrossEntropy())
         with single_threaded_blas:
             product = get_backend("cpu").product(a, b, None)

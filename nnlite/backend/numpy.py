@@ -17,7 +17,7 @@ from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
 from nnlite.errors import DataError, DeviceError
 
-_WORTH_THREADS = 1 << 23  # multiplications of a product that is cut, and into how many blocks of how many columns
+_WORTH_THREADS = 1 << 24  # multiplications of a product that is cut, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
 _LONG = 1 << 10  # values of a row that is long enough for an inner loop
 _WIDE = 1 << 13  # ... and that NumPy does not first copy to its buffers, where other rows are added to it or multiplied by it
