@@ -20,6 +20,7 @@ from nnlite.backend.conv import ConvPlan
 from nnlite.backend.winograd import TILES, WinogradPlan, best_tile
 
 VALUES = 1 << 18  # of the larger of input and output of a shard
+COLOURS = 3  # channels of an image as it is given
 LEAST_SECONDS = 0.01  # of a measurement
 
 # (size, channels, filters, padding) of 3 x 3 convolutions of stride 1, most of them from `peers.py` and `nn.zoo`.
@@ -126,13 +127,15 @@ def pass_of(plan: ConvPlan) -> tuple[Callable[[], None], int]:
     """A training pass of a plan, and its number of images."""
     (h, w, c), rng = plan.window.in_shape, np.random.default_rng(0)
     n = max(1, VALUES // max(h * w * c, plan.positions * plan.filters))
-    a = rng.standard_normal((n, h, w, c)).astype("float32")
-    delta = rng.standard_normal((n, *plan.out_shape)).astype("float32")
+    empty = plan.backend.empty_batch
+    z, delta, a, da = (empty((n, *shape), "float32") for shape in (plan.out_shape, plan.out_shape, (h, w, c), (h, w, c)))
+    if c <= COLOURS:  # the user's own images lie as usual
+        a = np.empty(a.shape, "float32")
+    a[...], delta[...] = rng.standard_normal(a.shape), rng.standard_normal(delta.shape)
     W = rng.standard_normal((plan.filters, *plan.window.kernel, c // plan.groups)).astype("float32")
-    b, memory = W[:, 0, 0, 0].copy(), Memory(np)
+    b, memory = W[:, 0, 0, 0].copy(), Memory(plan.backend)
     dW, db, memory.swept = np.empty_like(W), np.empty_like(b), True
-    filters = plan.prepare(W, b, Memory(np))
-    z, da = np.empty_like(delta), np.empty_like(a)
+    filters = plan.prepare(W, b, Memory(plan.backend))
 
     def once() -> None:
         plan.forward(a, filters, memory, z)

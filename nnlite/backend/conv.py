@@ -143,11 +143,16 @@ class ConvPlan:
         padded = self.backend.scratch("padded", (len(a), *self.window.padded_size, a.shape[3]), a.dtype)
         for border in self.window.borders():
             padded[border] = 0
-        padded[self.window.interior] = a
+        self.backend.copy_runs(padded[self.window.interior], a)
         return padded
 
     def _out(self, shape: tuple[int, ...], dtype: Any, out: Array | None) -> Array:
         return self.backend.empty_batch(shape, dtype) if out is None else out
+
+    def _pixels(self, a: Array) -> Array:
+        """(N, H, W, C) as (H, W, N C), the order in which it lies."""
+        n, h, w, c = a.shape
+        return self.backend.rows(a).reshape(h, w, n * c)
 
     def _grouped(self, z: Array) -> Array:
         """(..., rows, F) seen as (groups, rows of P, F / groups)."""
@@ -196,34 +201,47 @@ class DepthwisePlan(ConvPlan):
         return self.backend.xp.ascontiguousarray(W.reshape(self.filters, -1).T), b  # (taps, C)
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
-        xp, image, (W, b) = self.backend.xp, self._pad(a), filters
-        z = self._out((len(a), *self.out_shape), a.dtype, out)
-        product = self.backend.scratch_batch("product", z.shape, z.dtype)
-        z[...] = 0 if b is None else b
-        for tap, w in zip(self.window.taps, W, strict=True):
-            z += xp.multiply(image[tap], w, out=product)
+        xp, n, (W, b) = self.backend.xp, len(a), filters
+        image, z = self._padded_pixels(a), self._out((n, *self.out_shape), a.dtype, out)
+        pixels = self._pixels(z)
+        product = self.backend.scratch("product", pixels.shape, z.dtype)
+        pixels[...] = 0 if b is None else xp.tile(b, n)
+        for (_, *tap), w in zip(self.window.taps, xp.tile(W, n), strict=True):
+            pixels += xp.multiply(image[tuple(tap)], w, out=product)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
-        image, dW = self._pad(a), dW.reshape(self.filters, -1)
-        for k, tap in enumerate(self.window.taps):
-            dW[:, k] = self.backend.xp.einsum("nhwc,nhwc->c", image[tap], delta)
+        image, pixels, dW = self._padded_pixels(a), self._pixels(delta), dW.reshape(self.filters, -1)
+        for k, (_, *tap) in enumerate(self.window.taps):
+            sums = self.backend.xp.einsum("hwc,hwc->c", image[tuple(tap)], pixels)
+            self.backend.xp.sum(sums.reshape(len(a), -1), axis=0, out=dW[:, k])
         if db is not None:
             db[...] = self.backend.column_sums(self.backend.rows(delta))
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
-        xp, window = self.backend.xp, self.window
-        da = self._out((len(delta), *window.in_shape), delta.dtype, out)
-        padded = da
+        xp, n, window, pixels = self.backend.xp, len(delta), self.window, self._pixels(delta)
+        da = self._out((n, *window.in_shape), delta.dtype, out)
+        padded = self._pixels(da)
         if window.is_padded:
-            padded = self.backend.scratch_batch("padded", (len(delta), *window.padded_size, self.filters), delta.dtype)
-        product = self.backend.scratch_batch("product", delta.shape, delta.dtype)
+            padded = self.backend.scratch("padded pixels", (*window.padded_size, n * self.filters), delta.dtype)
+        product = self.backend.scratch("product", pixels.shape, delta.dtype)
         padded[...] = 0
-        for tap, w in zip(window.taps, filters[0], strict=True):
-            padded[tap] += xp.multiply(delta, w, out=product)
-        if padded is not da:
-            da[...] = padded[window.interior]
+        for (_, *tap), w in zip(window.taps, xp.tile(filters[0], n), strict=True):
+            part = padded[tuple(tap)]
+            part += xp.multiply(pixels, w, out=product)
+        if window.is_padded:
+            self._pixels(da)[...] = padded[window.interior[1:]]
         return da
+
+    def _padded_pixels(self, a: Array) -> Array:
+        """(N, H, W, C) as (padded H, padded W, N C)."""
+        if not self.window.is_padded:
+            return self._pixels(a)
+        padded = self.backend.scratch("padded pixels", (*self.window.padded_size, len(a) * self.filters), a.dtype)
+        for _, *border in self.window.borders():
+            padded[tuple(border)] = 0
+        padded[self.window.interior[1:]] = self._pixels(a)
+        return padded
 
 
 class GroupedPlan(ConvPlan):

@@ -17,7 +17,7 @@ class Buffers:
 
     def __init__(self, backend: "Backend") -> None:
         self.backend = backend
-        self._arrays: dict[str, tuple[Array, Array]] = {}  # the whole buffer, and the view last asked for
+        self._arrays: dict[Any, tuple[Array, Array]] = {}  # the whole buffer, and the view last asked for
         self._views: dict[Any, Any] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -26,9 +26,9 @@ class Buffers:
 
     def batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Likewise, for a batch of samples, in the order in which the backend wants it to lie."""
-        return self._get(name, shape, dtype, self.backend.lay_out)
+        return self._get((name, "batch"), shape, dtype, self.backend.lay_out)
 
-    def _get(self, name: str, shape: tuple[int, ...], dtype: Any, lay_out: Callable[[Array, tuple[int, ...]], Array]) -> Array:
+    def _get(self, name: Any, shape: tuple[int, ...], dtype: Any, lay_out: Callable[[Array, tuple[int, ...]], Array]) -> Array:
         flat, view = self._arrays.get(name, (None, None))
         if view is not None and view.shape == shape and view.dtype == dtype:
             return view

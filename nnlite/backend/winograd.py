@@ -211,11 +211,6 @@ class WinogradPlan(ConvPlan):
         v.delta_rows()
         return memory.keep("D", v.D)
 
-    def _pixels(self, a: Array) -> Array:
-        """(N, H, W, C) as (H, W, N C), the order in which it lies."""
-        n, h, w, c = a.shape
-        return self.backend.rows(a).reshape(h, w, n * c)
-
     def _scratch(self, name: str, planes: Pair, size: int, dtype: Any) -> Array:
         return _planes(self.backend.scratch(name, (planes[0] * planes[1], size + PAD), dtype), planes[0])
 
