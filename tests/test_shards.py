@@ -134,6 +134,21 @@ def test_layers_of_the_user_may_lay_images_out_as_they_like():
             np.testing.assert_allclose(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
+def test_elementwise_layers_write_in_the_order_that_they_are_given():
+    seen = []
+
+    class Spy(nn.Layer):
+        elementwise = True
+
+        def forward(self, a, ctx):
+            out = ctx.out
+            seen.append((a.flags.c_contiguous, out.flags.c_contiguous))
+            return np.multiply(a, 1, out=out)
+
+    nn.Sequential(Spy(), nn.Conv2D(2, 3), Spy(), input_shape=(6, 5, 2))(np.ones((3, 6, 5, 2), "float32"))
+    assert seen == [(True, True), (False, False)]
+
+
 @pytest.mark.parametrize("n", [24, 64])
 def test_the_gradients_of_all_shards_are_added(n):
     layers = nn.Conv2D(32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Dense(3)
