@@ -280,20 +280,24 @@ def _follow_stack(run: Run) -> None:
     """Find what a run carries along without touching it, and what it leaves at two places: no copy of that is made."""
     depth = len(run.in_shapes)
     current, *stack = range(depth)  # where an array lay before the run, or depth + i for what step i makes
+    used = set[int]()  # their deltas have other parts than the one that comes back along the stack
     for i, step in enumerate(run.steps):
         if isinstance(step, LayerStep):
+            used.add(current)
             current = depth + i
         elif isinstance(step.move, Fork):
             stack.append(current)
         elif isinstance(step.move, Swap):
             stack[-1], current = current, stack[-1]
         else:
-            stack.pop()
+            used |= {current, stack.pop()}
             current = depth + i
     run.maker = current - depth if current >= depth else None
     run.doubled = {j for j, source in enumerate(stack, 1) if source == current}
     run.carried = {
-        j: source for j, source in enumerate(stack, 1) if 0 < source < depth and [current, *stack].count(source) == 1
+        j: source
+        for j, source in enumerate(stack, 1)
+        if 0 < source < depth and source not in used and [current, *stack].count(source) == 1
     }
 
 

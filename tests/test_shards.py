@@ -1,5 +1,6 @@
 """Shards and BLAS limits: the same bits on any number of threads, and nothing left behind."""
 
+import copy
 import multiprocessing
 import threading
 import time
@@ -132,6 +133,20 @@ def test_layers_of_the_user_may_lay_images_out_as_they_like():
     for axes in ((0, 1, 2, 3), (3, 1, 0, 2), (1, 2, 0, 3)):
         for actual, wanted in zip(grads(*(Copy(axes) for _ in range(6))), expected, strict=True):
             np.testing.assert_allclose(actual, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Residual(nn.BatchNorm(), shortcut=[nn.Residual(nn.Tanh(), nn.BatchNorm())])],
+        [nn.Residual(nn.Tanh(), nn.BatchNorm(), shortcut=[nn.Residual(nn.Tanh(), nn.BatchNorm(), nn.Tanh())])],
+        [nn.Residual(nn.Residual(nn.BatchNorm(), shortcut=nn.Tanh()), nn.BatchNorm(), shortcut=[nn.Residual(nn.BatchNorm())])],
+    ],
+)
+def test_what_a_run_uses_is_not_only_carried_through_it(layers):
+    """Barriers in both branches, and a residual in the shortcut: the input's delta comes from all of them."""
+    model = nn.Sequential(nn.Dense(5), *copy.deepcopy(layers), input_shape=(3,), dtype="float64")
+    nn.gradcheck(model, rng.standard_normal((4, 3)))
 
 
 def test_elementwise_layers_write_in_the_order_that_they_are_given():
