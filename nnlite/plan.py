@@ -16,7 +16,7 @@ from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
 # Bytes of the largest step of a shard: input, output and temporaries. Measured: smaller shards stay in a nearer cache, but
-# threads wait for each other between calls, some 100 microseconds each time; larger ones spill.
+# threads wait for each other between calls; larger ones spill.
 BUDGET = 14 << 20
 WORTH_CUTTING = 8 << 20  # bytes of all steps together
 EVEN = 4  # more than two shards are a multiple of it, so that 2 or 4 threads end together

@@ -243,7 +243,7 @@ class TrainingPass(Pass):
             space.allow(self.model.freezes, self.first_trained if k == self.first_trained[0] else None, self.wants_dx)
             gradient.bind(space.contexts)
             if loss_of is None:
-                delta, stack = self.load_deltas(deltas, rows, space)
+                delta, stack = self._load_deltas(deltas, rows, space)
             else:
                 delta, stack = loss_of(self._run_forward(k, rows, space, swept=True)[0], i, rows), []
             target = result[0][rows] if result else None
@@ -313,7 +313,7 @@ class TrainingPass(Pass):
             delta = run.steps[j].backward(delta, stack, space.contexts[j], target if j == stop else None)
         return delta
 
-    def load_deltas(self, deltas: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
+    def _load_deltas(self, deltas: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
         """Rows of the deltas of a state; the last run's is the user's array."""
         return _take(deltas, rows, "delta", work.input) if type(deltas[0]) is Batch else (deltas[0][rows], [])
 

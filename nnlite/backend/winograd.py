@@ -44,7 +44,8 @@ WIDEST_PADDING = 2  # with more, a tile might lie outside the image
 # cache, and the transforms take up to twice as long.
 PAD = 16
 
-# What a product, a transform, and a moved value cost, in multiplications of a product: measured on 2 cores of a Zen 4 server.
+# What a product, a transform, and a moved value cost, in multiplications of a product: measured on a Zen 4 server; what it
+# chooses holds on an Intel Xeon, too (`benchmarks/results/convolutions.md`).
 TRANSFORM, MOVE, COL2IM = 1.8, 20, 25
 
 
