@@ -1,5 +1,7 @@
 """Every algorithm for convolutions computes the same thing, within the error that it states."""
 
+import copy
+
 import numpy as np
 import pytest
 import reference
@@ -350,3 +352,18 @@ def test_transforms_of_a_single_place_say_nothing_of_invalid_numbers():
     x, half, y = np.full((5, 5, 1), np.inf), np.empty((3, 5, 1)), np.empty((3, 3, 1))
     winograd.BothSides(np, A, x, half, y)()
     assert np.isnan(y).any()
+
+
+def test_the_ones_of_the_bias_stay_where_patches_lay():
+    """Batches of several sizes through the same memory, and a layer without ones whose patches have the same shape."""
+    rng = np.random.default_rng(0)
+    layers = [nn.Conv2D(3, 2), nn.ReLU(), nn.Conv2D(3, (1, 3), padding=(0, 1), bias=False)]
+    model, criterion = nn.Sequential(*layers, input_shape=(6, 6, 2), dtype="float64"), nn.MSE()
+    model.params[...] = rng.standard_normal(model.params.shape)
+    for n in (3, 2, 3, 3):
+        x, t = rng.standard_normal((n, 6, 6, 2)), rng.standard_normal((n, *model.out_shape))
+        fresh = nn.Sequential(*copy.deepcopy(layers), input_shape=(6, 6, 2), dtype="float64")
+        fresh.params[...] = model.params
+        assert model.loss_and_grad(x, t, criterion) == fresh.loss_and_grad(x, t, criterion)
+        np.testing.assert_array_equal(model.grads, fresh.grads)
+        np.testing.assert_array_equal(model(x), fresh(x))

@@ -121,6 +121,7 @@ class ConvPlan:
         image = self._pad(a)
         size = (self.groups, n * self.positions, self.row)
         patches = memory.keep_if_swept("patches", size, a.dtype)
+        has_ones = patches is not None and memory.kept("ones") is patches  # from the shard that lay there last
         if patches is None:
             patches = self.backend.scratch("patches", size, a.dtype)
         s, p, (kh, kw) = image.strides, patches.strides, window.kernel
@@ -133,8 +134,9 @@ class ConvPlan:
         rows = [p[1] * k for k in (tw * n * ph * pw, n * ph * pw, n * pw, n, 1)]
         target = strided(patches, shape, (p[0], *rows, p[2] * kw * c, p[2] * run, p[2]))
         self.backend.copy_runs(target, source)
-        if self.bias:
+        if self.bias and not has_ones:
             patches[..., -1] = 1
+            memory.keep("ones", patches)
         return patches
 
     def _pad(self, a: Array) -> Array:

@@ -1,6 +1,7 @@
 """Max and average pooling: elementwise passes over the taps of a window. Images are (N, H, W, C), in any order in memory."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend.window import Array, Window
@@ -80,10 +81,10 @@ class MaxPoolPlan(_PoolPlan):
         return self._unpad(da, out)
 
 
-def max_of_taps(xp: Any, taps: Array, memory: "Memory", out: Array) -> None:
-    """The largest of taps[0], taps[1], ..., into `out`; keeps which were larger than all before."""
+def max_of_taps(xp: Any, taps: Sequence[Array], memory: "Memory", out: Array, name: str = "larger") -> None:
+    """The largest of taps[0], taps[1], ..., into `out`; keeps which were larger than all before, as `name`."""
     if memory.training:
-        larger = memory.persist("larger", (len(taps) - 1, *out.shape), bool)
+        larger = memory.persist(name, (len(taps) - 1, *out.shape), bool)
     best = taps[0]
     for k, candidate in enumerate(taps[1:]):
         if memory.training:
@@ -91,14 +92,13 @@ def max_of_taps(xp: Any, taps: Array, memory: "Memory", out: Array) -> None:
         best = xp.maximum(best, candidate, out=out)
 
 
-def spread_to_taps(xp: Any, delta: Array, memory: "Memory", taps: Array) -> None:
+def spread_to_taps(xp: Any, delta: Array, memory: "Memory", taps: Sequence[Array], name: str = "larger") -> None:
     """The adjoint: each delta goes to the last tap that was larger than all before, into `taps`."""
-    larger, rest = memory.kept("larger"), taps[0]
+    larger, rest = memory.kept(name), delta
     assert larger is not None
-    rest[...] = delta
     for k in range(len(taps) - 1, 0, -1):
         xp.multiply(rest, larger[k - 1], out=taps[k])
-        rest -= taps[k]
+        rest = xp.subtract(rest, taps[k], out=taps[0])
 
 
 class AveragePoolPlan(_PoolPlan):

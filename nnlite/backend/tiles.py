@@ -41,8 +41,9 @@ class Axis:
     def __init__(self, backend: Backend, m: int, pad: int, size: int, outputs: int) -> None:
         self.backend, self.m, self.pad, self.size, self.count = backend, m, pad, size, -(-outputs // m)
         self.inputs, self.outputs = self._parts(m + 2, pad, size), self._parts(m, 0, outputs)
-        # Places that are one tile's alone, and the two others, where tiles overlap.
-        self.own = self._parts(m, 0, size)
+        # Places that are one tile's alone, and the two others, where tiles overlap; a single tile has all pixels to itself.
+        own = m if self.count > 1 else m + 2 - pad
+        self.own, self.covered = self._parts(own, 0, size), own + m * (self.count - 1)
         self.others = [i for i in range(m + 2) if not pad <= i < pad + m]
 
     def windows(self, x: Array, part: Part) -> Array:
@@ -120,16 +121,18 @@ class AddTiles:
         self.tiles, self.rest = y.transpose(1, 2, 0, 3), rest.transpose(1, 2, 0, 3)
         met = [axis.met(i) for i in axis.others]
         self.sums = [
-            (pixels, part[:, tiles]) for part, (pixels, tiles) in zip(rest, met, strict=True) if tiles.start < tiles.stop
+            (pixels, part[:, tiles])
+            for part, (pixels, tiles) in zip(rest, met, strict=True)
+            if tiles.start < tiles.stop and axis.count > 1
         ]
-        self.covered = axis.m * axis.count
 
     def __call__(self, given: Array | None = None) -> None:
         self.own(given)
         x: Array = self.x if given is None else given
-        if self.covered < self.axis.size:
-            x[:, self.covered :] = 0
-        self.multiply(self.tiles, out=self.rest)
+        if self.axis.covered < self.axis.size:
+            x[:, self.axis.covered :] = 0
+        if self.sums:
+            self.multiply(self.tiles, out=self.rest)
         for pixels, part in self.sums:
             target = x[:, pixels]
             self.xp.add(target, part, out=target)
