@@ -1,6 +1,7 @@
 """nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime on the CPU: speed, memory, import time, size.
 
 usage: python benchmarks/peers.py [--quick] [--json FILE] [--markdown FILE] [--tasks ...] [--systems ...]
+                                  [--free-threaded PYTHON]
 
 All systems run the same network, optimiser (Adam), batch, dtype (float32) and number of threads, each in its own process
 that is held to as many cores. Within a round the systems take turns, so a ratio compares what ran within seconds of each
@@ -65,6 +66,7 @@ def parse() -> argparse.Namespace:
         help=f"of {', '.join(names)}, each also with a batch, such as cnn@128; {', '.join(COSTS)}",
     )
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS, metavar="SYSTEM", help=", ".join(SYSTEMS))
+    parser.add_argument("--free-threaded", metavar="PYTHON", help="measure nnlite on this interpreter, too, as nnlite-ft")
     parser.add_argument("--rounds", type=int, help="default 5")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -85,6 +87,7 @@ def compare(args: argparse.Namespace) -> None:
         "rounds": args.rounds,
         "seconds": QUICK_SECONDS if args.quick else SECONDS,
         "versions": processes.versions(systems),
+        "free_threaded": args.free_threaded and version(args.free_threaded),
         "left_out": [system for system in args.systems if system not in systems],
         "tasks": {},
         "costs": {},
@@ -101,21 +104,25 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def jobs(args: argparse.Namespace, systems: list[str], report: dict[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
+    pythons = dict.fromkeys(systems, sys.executable)
+    if args.free_threaded:
+        pythons["nnlite-ft"] = args.free_threaded
     for key, task in TASKS.items():
         if key in args.tasks or task.name in args.tasks:
-            yield key, lambda task=task: measure_task(task, systems, report)  # type: ignore[misc]
+            yield key, lambda task=task: measure_task(task, pythons, report)  # type: ignore[misc]
     for cost in COSTS:
         if cost in args.tasks:
             yield cost, lambda cost=cost: measure_cost(cost, systems, report)  # type: ignore[misc]
 
 
-def measure_task(task: Task, systems: list[str], report: dict[str, Any]) -> None:
-    taking_part = [system for system in systems if takes_part(system, task)]
+def measure_task(task: Task, pythons: dict[str, str], report: dict[str, Any]) -> None:
+    """One task, in all systems that know it, each in its Python."""
+    taking_part = {system: python for system, python in pythons.items() if takes_part(system, task)}
     if task == SGEMM_TASK:
-        taking_part += worker.SGEMM
+        taking_part |= dict.fromkeys(worker.SGEMM, sys.executable)
     result: dict[str, Any] = {"title": task.title, "batch": task.batch, "failed": {}, "variants": {}}
     report["tasks"][task.key] = result
-    workers = {system: Process.start(system, task, report["threads"]) for system in taking_part}
+    workers = {system: Process.start(system, task, report["threads"], python) for system, python in taking_part.items()}
     try:
         wait_until_ready(workers, result)
         warm_up(workers, report["seconds"] / 2, result)
@@ -184,7 +191,14 @@ def machine() -> dict[str, Any]:
         "cores": available_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "openblas": openblas_kernels(),
+        "python": platform.python_version(),
     }
+
+
+def version(python: str) -> str:
+    """Of another interpreter, and of the NumPy in it."""
+    code = "import numpy, platform as p; print(f'{p.python_version()} with NumPy {numpy.__version__}')"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def openblas_kernels() -> str:

@@ -34,9 +34,9 @@ class WorkerError(Exception):
 class Process:
     """A worker: `start` returns at once, `wait` when it is ready."""
 
-    def __init__(self, system: str, threads: int, arguments: list[str]) -> None:
+    def __init__(self, system: str, threads: int, arguments: list[str], python: str = sys.executable) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the worker runs)
-        command = [sys.executable, str(SCRIPT), "--worker", system, "--threads", str(threads), *arguments]
+        command = [python, str(SCRIPT), "--worker", system, "--threads", str(threads), *arguments]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -47,8 +47,8 @@ class Process:
         )
 
     @classmethod
-    def start(cls, system: str, task: Task, threads: int) -> "Process":
-        return cls(system, threads, ["--tasks", task.key])
+    def start(cls, system: str, task: Task, threads: int, python: str) -> "Process":
+        return cls(system, threads, ["--tasks", task.key], python)
 
     def wait(self) -> dict[str, Any]:
         """The next answer. Raises WorkerError where the process ended without one."""

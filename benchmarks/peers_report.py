@@ -7,7 +7,8 @@ from peers_tasks import Task, flops_per_sample
 
 SGEMM_SIZE = 1024
 SGEMM_FLOPS = 2 * SGEMM_SIZE**3
-NOT_PEERS = ("nnlite", "sgemm", "sgemm-1")
+OURS = ("nnlite", "nnlite-ft")
+NOT_PEERS = (*OURS, "sgemm", "sgemm-1")
 IDLE_LIMIT, OTHERS_LIMIT = 0.02, 0.1  # cores
 
 
@@ -15,12 +16,14 @@ def add_ratios(task: Task, result: dict[str, Any]) -> None:
     """Round by round: nnlite's speed over that of each peer, and its share of the machine's matrix product."""
     rates = result["samples_per_second"]
     peers = [system for system in rates if system not in NOT_PEERS]
-    if "nnlite" in rates:
-        result["ratios"] = {peer: divide(rates["nnlite"], rates[peer]) for peer in peers}
-    if "nnlite" in rates and "sgemm" in rates:
-        flops = [rate * flops_per_sample(task) for rate in rates["nnlite"]]
-        products = [rate * SGEMM_FLOPS for rate in rates["sgemm"]]
-        result["sgemm_share"] = divide(flops, products)
+    result["ratios"], result["sgemm_share"] = {}, {}
+    for ours in OURS:
+        if ours in rates:
+            result["ratios"][ours] = {peer: divide(rates[ours], rates[peer]) for peer in peers}
+        if ours in rates and "sgemm" in rates:
+            flops = [rate * flops_per_sample(task) for rate in rates[ours]]
+            products = [rate * SGEMM_FLOPS for rate in rates["sgemm"]]
+            result["sgemm_share"][ours] = divide(flops, products)
     if peers:
         result["fastest_peer"] = max(peers, key=lambda peer: statistics.median(rates[peer]))
 
@@ -37,12 +40,14 @@ def markdown(report: dict[str, Any]) -> str:
 def heading(report: dict[str, Any]) -> str:
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    free = report["free_threaded"]
+    python = f"Python {machine['python']}" + (f"; nnlite-ft: nnlite on a free-threaded Python, {free}" if free else "")
     return (
         "# nnlite and its peers on the CPU\n\n"
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}. "
         f"NumPy's BLAS uses its {machine['openblas']} kernels. "
         f"{report['threads']} threads, float32, Adam; "
-        f"{report['rounds']} rounds of {report['seconds']:g} s.\n{versions}.\n\n"
+        f"{report['rounds']} rounds of {report['seconds']:g} s.\n{python}.\n{versions}.\n\n"
         "Samples per second, medians over the rounds. Ratios are nnlite's speed over a peer's in the same round: "
         "median (least to greatest)."
     )
@@ -52,17 +57,24 @@ def speed_table(tasks: dict[str, Any]) -> str:
     systems = list(dict.fromkeys(name for task in tasks.values() for name in task["samples_per_second"] if "sgemm" not in name))
     if not systems:
         return ""
-    header = ["task", "batch", *systems, "/ fastest peer", "/ torch", "of sgemm"]
-    return table(header, [speed_row(task, systems) for task in tasks.values()], left=1)
+    ours = [name for name in OURS if name in systems]
+    columns = [f"{name} {over}" for name in ours for over in ("/ fastest peer", "/ torch", "of sgemm")]
+    header = ["task", "batch", *systems, *columns]
+    return table(header, [speed_row(task, systems, ours) for task in tasks.values()], left=1)
 
 
-def speed_row(task: dict[str, Any], systems: list[str]) -> list[str]:
-    rates, ratios, fastest = task["samples_per_second"], task.get("ratios", {}), task.get("fastest_peer")
+def speed_row(task: dict[str, Any], systems: list[str], ours: list[str]) -> list[str]:
+    rates = task["samples_per_second"]
     speeds = [f"{statistics.median(rates[system]):,.0f}" if system in rates else "" for system in systems]
+    return [task["title"], str(task["batch"]), *speeds, *(cell for name in ours for cell in ratio_cells(task, name))]
+
+
+def ratio_cells(task: dict[str, Any], ours: str) -> list[str]:
+    """Over the fastest peer, over PyTorch, and the share of sgemm."""
+    ratios, share, fastest = task["ratios"].get(ours, {}), task["sgemm_share"].get(ours), task.get("fastest_peer")
     over_fastest = f"{spread(ratios[fastest])} {fastest}" if fastest in ratios else ""
     over_torch = spread(ratios["torch"]) if "torch" in ratios else ""
-    share = f"{statistics.median(task['sgemm_share']):.0%}" if "sgemm_share" in task else ""
-    return [task["title"], str(task["batch"]), *speeds, over_fastest, over_torch, share]
+    return [over_fastest, over_torch, f"{statistics.median(share):.0%}" if share else ""]
 
 
 def spread(ratios: list[float]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from peers_tasks import MEMORY_TASK, Built, Task, count_parameters, make_batches
 
-MODULES = {"torch.compile": "peers_torch"}  # of the other systems: peers_<system>
+MODULES = {"torch.compile": "peers_torch", "nnlite-ft": "peers_nnlite"}  # of the other systems: peers_<system>
 SGEMM = {"sgemm": None, "sgemm-1": 1}  # and the threads of each, None being --threads
 SGEMM_SIZE = 1024
 MEMORY_STEPS = 4
