@@ -2,13 +2,15 @@
 
 usage: python benchmarks/threads.py [--seconds 1.5] [--rounds 3] [--free-threaded PYTHON] [--out FILE]
 
-On two cores that nobody else uses. --free-threaded: an interpreter without that lock, to run two threads in as well.
+On two cores that nobody else uses. --free-threaded: an interpreter without Python's global lock, to run two threads in as
+well. What a thread that waits for that lock loses depends on how long a sleeping thread takes to wake: that is measured, too.
 """
 
 import argparse
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -36,7 +38,8 @@ def main() -> None:
     }
     if args.free_threaded:
         columns["two threads, free-threaded"] = (args.free_threaded, 1, 2)
-    lines = ["# One thread, two threads, two processes", "", "Training, samples a second, medians of the rounds.", ""]
+    lines = ["# One thread, two threads, two processes", "", "Training, samples a second, medians of the rounds."]
+    lines += [f"A sleeping thread wakes in {1e6 * wake_seconds():.0f} us.", ""]
     if args.free_threaded:
         lines += [f"Free-threaded: {version(args.free_threaded)}; the others: {version(sys.executable)}.", ""]
     lines += [row(["task", *columns]), row([":--", *["--:"] * len(columns)])]
@@ -55,6 +58,25 @@ def row(cells: list[str]) -> str:
 
 def version(python: str) -> str:
     return subprocess.run([python, "-VV"], stdout=subprocess.PIPE, text=True, check=True).stdout.split(" (")[0].strip()
+
+
+def wake_seconds(turns: int = 10_000) -> float:
+    """From the moment that a thread lets another go until that one runs: two threads that wait for each other in turn."""
+    ping, pong = threading.Lock(), threading.Lock()
+
+    def answer() -> None:
+        for _ in range(turns):
+            ping.acquire()
+            pong.release()
+
+    ping.acquire()
+    pong.acquire()
+    threading.Thread(target=answer).start()
+    start = time.perf_counter()
+    for _ in range(turns):
+        ping.release()
+        pong.acquire()
+    return (time.perf_counter() - start) / turns / 2
 
 
 def measure(key: str, python: str, processes: int, threads: int, seconds: float) -> float:

@@ -31,6 +31,7 @@ TESTS = {
     "optim.py": "test_optim.py test_defaults.py cuda/test_device.py",
     "backend/conv.py": CONVOLUTIONS,
     "backend/winograd.py": CONVOLUTIONS,
+    "backend/tiles.py": f"test_tiles.py {CONVOLUTIONS}",
     "backend/window.py": CONVOLUTIONS,
     "backend/products.py": f"test_products.py {CONVOLUTIONS}",
     "backend/pool.py": f"{CONVOLUTIONS} test_backend.py",
@@ -44,62 +45,44 @@ OPERATORS = [
     "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ZeroIterationForLoop",
 ]  # fmt: skip
 
-# (file, the changed line): why no test could tell. Filled in from runs of this file.
 NO_NUMBER = "NumPy takes every negative number for the size that is left"
 FOR_TYPES = "what is imported for types alone is imported always"
-MEASURED = "a measured number: how a product is cut changes no result"
 STRICT = "both are as long as the other"
+# Lines of a file that choose between ways to the same result, by how they begin: numbers that were measured, and where they are used.
+MEASURED = "a measured choice: it changes no result"
+CHOICES = {
+    "backend/products.py": (
+        *("LARGEST", "DEEPEST", "WORTH", "THINNEST", "ALIGNED", "FEW", "FLATTEST", "FLAT_DEEPEST", "FLAT_WORTH"),
+        *("size =", "if size *", "if rows > SUMMED", "if a.strides", "return piece(", "most =", "fits =", "if columns"),
+    ),
+    "backend/conv.py": ("JOINED",),
+    "optim.py": ("_WORTH_THREADS", "_EVEN", "count +="),
+}
+# (file, the changed line): why no test could tell. Filled in from runs of this file.
 EQUIVALENT = {
-    ("backend/products.py", "if rows / m * n > LARGEST and m * n <= FEW and single_threaded_blas.has_small_kernels:"): MEASURED,
-    ("backend/products.py", "if rows * m * n >= LARGEST and m * n <= FEW and single_threaded_blas.has_small_kernels:"): MEASURED,
-    ("optim.py", "count += count % _EVEN if count >= 1 else 0"): "blocks of another length change no result",
-    ("backend/products.py", "size = largest_divisor(rows, min(DEEPEST, LARGEST // (m / n)))"): MEASURED,
-    ("backend/products.py", "if size * m / n * WORTH >= LARGEST:"): MEASURED,
-    ("backend/products.py", "WORTH = 3  # a piece that is so many times smaller is not worth the call"): MEASURED,
-    ("backend/products.py", "fits = rows >= THINNEST and (columns != n or columns % ALIGNED == 0)"): MEASURED,
-    ("backend/pool.py", 'winner = memory.persist("winner", y.shape, xp.uint8 if len(others) < 256 else xp.int32)'):
+    ("backend/pool.py", 'winner = memory.persist_batch("winner", y.shape, xp.uint8 if len(others) < 256 else xp.int32)'):
         "255 is the largest number of a byte",
     ("backend/winograd.py", "if self.taps > 0:"): "of one tap there is nothing to compare",
-    ("backend/pool.py", 'larger = memory.persist("larger", (len(taps) + 1, *out.shape), bool)'): "room that nobody uses",
-    ("backend/conv.py", "for tap, w in zip(window.taps, filters[0], strict=False):"): STRICT,
-    ("layers/pool.py", "if any(pad >= k for pads, k in zip(window.padding, window.kernel, strict=False) for pad in pads):"): STRICT,
-    ("optim.py", "_WORTH_THREADS = 1 << 17  # values of a block: for fewer, waking a thread takes longer than what it does"):
-        "threads change no result",
-    ("backend/products.py", "if columns != n:"): "either form gives the product; the other is more work",
-    ("backend/products.py", "FEW = 1 << 13  # values of a sum that may be added piece by piece"): MEASURED,
-    ("backend/winograd.py", "if not self.window.is_padded and a.shape[1] >= self.covered[0] and a.shape[2] > self.covered[1]:"):
-        "a copy more",
-    ("backend/conv.py", "for tap, w in zip(self.window.taps, W, strict=False):"): STRICT,
     ("backend/winograd.py", "if self.taps > 2:"): "a pooling that no tile cuts has 1, 4, 9 or 16 taps",
-    ("backend/winograd.py", "self.covered = (self.rows * m + 3, self.columns * m + 2)  # of the padded image, by all tiles"):
-        "one more row of zeros, which no tile reads",
+    ("backend/pool.py", "larger = memory.persist(name, (len(taps) + 1, *out.shape), bool)"): "room that nobody uses",
+    ("backend/pool.py", "larger = memory.persist(name, (len(taps) - 0, *out.shape), bool)"): "room that nobody uses",
     ("backend/winograd.py", "return [m for m in TILES if pool[0] == pool[1] and m % pool[ 1] == 0]"): "the two are the same here",
-    ("backend/winograd.py", "if not TYPE_CHECKING:"): FOR_TYPES,
-    ("backend/conv.py", "JOINED = 65  # channels of a block of groups"): "a measured number: how groups are joined changes no result",
     ("layers/activation.py", "_FAR = 29.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow"):
         "Phi is 0 or 1 to the last bit there, too",
-    ("layers/base.py", "if not TYPE_CHECKING:"): FOR_TYPES,
     ("losses.py", "return _mean(losses, xp.where(z > 0, 1, e) / (1 + e) - t)"): "at 0, e is 1",
-    ("optim.py", "if not TYPE_CHECKING:"): FOR_TYPES,
-    ("backend/products.py", "size = largest_divisor(rows, min(DEEPEST, LARGEST * (m * n)))"): MEASURED,
-    ("backend/products.py", "if rows * m * n > LARGEST or m * n <= FEW and single_threaded_blas.has_small_kernels:"): MEASURED,
-    ("backend/products.py", "(rows, m), n = a.shape[-2:], b.shape[- 0]"): MEASURED,
     ("backend/window.py", "return self.stride == self.kernel and self.dilation == (1, 1) and self.padded_size == (oh / kh, ow * kw)"):
         "the way for windows that overlap gives the same",
-    ("backend/conv.py", "for tap, part in zip(window.plane_taps, spread, strict=False):"): STRICT,
-    ("backend/conv.py", "size = (- 2, self.groups, th, tw, n, *self.out_shape[:2], self.channels)"): NO_NUMBER,
-    ("backend/winograd.py", "self.blocks = tuple(-(-size * m) for size in window.in_shape[:2])  # of m x m pixels, of the image"):
-        "more blocks of zeros, which are cut off",
     ("layers/reshape.py", "if self.shape.count(-1) > 1 or min(shape, default=1) < 0 or math.prod(shape) != size:"):
         "a product with a zero is no size",
+    ("optim.py", "self.update(matrices[0], matrices[1], matrices[ 1], matrices[2], rate=rate)"): "Muon uses no room",
 }  # fmt: skip
 
 # Bugs that others shipped: (what, file, old text, new text).
 SHIPPED = [
     ("tanh' returns tanh", "layers/activation.py", "delta, 1 - ctx.y * ctx.y,", "delta, ctx.y,"),
-    ("ReLU writes into its argument", "backend/base.py", "self.xp.maximum(a, 0, out=out)", "self.xp.maximum(a, 0, out=a)"),
+    ("ReLU writes into its argument", "backend/numpy.py", "zeros, out=pieces[1]", "zeros, out=pieces[0]"),
     ("biased running variance", "layers/norm.py", "var * m / (m - 1)", "var"),
-    ("ties in max-pool counted twice", "backend/pool.py", "(candidate > best)", "(candidate >= best)"),
+    ("ties in max-pool counted twice", "backend/pool.py", "xp.greater(candidate, best, out=mask)", "xp.greater_equal(candidate, best, out=mask)"),
     ("the last batch is dropped", "data/dataset.py", "range(start * batch_size, len(self), batch_size)",
      "range(start * batch_size, len(self) - len(self) % batch_size, batch_size)"),
     ("softmax's backward assumes cross-entropy", "layers/activation.py", "self.xp.multiply(ctx.y, delta - mean,", "self.xp.subtract(ctx.y, delta,"),
@@ -128,10 +111,16 @@ class Mutant(NamedTuple):
 
 def why_equivalent(mutant):
     """Why no test could tell the mutant from the code, or None."""
-    before = {line[1:].strip() for line in mutant.change() if line[0] == "-"}
-    if "reshape" in mutant.new_line and before == {mutant.new_line.replace("- 2", "-1")}:
+    new, before = mutant.new_line, {line[1:].strip() for line in mutant.change() if line[0] == "-"}
+    if "reshape" in new and before == {new.replace("- 2", "-1")}:
         return NO_NUMBER
-    return EQUIVALENT.get((mutant.file, mutant.new_line))
+    if before == {new.replace("strict=False", "strict=True")}:
+        return STRICT
+    if new == "if not TYPE_CHECKING:":
+        return FOR_TYPES
+    if new.startswith(CHOICES.get(mutant.file, ())):
+        return MEASURED
+    return EQUIVALENT.get((mutant.file, new))
 
 
 def every_mutant():

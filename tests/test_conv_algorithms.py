@@ -285,7 +285,7 @@ def sizes(arrays):
         ([nn.Conv2D(4, 3), nn.MaxPool2D(2)], (8, 8, 1), "direct"),
         ([nn.Conv2D(4, 3), nn.MaxPool2D((1, 2))], (8, 8, 1), "direct"),
         ([nn.Conv2D(16, 3)], (9, 6, 4), "winograd"),
-        ([nn.Conv2D(4, 3)], (9, 6, 16), "winograd"),
+        ([nn.Conv2D(4, 3)], (9, 15, 16), "winograd"),
         ([nn.Conv2D(6, 1)], (5, 5, 3), "auto"),
         ([nn.Conv2D(6, 3, groups=6)], (5, 5, 6), "auto"),
         ([nn.Conv2D(96, 2, groups=3)], (5, 4, 96), "direct"),
