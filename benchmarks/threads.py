@@ -7,6 +7,7 @@ well. What a thread that waits for that lock loses depends on how long a sleepin
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -61,22 +62,26 @@ def version(python: str) -> str:
 
 
 def wake_seconds(turns: int = 10_000) -> float:
-    """From the moment that a thread lets another go until that one runs: two threads that wait for each other in turn."""
-    ping, pong = threading.Lock(), threading.Lock()
+    """From the moment that a thread lets another go until that one runs, on another core: both wait for each other in turn."""
+    ping, pong, cores = threading.Lock(), threading.Lock(), os.sched_getaffinity(0)
 
     def answer() -> None:
+        os.sched_setaffinity(0, {max(cores)})
         for _ in range(turns):
             ping.acquire()
             pong.release()
 
     ping.acquire()
     pong.acquire()
+    os.sched_setaffinity(0, {min(cores)})
     threading.Thread(target=answer).start()
     start = time.perf_counter()
     for _ in range(turns):
         ping.release()
         pong.acquire()
-    return (time.perf_counter() - start) / turns / 2
+    seconds = (time.perf_counter() - start) / turns / 2
+    os.sched_setaffinity(0, cores)
+    return seconds
 
 
 def measure(key: str, python: str, processes: int, threads: int, seconds: float) -> float:

@@ -241,7 +241,7 @@ class TrainingPass(Pass):
             gradient = memory.direct if i == 0 else memory.gradient()
             space = self.spaces[k][i] or memory.workspace()
             space.allow(self.model.freezes, self.first_trained if k == self.first_trained[0] else None, self.wants_dx)
-            gradient.bind(space.contexts)
+            space.write_to(gradient)
             if loss_of is None:
                 delta, stack = self._load_deltas(deltas, rows, space)
             else:

@@ -31,6 +31,7 @@ class Workspace:
         self.layers = [(i, step.layer, ctx) for i, (step, ctx) in enumerate(pairs) if isinstance(step, LayerStep)]
         self.preparing = [(i, ctx) for i, layer, ctx in self.layers if prepares(layer)]
         self.allowed: Any = None
+        self.gradient: GradientVector | None = None
         self.maker = run.maker
 
     def begin(self, rows: slice, current: "Pass", prepared: dict[int, Any], swept: bool = False) -> None:
@@ -48,6 +49,12 @@ class Workspace:
             for i, layer, ctx in self.layers:
                 ctx.trained = is_trained(layer)
                 ctx.needs_delta = wants_dx or first is None or i > first[1]
+
+    def write_to(self, gradient: "GradientVector") -> None:
+        """Let backward write the gradients there."""
+        if self.gradient is not gradient:
+            self.gradient = gradient
+            gradient.bind(self.contexts)
 
     def forward(self, a: Array, stack: list[Array], target: Array | None = None) -> Array:
         """Through all steps; the one that makes the result may write it to `target`."""

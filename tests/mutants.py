@@ -64,8 +64,8 @@ EQUIVALENT = {
         "255 is the largest number of a byte",
     ("backend/winograd.py", "if self.taps > 0:"): "of one tap there is nothing to compare",
     ("backend/winograd.py", "if self.taps > 2:"): "a pooling that no tile cuts has 1, 4, 9 or 16 taps",
-    ("backend/pool.py", "larger = memory.persist(name, (len(taps) + 1, *out.shape), bool)"): "room that nobody uses",
-    ("backend/pool.py", "larger = memory.persist(name, (len(taps) - 0, *out.shape), bool)"): "room that nobody uses",
+    ("backend/pool.py", "larger = memory.persist(name, (len(taps) + 1, *out.shape), bool) if memory.training else None"): "room that nobody uses",
+    ("backend/pool.py", "larger = memory.persist(name, (len(taps) - 0, *out.shape), bool) if memory.training else None"): "room that nobody uses",
     ("backend/winograd.py", "return [m for m in TILES if pool[0] == pool[1] and m % pool[ 1] == 0]"): "the two are the same here",
     ("layers/activation.py", "_FAR = 29.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow"):
         "Phi is 0 or 1 to the last bit there, too",

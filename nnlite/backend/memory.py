@@ -17,7 +17,7 @@ class Buffers:
 
     def __init__(self, backend: "Backend") -> None:
         self.backend = backend
-        self._arrays: dict[Any, tuple[Array, Array]] = {}  # the whole buffer, and the view last asked for
+        self._arrays: dict[Any, Array] = {}
         self._views: dict[Any, Any] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -28,26 +28,32 @@ class Buffers:
         """Likewise, for a batch of samples, in the order in which the backend wants it to lie."""
         return self._get((name, "batch"), shape, dtype, self.backend.lay_out)
 
-    def _get(self, name: Any, shape: tuple[int, ...], dtype: Any, lay_out: Callable[[Array, tuple[int, ...]], Array]) -> Array:
-        flat, view = self._arrays.get(name, (None, None))
-        if view is not None and view.shape == shape and view.dtype == dtype:
-            return view
-        size = math.prod(shape)
-        if flat is None or flat.dtype != dtype or flat.size < size:
-            flat = self.backend.empty(size, dtype)
-            self._views.clear()  # some may be of the old array, and would keep it
-        view = lay_out(flat[:size], shape)
-        self._arrays[name] = flat, view
-        return view
-
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make()` gave for this key, while no array was made anew."""
         if key not in self._views:
-            views = make()
-            if len(self._views) >= _KEPT_VIEWS:
-                self._views.clear()
-            self._views[key] = views
+            self._keep(key, make())
         return self._views[key]
+
+    def _get(self, name: Any, shape: tuple[int, ...], dtype: Any, lay_out: Callable[[Array, tuple[int, ...]], Array]) -> Array:
+        key = name, shape, dtype
+        view: Array | None = self._views.get(key)
+        if view is None:
+            view = self._keep(key, lay_out(self._at_least(math.prod(shape), name, dtype), shape))
+        return view
+
+    def _at_least(self, size: int, name: Any, dtype: Any) -> Array:
+        """So many values of the array of that name, which is made anew where it is too small."""
+        flat = self._arrays.get(name)
+        if flat is None or flat.dtype != dtype or flat.size < size:
+            flat = self._arrays[name] = self.backend.empty(size, dtype)
+            self._views.clear()  # some may be of the old array, and would keep it
+        return flat[:size]
+
+    def _keep(self, key: Any, view: Any) -> Any:
+        if len(self._views) >= _KEPT_VIEWS:
+            self._views.clear()
+        self._views[key] = view
+        return view
 
 
 def _in_order(flat: Array, shape: tuple[int, ...]) -> Array:

@@ -56,6 +56,13 @@ def _element(size: int) -> np.dtype[np.void]:
     return np.dtype((np.void, size))
 
 
+class _PerThread(threading.local):
+    """What each thread has for itself; made when it first asks."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.buffers = Buffers(backend)
+
+
 class NumpyBackend(Backend):
     """Arrays in main memory."""
 
@@ -63,7 +70,7 @@ class NumpyBackend(Backend):
     xp = np
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._own = _PerThread(self)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """A real numeric NumPy array; raises DataError for other kinds, DeviceError for arrays of a GPU."""
@@ -87,30 +94,23 @@ class NumpyBackend(Backend):
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """This thread's scratch array of that name."""
-        return self._buffers().get(name, shape, dtype)
+        return self._own.buffers.get(name, shape, dtype)
 
     def scratch_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """As the base class."""
-        return self._buffers().batch(name, shape, dtype)
+        return self._own.buffers.batch(name, shape, dtype)
 
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
         """Kept by thread: making a dozen views takes Python as long as a product, and other threads wait meanwhile."""
-        return self._buffers().views(key, make)
+        return self._own.buffers.views(key, make)
 
     def constant_rows(self, key: Any, n: int, make: Callable[[int], Array]) -> Array:
         """Kept by thread, one array for a key."""
-        kept = self._buffers().views(key, list)
+        kept = self._own.buffers.views(key, list)
         if not kept or len(kept[0]) < n:
             kept[:] = [make(n)]
         rows: Array = kept[0][:n]
         return rows
-
-    def _buffers(self) -> Buffers:
-        try:
-            buffers: Buffers = self._local.buffers
-        except AttributeError:
-            buffers = self._local.buffers = Buffers(self)
-        return buffers
 
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
         """As the base class, in a microsecond instead of eight: threads wait for each other while Python runs."""
@@ -177,7 +177,7 @@ class NumpyBackend(Backend):
         a = a.reshape(-1, beside * channels) if beside > 1 else a
         ones = self.constant_rows(("ones", a.dtype), len(a), lambda n: np.ones(n, a.dtype))
         sums: Array = np.dot(ones, a)
-        return sums.reshape(beside, channels).sum(axis=0) if beside > 1 else sums
+        return np.add.reduce(sums.reshape(beside, channels)) if beside > 1 else sums
 
     def wide_row(self, row: Array, rows: int) -> Array:
         """As many copies side by side as `by_column` may want."""

@@ -83,11 +83,10 @@ class MaxPoolPlan(_PoolPlan):
 
 def max_of_taps(xp: Any, taps: Sequence[Array], memory: "Memory", out: Array, name: str = "larger") -> None:
     """The largest of taps[0], taps[1], ..., into `out`; keeps which were larger than all before, as `name`."""
-    if memory.training:
-        larger = memory.persist(name, (len(taps) - 1, *out.shape), bool)
+    larger = memory.persist(name, (len(taps) - 1, *out.shape), bool) if memory.training else None
     best = taps[0]
     for k, candidate in enumerate(taps[1:]):
-        if memory.training:
+        if larger is not None:
             xp.greater(candidate, best, out=larger[k])
         best = xp.maximum(best, candidate, out=out)
 

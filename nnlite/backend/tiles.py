@@ -6,8 +6,9 @@ of the images outer is the height, inner N C; along a column, outer is what the 
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from nnlite.backend.base import Backend
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Tiles of which as many places lie in the image, so that they are one product.
 
     places: those of all, or of the first and of the last. first: the pixel of the first place; pitch: pixels from tile to tile.
@@ -29,10 +31,15 @@ class Part(NamedTuple):
     first: int
     pitch: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Places in the image."""
         return int(self.places[0].stop - self.places[0].start)
+
+    @cached_property
+    def count(self) -> int:
+        """How many tiles."""
+        return len(range(self.tiles.start, self.tiles.stop, self.tiles.step or 1))
 
 
 class Axis:
@@ -49,8 +56,8 @@ class Axis:
     def windows(self, x: Array, part: Part) -> Array:
         """(outer, tiles, places, inner)."""
         (outer, _, inner), (s, pixel, value) = x.shape, x.strides
-        tiles = len(range(*part.tiles.indices(self.count)))
-        return self.backend.strided(x, (outer, tiles, part.size, inner), (s, part.pitch * pixel, pixel, value), part.first)
+        shape, strides = (outer, part.count, part.size, inner), (s, part.pitch * pixel, pixel, value)
+        return self.backend.strided(x, shape, strides, part.first)
 
     def tiles(self, y: Array, part: Part) -> Array:
         """(outer, tiles, k, inner)."""
@@ -69,12 +76,12 @@ class Axis:
             start = self.m * t - pad
             places = slice(max(0, -start), min(length, size - start))
             if parts and parts[-1].places == (places,):
-                parts[-1] = parts[-1]._replace(tiles=slice(parts[-1].tiles.start, t + 1))
+                parts[-1] = replace(parts[-1], tiles=slice(parts[-1].tiles.start, t + 1))
             elif places.start < places.stop:
                 parts.append(Part(slice(t, t + 1), (places,), start + places.start, self.m))
         if len(parts) > 1 and parts[0].size == parts[-1].size:  # one at each border
             (first, *inside, last), step = parts, self.count - 1
-            both = Part(slice(0, None, step), first.places + last.places, first.first, last.first - first.first)
+            both = Part(slice(0, step + 1, step), first.places + last.places, first.first, last.first - first.first)
             return [both, *inside]
         return parts
 
