@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,10 @@ def jobs(args: argparse.Namespace, systems: list[str], report: dict[str, Any]) -
         pythons["nnlite-ft"] = args.free_threaded
     for key, task in TASKS.items():
         if key in args.tasks or task.name in args.tasks:
-            yield key, lambda task=task: measure_task(task, pythons, report)  # type: ignore[misc]
+            yield key, partial(measure_task, task, pythons, report)
     for cost in COSTS:
         if cost in args.tasks:
-            yield cost, lambda cost=cost: measure_cost(cost, systems, report)  # type: ignore[misc]
+            yield cost, partial(measure_cost, cost, systems, report)
 
 
 def measure_task(task: Task, pythons: dict[str, str], report: dict[str, Any]) -> None:

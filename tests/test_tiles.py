@@ -72,3 +72,12 @@ def test_tiles_are_added_where_they_overlap(drawn, k, inner, given_later):
 def test_both_borders_are_one_product(size, pad, products):
     axis = Axis(backend, 4, pad, size, size + 2 * pad - 2)
     assert len(axis.inputs) == products
+
+
+@pytest.mark.parametrize(("size", "pad"), [(6, 0), (5, 0), (4, 1)])
+def test_a_single_tile_is_added_in_one_product(size, pad):
+    axis = Axis(backend, 4, pad, size, size + 2 * pad - 2)
+    T, y, rest = np.ones((6, 6)), np.ones((6, 1, axis.count, 5)), np.ones((2, 1, axis.count, 5))
+    transform = AddTiles(axis, T, y, None, rest)
+    assert (axis.count, len(transform.own.products), transform.sums) == (1, 1, [])
+    assert axis.covered >= axis.size
