@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Rate = float | Callable[[int], float]
 _WORTH_THREADS = 1 << 16  # values of a block: for fewer, waking a thread takes longer than what it does
+_LINE = 16  # values of a line of the cache, where blocks begin
 _EVEN = 2  # blocks of a long vector are a multiple of it, so that 2 threads end together
 
 
@@ -328,12 +329,13 @@ def clip(gradients: Array, clip_norm: float) -> None:
 
 
 def _blocks(places: list[slice], size: int) -> list[slice]:
-    """The places cut into blocks of about equal length, of at most `size` values."""
+    """The places cut into blocks of about equal length, of about `size` values at most."""
     blocks = list[slice]()
     for place in places:
         length = place.stop - place.start
         count = -(-length // size)
         count += count % _EVEN if count > 1 else 0
-        bounds = [place.start + length * i // count for i in range(count + 1)]
+        inner = [(place.start + length * i // count) // _LINE * _LINE for i in range(1, count)]
+        bounds = [place.start, *inner, place.stop]
         blocks += [slice(*both) for both in pairwise(bounds)]
     return blocks

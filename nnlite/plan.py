@@ -18,10 +18,10 @@ from nnlite.layers.residual import Add, Fork, Swap
 # Bytes of the largest step of a shard: input, output and temporaries. Measured: smaller shards stay in a nearer cache, but
 # threads wait for each other between calls; larger ones spill.
 BUDGET = 14 << 20
-WORTH_CUTTING = 8 << 20  # bytes of all steps together
+WORTH_CUTTING = 1 << 29  # FLOP of a training step: less is done before another thread is awake
 EVEN = 4  # more than two shards are a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
-FLOPS_PER_MOVED_VALUE = 10  # reading or writing a value takes as long as so many FLOP of a product
+FLOPS_PER_MOVED_VALUE = 40  # reading or writing a value takes as long as so many FLOP of a product
 
 
 class LayerStep:
@@ -105,12 +105,12 @@ class Run:
         if self.whole:
             return [slice(0, n)]
         layers = self.layers if self.exit is None else [*self.layers, self.exit]
-        values = [_values(layer) for layer in layers]
-        size, count = n * itemsize * sum(values), 1
-        if size > WORTH_CUTTING:
+        count = 1
+        if n * _work(layers) > WORTH_CUTTING:
             # Each shard reads and writes all weights: it should hold as many values of its own.
-            most = n * max(values) // max(1, sum(layer.weights() for layer in layers))
-            count = min(-(-n * itemsize * max(values) // BUDGET), most)
+            values = n * max(_values(layer) for layer in layers)
+            most = values // max(1, sum(layer.weights() for layer in layers))
+            count = min(-(-values * itemsize // BUDGET), most)
             count = max(EVEN, round(count / EVEN) * EVEN) if count > 2 else 2
             count = max(1, min(count, n // self._least_rows()))
         rows, longer = divmod(n, count)  # the longer shards first: what they use is large enough for the others
@@ -120,8 +120,12 @@ class Run:
     def _least_rows(self) -> int:
         """Samples that make summing the gradients cost under 5% of computing them."""
         values = sum(p.size for layer in self.layers for p in layer.declared.values() if p.trained)
-        flops = 3 * sum(layer.flops() + FLOPS_PER_MOVED_VALUE * _values(layer) for layer in self.layers)
-        return max(1, -(-values * FLOPS_PER_SUMMED_VALUE // max(1, flops)))
+        return max(1, -(-values * FLOPS_PER_SUMMED_VALUE // max(1, _work(self.layers))))
+
+
+def _work(layers: list[Layer]) -> int:
+    """FLOP of a training step of one sample; what is read and written counts, too."""
+    return 3 * sum(layer.flops() + FLOPS_PER_MOVED_VALUE * _values(layer) for layer in layers)
 
 
 def _values(layer: Layer) -> int:

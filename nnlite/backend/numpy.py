@@ -12,7 +12,7 @@ from nnlite.backend.base import Backend, by_pixel
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
 from nnlite.backend.products import largest_divisor, multiply, multiply_rows
-from nnlite.backend.threads import map_shards
+from nnlite.backend.threads import is_one_of_many, map_shards
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
 from nnlite.errors import DataError, DeviceError
@@ -148,10 +148,10 @@ class NumpyBackend(Backend):
         return multiply_rows(a, b, out, self.scratch)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
-        """Cut where it is worth waking a thread; within a shard's thread the blocks follow each other: the same bits."""
+        """Cut where it is worth waking a thread, but not within one of several shards: they are on all threads already."""
         columns = b.shape[1]
-        if len(a) * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS:
-            return super().product(a, b, out)
+        if len(a) * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS or is_one_of_many():
+            return multiply(a, b, out)
         result: Array = np.empty((len(a), columns), a.dtype) if out is None else out
 
         def block(i: int) -> None:

@@ -99,14 +99,18 @@ def get_num_threads() -> int:
     return _crew.size()
 
 
+def is_one_of_many() -> bool:
+    """Whether the calling thread is within `map_shards`, and there are other indices: whatever the number of threads."""
+    return getattr(_local, "busy", False)
+
+
 def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
     """Call `work(0)` ... `work(count - 1)`, begun in this order, on the calling thread and its helpers.
 
     An exception stops the indices that have not begun and is raised here once all others are done; `on_error()` is called
     at once, for those that wait for each other. Called from within such work it runs them one after another.
     """
-    wanted = min(_crew.size(), count) - 1
-    if wanted <= 0 or getattr(_local, "busy", False):
+    if count == 1 or is_one_of_many():
         for index in range(count):
             work(index)
         return
@@ -129,7 +133,7 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
         finally:
             _local.busy = False
 
-    errands = [_Errand(loop) for _ in range(wanted)]
+    errands = [_Errand(loop) for _ in range(min(_crew.size(), count) - 1)]
     try:
         _crew.give(errands)
         loop()
