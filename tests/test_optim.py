@@ -1,9 +1,12 @@
 """Optimisers against their formulas, clipping, groups, freezing."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 import nnlite as nn
+from nnlite.optim import _blocks
 
 STEPS = 20
 
@@ -91,6 +94,16 @@ def test_threads_and_blocks_change_no_bit(make):
         model = nn.Sequential(nn.Dense(300), nn.Dense(100), input_shape=(200,))
         results.append(train(make(), model, 3).copy())
     assert all(np.array_equal(results[0], r) for r in results)
+
+
+def test_blocks_begin_at_lines_of_the_cache_and_leave_nothing_out():
+    places = [slice(3, 1003), slice(1010, 5000)]
+    blocks = _blocks(places, 300)
+    assert blocks[0].start == 3 and blocks[-1].stop == 5000
+    for before, block in pairwise(blocks):
+        assert block.start == before.stop or (before.stop, block.start) == (1003, 1010)
+        assert block.start % 16 == 0 or block.start == 1010
+    assert max(block.stop - block.start for block in blocks) < 300 + 16 and len(blocks) == 4 + 14
 
 
 def test_learning_rate_may_change_and_follow_a_schedule():

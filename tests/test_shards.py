@@ -12,6 +12,7 @@ from threadpoolctl import ThreadpoolController
 import nnlite as nn
 from nnlite import plan
 from nnlite.backend import get_backend, single_threaded_blas
+from nnlite.backend import numpy as numpy_backend
 from nnlite.backend.memory import Buffers
 from nnlite.backend.random import random_bits
 from nnlite.shards import Batch
@@ -57,7 +58,7 @@ def whole_training(threads):
 def test_the_same_bits_for_any_number_of_threads_and_twice(monkeypatch):
     for name, value in (("BUDGET", 1 << 16), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 1)):
         monkeypatch.setattr(plan, name, value)
-    assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [36, 16, 16]
+    assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [36, 16, 20]
     first = whole_training(1)
     for threads in (1, 2, 3):
         assert all(np.array_equal(a, b) for a, b in zip(first, whole_training(threads), strict=True)), threads
@@ -78,6 +79,13 @@ def test_two_shards_for_a_small_batch_and_multiples_of_four_for_large_ones():
     counts = [len(run.cut(n, 4)) for n in (1, 4, 32, 64, 128, 512, 2048)]
     assert counts[:4] == [1, 1, 2, 2] and counts == sorted(counts)
     assert all(count % 4 == 0 for count in counts[4:])
+    largest = max(plan._values(layer) for layer in run.layers)
+    assert all(run.cut(n, 4)[0].stop * largest * 4 <= plan.BUDGET * 1.05 for n in (128, 512, 520, 2048))
+
+
+def test_an_mlp_is_cut_where_another_thread_is_worth_waking_and_sums_of_gradients_are_cheap():
+    model = nn.Sequential(nn.Dense(512), nn.ReLU(), nn.Dense(512), nn.ReLU(), nn.Dense(10), input_shape=(784,))
+    assert [len(model.plan.training[0].cut(n, 4)) for n in (32, 64, 256, 1024)] == [1, 1, 2, 2]
 
 
 def test_large_products_are_cut_into_fixed_blocks():
@@ -96,6 +104,18 @@ def test_large_products_are_cut_into_fixed_blocks():
         results.append((model.grads.copy(), model(x), product))
     assert all(np.array_equal(u, v) for other in results[1:] for u, v in zip(results[0], other, strict=True))
     np.testing.assert_allclose(results[0][2], a @ b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_products_are_whole_within_one_of_several_shards(threads, monkeypatch):
+    nn.set_num_threads(threads)
+    backend, sizes = get_backend("cpu"), []
+    monkeypatch.setattr(numpy_backend, "multiply", lambda a, b, out: sizes.append(b.shape[1]))
+    a, b = np.ones((80, 600)), np.ones((600, 410))
+    backend.map_shards(lambda i: backend.product(a, b, None), 3)
+    assert sizes == [410] * 3
+    backend.map_shards(lambda i: backend.product(a, b, None), 1)
+    assert sorted(sizes[3:]) == [102, 102, 103, 103]
 
 
 def test_a_batch_that_another_run_cuts_otherwise():

@@ -49,4 +49,4 @@ def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") 
 
 def backend_of(array: object) -> Backend:
     """The backend of the device that an array lies on."""
-    return get_backend("cuda" if hasattr(array, "__cuda_array_interface__") else "cpu")
+    return get_backend("cuda") if hasattr(array, "__cuda_array_interface__") else get_numpy_backend()

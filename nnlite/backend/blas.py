@@ -3,7 +3,6 @@
 import sys
 import threading
 import warnings
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -25,24 +24,30 @@ class SingleThreadedBLAS:
         self._count = 0
         self._before: Limits = []
         self._libraries: list[Any] | None = None
+        self._common, self._by_thread = list[Any](), list[Any]()  # libraries with one limit, and with one in each thread
         self._small_kernels: bool | None = None
 
     def __enter__(self) -> None:
         with self._lock:
             if self._libraries is None:
-                self._libraries = _find_libraries()
+                libraries = _find_libraries()
+                self._common = [library for library in libraries if not _counts_by_thread(library)]
+                self._by_thread = [library for library in libraries if _counts_by_thread(library)]
+                self._libraries = libraries
             if self._count == 0:
-                self._before = _limit(lib for lib in self._libraries if not _counts_by_thread(lib))
+                self._before = _limit(self._common)
             self._count += 1
-        depth = getattr(self._local, "depth", 0)
-        if depth == 0:
-            self._local.before = _limit(lib for lib in self._libraries if _counts_by_thread(lib))
-        self._local.depth = depth + 1
+        if self._by_thread:
+            depth = getattr(self._local, "depth", 0)
+            if depth == 0:
+                self._local.before = _limit(self._by_thread)
+            self._local.depth = depth + 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._local.depth -= 1
-        if self._local.depth == 0:
-            _restore(self._local.before)
+        if self._by_thread:
+            self._local.depth -= 1
+            if self._local.depth == 0:
+                _restore(self._local.before)
         with self._lock:
             self._count -= 1
             if self._count == 0:
@@ -67,7 +72,7 @@ def _counts_by_thread(library: Any) -> bool:
     return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
 
 
-def _limit(libraries: Iterable[Any]) -> Limits:
+def _limit(libraries: list[Any]) -> Limits:
     before = [(library, library.num_threads) for library in libraries]
     for library, threads in before:
         if threads != 1:
