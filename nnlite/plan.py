@@ -111,7 +111,7 @@ class Run:
             values = n * max(_values(layer) for layer in layers)
             most = values // max(1, sum(layer.weights() for layer in layers))
             count = min(-(-values * itemsize // BUDGET), most)
-            count = -(-count // EVEN) * EVEN if count > 2 else 2
+            count = max(EVEN, round(count / EVEN) * EVEN) if count > 2 else 2
             count = max(1, min(count, n // self._least_rows()))
         rows, longer = divmod(n, count)  # the longer shards first: what they use is large enough for the others
         starts = [i * rows + min(i, longer) for i in range(count + 1)]
