@@ -253,10 +253,10 @@ class Muon(Optimizer):
 
         def work(i: int) -> None:
             matrices = [v[slots[i].place].reshape(slots[i].parameter.shape[0], -1) for v in vectors]
-            with single_threaded_blas:
-                self.update(matrices[0], matrices[1], matrices[0], matrices[2], rate=rate)
+            self.update(matrices[0], matrices[1], matrices[0], matrices[2], rate=rate)
 
-        model.backend.map_shards(work, len(slots))
+        with single_threaded_blas:
+            model.backend.map_shards(work, len(slots))
 
     def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
         (v,), xp = state, backend_of(p).xp

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import nnlite as nn
+from nnlite import optim
+from nnlite.backend import single_threaded_blas
 from nnlite.optim import _blocks
 
 STEPS = 20
@@ -94,6 +96,21 @@ def test_threads_and_blocks_change_no_bit(make):
         model = nn.Sequential(nn.Dense(300), nn.Dense(100), input_shape=(200,))
         results.append(train(make(), model, 3).copy())
     assert all(np.array_equal(results[0], r) for r in results)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_muon_multiplies_on_one_blas_thread(threads, monkeypatch):
+    nn.set_num_threads(threads)
+    seen = []
+
+    def spy(M, steps):
+        seen.append(single_threaded_blas.is_on)
+        return M
+
+    monkeypatch.setattr(optim, "orthogonalize", spy)
+    model = nn.Sequential(nn.Dense(8, bias=False), nn.Dense(3, bias=False), input_shape=(5,))
+    train(nn.Muon(), model, 2)
+    assert seen == [True] * 4 and not single_threaded_blas.is_on
 
 
 def test_blocks_begin_at_lines_of_the_cache_and_leave_nothing_out():

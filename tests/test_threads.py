@@ -13,6 +13,7 @@ import pytest
 
 import nnlite as nn
 from nnlite.backend import ReadersWriterLock, Turnstile, get_num_threads
+from nnlite.backend import blas as blas_module
 from nnlite.backend import threads as threads_module
 from nnlite.backend.threads import map_shards
 
@@ -174,6 +175,43 @@ def test_waiting_threads_ask_for_the_lock_soon_while_shards_run_and_not_afterwar
         assert seen[-1] < 2e-6 and sys.getswitchinterval() < 2e-6
     finally:
         sys.setswitchinterval(before)
+
+
+class OpenMP:
+    """A BLAS library that has a number of threads in each thread."""
+
+    internal_api, threading_layer = "openblas", "openmp"
+
+    def __init__(self):
+        self._own = threading.local()
+
+    @property
+    def num_threads(self):
+        return getattr(self._own, "threads", 4)
+
+    def set_num_threads(self, threads):
+        self._own.threads = threads
+
+
+def test_helpers_limit_a_blas_that_counts_by_thread_where_the_caller_does(monkeypatch):
+    library = OpenMP()
+    monkeypatch.setattr(blas_module, "_find_libraries", lambda: [library])
+    limit = blas_module.SingleThreadedBLAS()
+    monkeypatch.setattr(threads_module, "single_threaded_blas", limit)
+    nn.set_num_threads(2)
+    together = threading.Barrier(2)
+
+    def look():
+        seen = []
+        map_shards(lambda i: (together.wait(10), seen.append(library.num_threads)), 2)
+        return seen
+
+    with limit:
+        assert look() == [1, 1]
+        with limit:
+            assert look() == [1, 1]
+        assert library.num_threads == 1
+    assert look() == [4, 4] and library.num_threads == 4
 
 
 def test_turnstile_lets_through_in_order():

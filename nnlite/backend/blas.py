@@ -54,6 +54,11 @@ class SingleThreadedBLAS:
                 _restore(self._before)
 
     @property
+    def is_on(self) -> bool:
+        """Whether anybody is inside."""
+        return self._count > 0
+
+    @property
     def has_small_kernels(self) -> bool:
         """Whether NumPy's products of small matrices are faster than those of large ones, inside the limit."""
         if self._small_kernels is None:

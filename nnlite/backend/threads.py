@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from types import TracebackType
 
@@ -149,6 +149,8 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
             work(index)
         return
     indices, errors, one_at_a_time = itertools.count(), list[BaseException](), threading.Lock()
+    # Helpers limit BLAS where the caller has; an optimiser's sweeps have no products, and the limit would cost as much as one.
+    limit = single_threaded_blas if single_threaded_blas.is_on else nullcontext()
 
     def next_index() -> int:
         # In a Python without the global lock `next` might give two threads the same number.
@@ -158,7 +160,7 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
     def loop() -> None:
         try:
             _local.busy = True
-            with single_threaded_blas, _prompt_switching:
+            with limit, _prompt_switching:
                 while not errors and (index := next_index()) < count:
                     work(index)
         except BaseException as error:
