@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import signal
-import sys
 import threading
 import time
 import weakref
@@ -143,38 +142,6 @@ def test_work_that_comes_from_several_threads_at_once():
     for thread in threads:
         thread.join(30)
     assert counts == [50] * len(counts)
-
-
-def test_waiting_threads_ask_for_the_lock_soon_while_shards_run_and_not_afterwards():
-    before, seen = sys.getswitchinterval(), []
-    nn.set_num_threads(2)
-
-    def work(i):
-        seen.append(sys.getswitchinterval())
-        map_shards(lambda j: seen.append(sys.getswitchinterval()), 2)
-        if i == 5:
-            raise KeyError
-
-    def outer(first, second):
-        first.wait(10)  # two callers overlap: the first leaves before the second
-        map_shards(lambda i: seen.append(sys.getswitchinterval()), 2)
-        second.wait(10)
-
-    with pytest.raises(KeyError):
-        map_shards(work, 6)
-    assert sys.getswitchinterval() == before
-    inside, left = threading.Barrier(2), threading.Barrier(2)
-    other = threading.Thread(target=outer, args=(inside, left))
-    other.start()
-    map_shards(lambda i: (inside.wait(10), left.wait(10), seen.append(sys.getswitchinterval())) if i == 0 else None, 2)
-    other.join(10)
-    assert max(seen) <= 5.1e-5 and sys.getswitchinterval() == before
-    sys.setswitchinterval(1e-6)
-    try:
-        map_shards(lambda i: seen.append(sys.getswitchinterval()), 2)
-        assert seen[-1] < 2e-6 and sys.getswitchinterval() < 2e-6
-    finally:
-        sys.setswitchinterval(before)
 
 
 class OpenMP:

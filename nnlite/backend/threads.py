@@ -2,17 +2,14 @@
 
 import itertools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
-from types import TracebackType
 
 from nnlite.backend.blas import single_threaded_blas
 
 _local = threading.local()
-_SWITCH_INTERVAL = 5e-5  # seconds
 
 
 class _Errand:
@@ -72,36 +69,6 @@ class _Crew:
             self._errands.get().run()
 
 
-class _PromptSwitching:
-    """While shards run, a thread that waits for Python's global lock asks for it after 50 us, not after Python's 5 ms.
-
-    Otherwise it starves as long as the other makes short calls: each gives the lock up, and takes it back before the first is
-    awake. Shared, like the limit of BLAS: the first entry sets the interval, the last exit restores what was there.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._count, self._before = threading.Lock(), 0, 0.0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._count == 0:
-                self._before = sys.getswitchinterval()
-                sys.setswitchinterval(min(self._before, _SWITCH_INTERVAL))
-            self._count += 1
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._count == 0:
-                sys.setswitchinterval(self._before)
-
-    def after_fork(self) -> None:
-        """The threads that entered do not exist in the child, and one of them may have held the lock."""
-        if self._count:
-            sys.setswitchinterval(self._before)
-        self._lock, self._count = threading.Lock(), 0
-
-
 def _default_threads() -> int:
     given = os.environ.get("NNLITE_NUM_THREADS")
     if given is not None:
@@ -114,7 +81,6 @@ def _default_threads() -> int:
 
 
 _crew = _Crew()
-_prompt_switching = _PromptSwitching()
 
 
 def set_num_threads(threads: int) -> None:
@@ -160,7 +126,7 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
     def loop() -> None:
         try:
             _local.busy = True
-            with limit, _prompt_switching:
+            with limit:
                 while not errors and (index := next_index()) < count:
                     work(index)
         except BaseException as error:
@@ -250,7 +216,6 @@ class ReadersWriterLock:
 def _after_fork() -> None:
     global _crew
     _crew, _local.busy = _Crew(_crew.threads), False
-    _prompt_switching.after_fork()
     single_threaded_blas._after_fork()
 
 
