@@ -18,7 +18,7 @@ from nnlite.layers.residual import Add, Fork, Swap
 # Bytes of the largest step of a shard: input, output and temporaries. Measured: smaller shards stay in a nearer cache, but
 # threads wait for each other between calls; larger ones spill.
 BUDGET = 14 << 20
-WORTH_CUTTING = 1 << 29  # FLOP of a training step: less is done before another thread is awake
+WORTH_CUTTING = 1 << 29  # FLOP of a training step: for less, a second thread gains little
 EVEN = 4  # more than two shards are a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
 FLOPS_PER_MOVED_VALUE = 40  # reading or writing a value takes as long as so many FLOP of a product
