@@ -15,8 +15,8 @@ from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, ReLU, Residual
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 from nnlite.layers.residual import Add, Fork, Swap
 
-# Bytes of the largest step of a shard: input, output and temporaries. Measured: smaller shards stay in a nearer cache, but
-# threads wait for each other between calls; larger ones spill.
+# Bytes of a shard: its largest step, or all that a sweep keeps. Measured: smaller shards stay in a nearer cache, but threads
+# wait for each other between calls; larger ones spill.
 BUDGET = 14 << 20
 WORTH_CUTTING = 1 << 29  # FLOP of a training step: for less, a second thread gains little
 EVEN = 4  # more than two shards are a multiple of it, so that 2 or 4 threads end together
@@ -74,6 +74,7 @@ class Run:
 
     entry: the layer of the barrier before it, whose forward opens the run (it is the first step); exit: the layer of the
     barrier after it, whose backward opens the run's backward. `whole`: a layer needs the batch in one piece.
+    sweeps: it is the last of a training pass, in which a shard goes forward, through the loss and backward at once.
     in_shapes, out_shapes: of a sample's state, the current array and the stack, before and after the run.
     carried: places of the stack after the run that hold what lay on the stack before it, and where; doubled: those that hold
     the current array; maker: the number of the step that made it.
@@ -82,6 +83,7 @@ class Run:
     def __init__(self, steps: list[Step], entry: BatchLayer | None = None, whole: bool = False) -> None:
         self.steps, self.entry, self.whole = steps, entry, whole
         self.exit: BatchLayer | None = None
+        self.sweeps = False
         self.in_shapes: list[Shape] = []
         self.out_shapes: list[Shape] = []
         self.carried: dict[int, int] = {}
@@ -108,9 +110,10 @@ class Run:
         count = 1
         if n * _work(layers) > WORTH_CUTTING:
             # Each shard reads and writes all weights: it should hold as many values of its own.
-            values = n * max(_values(layer) for layer in layers)
-            most = values // max(1, sum(layer.weights() for layer in layers))
-            count = min(-(-values * itemsize // BUDGET), most)
+            largest = max(_values(layer) for layer in layers)
+            most = n * largest // max(1, sum(layer.weights() for layer in layers))
+            held = max(largest, sum(_kept(layer) for layer in layers)) if self.sweeps else largest
+            count = min(-(-n * held * itemsize // BUDGET), most)
             count = max(EVEN, round(count / EVEN) * EVEN) if count > 2 else 2
             count = max(1, min(count, n // self._least_rows()))
         rows, longer = divmod(n, count)  # the longer shards first: what they use is large enough for the others
@@ -132,6 +135,11 @@ def _values(layer: Layer) -> int:
     return math.prod(layer.in_shape) + math.prod(layer.out_shape) + layer.temporaries()
 
 
+def _kept(layer: Layer) -> int:
+    # Its output is the next one's input; an elementwise one may work in place.
+    return (0 if layer.elementwise else math.prod(layer.in_shape)) + layer.temporaries()
+
+
 class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference."""
 
@@ -145,6 +153,7 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -
     if rewrite:
         training, inference = (_relu_fused(_pool_in_conv(_pool_before_relu(steps))) for steps in (training, inference))
     runs = _cut_at_barriers(training)
+    runs[-1].sweeps = True
     whole = Run(inference, whole=any(isinstance(s, LayerStep) and not _shardable(s.layer) for s in inference))
     for chain in (runs, [whole]):
         shapes = [in_shape]

@@ -58,7 +58,7 @@ def whole_training(threads):
 def test_the_same_bits_for_any_number_of_threads_and_twice(monkeypatch):
     for name, value in (("BUDGET", 1 << 16), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 1)):
         monkeypatch.setattr(plan, name, value)
-    assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [36, 16, 16]
+    assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [36, 16, 20]
     first = whole_training(1)
     for threads in (1, 2, 3):
         assert all(np.array_equal(a, b) for a, b in zip(first, whole_training(threads), strict=True)), threads
@@ -79,6 +79,12 @@ def test_two_shards_for_a_small_batch_and_multiples_of_four_for_large_ones():
     counts = [len(run.cut(n, 4)) for n in (1, 4, 32, 64, 128, 512, 2048)]
     assert counts[:4] == [1, 1, 2, 2] and counts == sorted(counts)
     assert all(count % 4 == 0 for count in counts[4:])
+
+
+def test_a_sweep_is_cut_by_all_that_it_keeps_and_inference_by_its_largest_step():
+    model = nn.zoo.tutorial_cnn()
+    assert [len(model.plan.training[-1].cut(n, 4)) for n in (128, 256, 512)] == [4, 8, 16]
+    assert [len(model.plan.inference.cut(n, 4)) for n in (128, 256, 512)] == [4, 4, 8]
 
 
 def test_an_mlp_is_cut_where_another_thread_is_worth_waking_and_sums_of_gradients_are_cheap():
