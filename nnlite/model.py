@@ -1,7 +1,7 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from functools import wraps
 from os import PathLike
@@ -187,11 +187,9 @@ class Sequential(Layer):
             current.commit(loss)
         return loss
 
-    @contextmanager
-    def updating(self) -> Iterator[None]:
-        """Hold inference off while the parameters change."""
-        with self.lock.writing():
-            yield
+    def updating(self) -> AbstractContextManager[None]:
+        """Hold inference off while the parameters change: `with model.updating(): ...`."""
+        return self.lock.writing()
 
     @property
     def lock(self) -> ReadersWriterLock:

@@ -1,8 +1,12 @@
 """The threads behind shards: errors, interrupts, turns, and the lock between readers and writers."""
 
 import contextlib
+import dis
 import gc
+import itertools
+import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -210,6 +214,144 @@ def test_writers_wait_for_readers():
         events.append("read")
     thread.join()
     assert events == ["read", "written"]
+
+
+def test_inference_on_two_threads_does_not_keep_a_writer_out():
+    lock, stop, written = ReadersWriterLock(), threading.Event(), []
+    overlap = threading.Barrier(2)
+
+    def read():
+        while not stop.is_set():
+            with lock.reading(), contextlib.suppress(threading.BrokenBarrierError):
+                overlap.wait(0.01)  # one is always inside when the other leaves
+
+    def write():
+        for _ in range(20):
+            with lock.writing():
+                written.append(1)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    writer = threading.Thread(target=write, daemon=True)
+    for thread in (*readers, writer):
+        thread.start()
+    writer.join(20)
+    stop.set()
+    for thread in readers:
+        thread.join(20)
+    assert len(written) == 20
+
+
+def test_writers_one_after_another_let_a_reader_in():
+    lock, read = ReadersWriterLock(), threading.Event()
+
+    def reader():
+        with lock.reading():
+            read.set()
+
+    with lock.writing():
+        thread = threading.Thread(target=reader)
+        thread.start()
+        while not lock._queue:
+            time.sleep(0.001)
+    for _ in range(3):
+        with lock.writing():
+            pass
+    assert read.is_set()
+    thread.join()
+
+
+def test_who_is_inside_may_enter_again():
+    lock, entered = ReadersWriterLock(), []
+
+    def write():
+        with lock.writing():
+            entered.append("writer")
+
+    with lock.reading():
+        thread = threading.Thread(target=write)
+        thread.start()
+        while not lock._queue:
+            time.sleep(0.001)
+        with lock.reading():
+            entered.append("reader")
+    thread.join(10)
+    with lock.writing(), lock.reading(), lock.writing():
+        entered.append("writer")
+    assert entered == ["reader", "writer", "writer"] and not lock._inside and not lock._queue
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_fork_leaves_no_reader_of_another_thread():
+    lock, leave, inside = ReadersWriterLock(), threading.Event(), threading.Event()
+
+    def read():
+        with lock.reading():
+            inside.set()
+            leave.wait(20)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    inside.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        with lock.writing():
+            os._exit(0)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"}  # instructions at which Python looks for signals
+
+
+def interrupt_at(place, work):
+    """Do `work` and interrupt it where Python looks for signals for the `place`-th time; None if it ends before that."""
+    count, last = itertools.count(), {}
+
+    def look(frame, event, argument):
+        if event == "opcode":
+            before, last[frame] = last.get(frame, "RESUME"), dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if before in LOOKS and next(count) == place:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return look
+
+    def trace(frame, event, argument):
+        if not frame.f_code.co_filename.endswith(("/threads.py", "/blas.py")):
+            return None
+        frame.f_trace_opcodes = True
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt as error:
+        return error  # with its traceback, which keeps all frames alive
+    finally:
+        sys.settrace(before)
+    return None
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_an_interrupt_on_the_way_in_leaves_nothing_held(writes):
+    lock, limit = ReadersWriterLock(), blas_module.SingleThreadedBLAS()
+    with limit:
+        pass
+    inside = []
+
+    def work():
+        with limit, lock.writing() if writes else lock.reading():
+            inside.append(1)
+
+    for place in itertools.count():
+        error = interrupt_at(place, work)
+        if inside:  # this one came on the way out, or not at all
+            break
+        assert error is not None and not lock._inside and not lock._queue and not limit.is_on, place
+    assert place > 20
 
 
 def test_number_of_threads(monkeypatch):

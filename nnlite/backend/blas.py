@@ -28,26 +28,45 @@ class SingleThreadedBLAS:
         self._small_kernels: bool | None = None
 
     def __enter__(self) -> None:
-        with self._lock:
-            if self._libraries is None:
-                libraries = _find_libraries()
-                self._common = [library for library in libraries if not _counts_by_thread(library)]
-                self._by_thread = [library for library in libraries if _counts_by_thread(library)]
-                self._libraries = libraries
-            if self._count == 0:
-                self._before = _limit(self._common)
-            self._count += 1
-        if self._by_thread:
-            depth = getattr(self._local, "depth", 0)
-            if depth == 0:
-                self._local.before = _limit(self._by_thread)
-            self._local.depth = depth + 1
+        counted = False
+        try:
+            with self._lock:
+                self._find()
+                if self._count == 0:
+                    self._before = _threads_of(self._common)
+                self._count += 1
+                counted = True  # nothing interrupts between the two
+                if self._count == 1:
+                    _limit(self._before)
+            if self._by_thread:
+                self._enter_thread()
+        except BaseException:
+            if counted:
+                self._leave()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._by_thread:
             self._local.depth -= 1
             if self._local.depth == 0:
                 _restore(self._local.before)
+        self._leave()
+
+    def _find(self) -> None:
+        if self._libraries is None:
+            libraries = _find_libraries()
+            self._common = [library for library in libraries if not _counts_by_thread(library)]
+            self._by_thread = [library for library in libraries if _counts_by_thread(library)]
+            self._libraries = libraries
+
+    def _enter_thread(self) -> None:
+        depth = getattr(self._local, "depth", 0)
+        if depth == 0:
+            self._local.before = _threads_of(self._by_thread)
+            _limit(self._local.before)
+        self._local.depth = depth + 1
+
+    def _leave(self) -> None:
         with self._lock:
             self._count -= 1
             if self._count == 0:
@@ -77,12 +96,14 @@ def _counts_by_thread(library: Any) -> bool:
     return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
 
 
-def _limit(libraries: list[Any]) -> Limits:
-    before = [(library, library.num_threads) for library in libraries]
+def _threads_of(libraries: list[Any]) -> Limits:
+    return [(library, library.num_threads) for library in libraries]
+
+
+def _limit(before: Limits) -> None:
     for library, threads in before:
         if threads != 1:
             _set_num_threads(library, 1)
-    return before
 
 
 def _restore(before: Limits) -> None:

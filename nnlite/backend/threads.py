@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
+from weakref import WeakSet
 
 from nnlite.backend.blas import single_threaded_blas
 
@@ -171,52 +172,83 @@ class Turnstile:
             gate.put(None)
 
 
+class _Visit:
+    """A reader's or writer's time in a lock, for a `with`. An interrupt on the way in leaves nothing held."""
+
+    def __init__(self, lock: "ReadersWriterLock", writes: bool) -> None:
+        self.lock, self.writes, self.thread = lock, writes, threading.get_ident()
+
+    def __enter__(self) -> None:
+        try:
+            self.lock.enter(self)
+        except BaseException:
+            self.lock.leave(self)
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.leave(self)
+
+
 class ReadersWriterLock:
     """Many readers or one writer: inference reads the parameters, an optimiser's step writes them.
 
-    An interrupt of the wait or of the block leaves nothing held: the condition is entered by its lock, in one step of Python's.
+    First come, first served, so nobody waits for ever. A thread that is inside may enter again, but for a reader that wants
+    to write.
     """
 
     def __init__(self) -> None:
+        self.renew()
+        _locks.add(self)
+
+    def renew(self) -> None:
+        """Nobody is inside: after a fork the threads that were do not exist."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._readers = set[object]()
-        self._writer: object = None
+        self._inside, self._queue = set[_Visit](), list[_Visit]()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> _Visit:
         """Hold the parameters as they are."""
-        me = object()
-        try:
-            with self._lock:
-                self._changed.wait_for(lambda: self._writer is None)
-                self._readers.add(me)
-            yield
-        finally:
-            with self._lock:
-                self._readers.discard(me)
-                self._changed.notify_all()
+        return _Visit(self, writes=False)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> _Visit:
         """Wait until nobody reads; nobody reads until the block ends."""
-        me = object()
-        try:
-            with self._lock:
-                self._changed.wait_for(lambda: self._writer is None and not self._readers)
-                self._writer = me
-            yield
-        finally:
-            with self._lock:
-                if self._writer is me:
-                    self._writer = None
-                self._changed.notify_all()
+        return _Visit(self, writes=True)
+
+    def enter(self, visit: _Visit) -> None:
+        """Wait for one's turn. The condition is entered by its lock: that is one step of Python's, which nothing interrupts."""
+        with self._lock:
+            self._queue.append(visit)
+            self._changed.wait_for(lambda: self._may_enter(visit))
+            self._queue.remove(visit)
+            self._inside.add(visit)
+
+    def leave(self, visit: _Visit) -> None:
+        """Let the others in, wherever the visit was."""
+        with self._lock:
+            self._inside.discard(visit)
+            self._queue = [other for other in self._queue if other is not visit]
+            self._changed.notify_all()
+
+    def _may_enter(self, visit: _Visit) -> bool:
+        own = [other for other in self._inside if other.thread == visit.thread]
+        if any(other.writes for other in own):
+            return True
+        if visit.writes:
+            return not self._inside and self._queue[0] is visit
+        # Who reads already, or on behalf of one who does, would wait for a writer who waits for him.
+        ahead = [] if own or is_one_of_many() else self._queue[: self._queue.index(visit)]
+        return not any(other.writes for other in (*self._inside, *ahead))
+
+
+_locks: WeakSet[ReadersWriterLock] = WeakSet()
 
 
 def _after_fork() -> None:
     global _crew
     _crew, _local.busy = _Crew(_crew.threads), False
     single_threaded_blas._after_fork()
+    for lock in _locks:
+        lock.renew()
 
 
 if hasattr(os, "register_at_fork"):
