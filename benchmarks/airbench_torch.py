@@ -54,7 +54,7 @@ class Airbench(tnn.Module):
 
 
 class Muon(torch.optim.Optimizer):
-    """As `nn.Muon(momentum=0.6, renormalize=True, steps=3)`."""
+    """As `nn.Muon(momentum=0.6, renormalize=True, iterations=3)`."""
 
     def __init__(self, parameters: Any, lr: float) -> None:
         super().__init__(parameters, {"lr": lr})

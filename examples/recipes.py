@@ -65,7 +65,7 @@ class Airbench(NamedTuple):
                 "1.b": sgd(self.biases, steps * self.whitening_epochs),
                 "*.beta": sgd(self.biases, total),
                 head: sgd(self.head, total),
-                "*.W": nn.Muon(linear(self.filters, total), momentum=0.6, renormalize=True, steps=3),
+                "*.W": nn.Muon(linear(self.filters, total), momentum=0.6, renormalize=True, iterations=3),
             }
         )
 

@@ -73,6 +73,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'nnlite' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 __all__ = [
     "F1",
     "GELU",

@@ -197,7 +197,7 @@ def _put_in(value: Any, arrays: Arrays, asarray: Any) -> Any:
 
 def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> dict[str, Any]:
     """What the bits of a run follow from: architecture, optimiser, loss, data, settings."""
-    optimizers = {name: _values(o, {"steps", "state"}) for name, o in _optimizers(trainer.optimizer).items()}
+    optimizers = {name: _values(o, {"steps", "state", "_model"}) for name, o in _optimizers(trainer.optimizer).items()}
     prints = {
         "model": describe(trainer.model),
         "optimizer": optimizers,

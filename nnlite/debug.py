@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
-from nnlite.layers.base import BatchLayer, Context, Layer
-from nnlite.plan import LayerStep
+from nnlite.layers.base import Context, Layer
+from nnlite.plan import LayerStep, Run
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -26,15 +27,12 @@ def debug(model: "Sequential") -> Iterator["Sequential"]:
     """
     rewrite, model.rewrite = model.rewrite, False
     try:
-        for run in (*model.plan.training, model.plan.inference):
-            for step in run.steps:
+        for before, run in pairwise([None, *model.plan.training, None, model.plan.inference]):
+            for step in run.steps if run else ():
                 if isinstance(step, LayerStep):
-                    _watch(step, _Checks(model, step.path, step.layer))
+                    _watch(step, _Checks(model, step.path, step.layer), before)
         yield model
     finally:
-        for step in (step for run in model.plan.training for step in run.steps if isinstance(step, LayerStep)):
-            if isinstance(step.layer, BatchLayer):
-                step.layer.__dict__.pop("backward", None)
         model.rewrite = rewrite  # makes the plan anew, without the checks
 
 
@@ -57,10 +55,9 @@ def locate(model: "Sequential", x: Any) -> str:
     return "the outputs are finite, the loss of them is not: look at the targets and weights"
 
 
-def _watch(step: LayerStep, checks: "_Checks") -> None:
-    """Wrap the step; a batch layer's backward is called by the run before it, so there the layer's own."""
+def _watch(step: LayerStep, checks: "_Checks", before: Run | None) -> None:
+    """Wrap the step, and what the run before it calls of its layer."""
     step_forward, step_backward = step.forward, step.backward
-    layer_backward = step.layer.backward
 
     def forward(a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
         return checks.around("forward", lambda given: step_forward(given, stack, ctx, target), a, ctx)
@@ -68,14 +65,14 @@ def _watch(step: LayerStep, checks: "_Checks") -> None:
     def backward(delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Any:
         return checks.around("backward", lambda given: step_backward(given, stack, ctx, target), delta, ctx)
 
-    def backward_of_layer(delta: Array, ctx: Context) -> Any:
-        return checks.around("backward", lambda given: layer_backward(given, ctx), delta, ctx)
+    step.__dict__.update(forward=forward, backward=backward)
+    if before is not None and before.exit is step.layer:
+        exit_backward = before.exit_backward
 
-    step.__dict__["forward"] = forward
-    if isinstance(step.layer, BatchLayer):
-        step.layer.__dict__["backward"] = backward_of_layer
-    else:
-        step.__dict__["backward"] = backward
+        def backward_of_exit(delta: Array, ctx: Context) -> Any:
+            return checks.around("backward", lambda given: exit_backward(given, ctx), delta, ctx)
+
+        before.__dict__["exit_backward"] = backward_of_exit
 
 
 class _Checks:

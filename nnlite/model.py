@@ -14,11 +14,15 @@ from nnlite.layers.base import Layer, Shape
 from nnlite.layers.residual import build_chain
 from nnlite.plan import Plan, Run, make_plan
 from nnlite.shards import TrainingPass, find_first_trained, infer
-from nnlite.vectors import Slot, Vectors, refuse_repeats, walk
+from nnlite.vectors import Slot, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
 from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
     from nnlite.losses import Loss
+
+# What `assemble` makes: no part of a copy.
+_MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
+_MADE_ANEW |= {"_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -38,8 +42,7 @@ class Sequential(Layer):
     """Layers one after another: a -> layers[0] -> ... -> z.     x: (N, *input_shape)   z: (N, *out_shape)
 
     input_shape: the shape of one sample. With it the model is built at once; without it, it is a part of another model.
-    seed: of the initial values and of the randomness in a pass. dtype: "float32" or "float64".
-    device: "cpu" or "cuda"; `to` moves the model.
+    seed: of the initial values and of the randomness in a pass. dtype: "float32" or "float64". `to` moves it to a GPU.
     Raises ShapeError, naming the layer and both shapes, where a layer does not fit the one before it.
     """
 
@@ -49,11 +52,12 @@ class Sequential(Layer):
                 raise TypeError(f"expects layers, got {layer!r}")
         if not layers:
             raise ShapeError("a Sequential needs at least one layer")
-        if str(dtype) not in ("float32", "float64"):
+        dtype = getattr(dtype, "__name__", str(dtype))  # numpy.float32 will do
+        if dtype not in ("float32", "float64"):
             raise ValueError(f'dtype must be "float32" or "float64", not {dtype!r}')
         self.layers = list(layers)
         self.input_shape = None if input_shape is None else tuple(input_shape)
-        self.seed, self.dtype, self.passes = seed, str(dtype), 0
+        self.seed, self.dtype, self.passes = seed, dtype, 0
         self._rewrite = True
         self._moved_to: Any = None
         if self.input_shape is not None:
@@ -68,24 +72,33 @@ class Sequential(Layer):
         return build_chain(self.children(), in_shape)
 
     def assemble(self, input_shape: Shape) -> None:
-        """Make this a whole model: infer all shapes, gather the values of all layers in flat vectors, make the plan."""
-        self.input_shape = tuple(input_shape)
-        every = list(_everything(self))
+        """Make this a whole model: infer all shapes, gather the values of all layers in flat vectors, make the plan.
+
+        An error leaves all layers as they were, and so the models that they belong to.
+        """
+        every = dict(everything(self))
+        owners = [(layer, layer.owner) for layer in every.values() if layer.owner is not None]
+        with unchanged_by_errors(every.values()):
+            self._assemble(tuple(input_shape), every)
+        for layer, owner in owners:
+            if not any(owner is here for here in every.values()):
+                owner._moved_to = f"layer {layer!r}"
+
+    def _assemble(self, input_shape: Shape, every: dict[str, Layer]) -> None:
+        self.input_shape = input_shape
         leaves = list(walk(self.children()))
         refuse_repeats(leaves)
-        for layer in every:
-            layer.backend = self.backend
+        for layer in every.values():
+            layer.backend, layer.owner = self.backend, self
         self.declare_shapes(input_shape)
+        for path, layer in every.items():
+            _refuse_own_passes(path, layer)
         self.vectors = Vectors(leaves, self.backend, self.dtype, self.seed)
-        for layer in every:
-            if layer.owner is not None and not any(layer.owner is here for here in every):
-                layer.owner._moved_to = f"layer {layer!r}"
-        for layer in every:
-            layer.owner = self
         self._take_up(leaves)
-        for path, layer in _parts(self):
-            layer.vectors = self.vectors.part(path + ".")
-            layer._take_up(list(walk(layer.children())))
+        for path, layer in every.items():
+            if path and isinstance(layer, Sequential):
+                layer.vectors, layer.dtype = self.vectors.part(path + "."), self.dtype
+                layer._take_up(list(walk(layer.children())))
 
     def _take_up(self, leaves: list[tuple[str, Layer]]) -> None:
         self.layer_ids = {path: i for i, (path, _) in enumerate(leaves)}
@@ -129,7 +142,7 @@ class Sequential(Layer):
             return infer(self, self._input(x))
 
     @_says_what_memory_was_missing
-    def forward(self, x: Any, ctx: Any = None, *, training: bool = False, pass_id: int | None = None) -> Array:
+    def forward(self, x: Any, training: bool = False, pass_id: int | None = None) -> Array:  # type: ignore[override]
         """As a call; with training=True, as in training (batch statistics, dropout), and `backward` may follow.
 
         pass_id: the number of the training pass, which dropout draws from; default: the next.
@@ -146,7 +159,7 @@ class Sequential(Layer):
         return current.states[-1][0]
 
     @_says_what_memory_was_missing
-    def backward(self, delta: Any, ctx: Any = None) -> Array:
+    def backward(self, delta: Any) -> Array:  # type: ignore[override]
         """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. Raises StateError without one."""
         current = self._training
         if current is None:
@@ -210,9 +223,11 @@ class Sequential(Layer):
         """The model that holds the values: this one, or the one that it is a part of."""
         if self.owner is None:
             raise StateError("this Sequential has no input_shape: give it one, or make it a part of a model that has one")
-        if self._moved_to is not None:
-            raise StateError(f"{self._moved_to} now belongs to another model; copy.deepcopy layers to keep both")
-        return cast(Sequential, self.owner)
+        root = cast(Sequential, self.owner)
+        moved = self._moved_to or root._moved_to
+        if moved is not None:
+            raise StateError(f"{moved} now belongs to another model; copy.deepcopy layers to keep both")
+        return root
 
     def _next_pass(self, pass_id: int | None) -> int:
         if pass_id is not None:
@@ -263,19 +278,23 @@ class Sequential(Layer):
 
     def named_params(self) -> dict[str, Array]:
         """Views of `params` by name, such as "0.W"."""
+        self._root()
         return self.vectors.named(self.vectors.trained, self.params)
 
     def named_grads(self) -> dict[str, Array]:
         """Views of `grads` by the names of the parameters."""
+        self._root()
         return self.vectors.named(self.vectors.trained, self.grads)
 
     def named_buffers(self) -> dict[str, Array]:
         """Views of `buffers` by name, such as "1.running_mean"."""
+        self._root()
         return self.vectors.named(self.vectors.kept, self.buffers)
 
     def snapshot(self) -> tuple[Array, Array]:
-        """Copies of params and buffers."""
-        return self.params.copy(), self.buffers.copy()
+        """Copies of params and buffers, between two updates."""
+        with self.lock.reading():
+            return self.params.copy(), self.buffers.copy()
 
     def restore(self, snapshot: tuple[Array, Array]) -> None:
         """Take the values of a snapshot."""
@@ -297,7 +316,7 @@ class Sequential(Layer):
         if not slots:
             raise ValueError(f"no parameter matches {pattern!r}: the names are {', '.join(self.named_params())}")
         yield from slots
-        for model in _everything(self._root()):
+        for _, model in everything(self._root()):
             if isinstance(model, Sequential):
                 model._refresh()
         for slot in slots:
@@ -325,18 +344,18 @@ class Sequential(Layer):
             raise DeviceError("only a whole model moves: call `to` on the model that this one is a part of")
         if backend is not self.backend:
             self._training = None
-            for _, layer in walk(self.children()):
-                for name in layer.declared:
-                    layer.bind(name, backend.asarray(self.backend.to_host(getattr(layer, name))))
-            self.backend = backend
-            self.assemble(self.in_shape)
+            with unchanged_by_errors(layer for _, layer in everything(self)):
+                for _, layer in walk(self.children()):
+                    for name in layer.declared:
+                        layer.bind(name, backend.asarray(self.backend.to_host(getattr(layer, name))))
+                self.backend = backend
+                self.assemble(self.in_shape)
         return self
 
     # ---- copying, saving, showing
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("layers", "input_shape", "seed", "dtype", "passes", "declared", "frozen", "_rewrite", "backend")
-        return {name: self.__dict__[name] for name in kept if name in self.__dict__}
+        return {name: value for name, value in self.__dict__.items() if name not in _MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _moved_to=None)
@@ -347,7 +366,8 @@ class Sequential(Layer):
         """Write configuration and values to one safetensors file; see `nnlite.load`."""
         from nnlite.serialize import save
 
-        save(self, path)
+        with self.lock.reading():
+            save(self, path)
 
     def load_weights(self, path: str | PathLike[str], strict: bool = True) -> list[str]:
         """Take values by name from a saved model; returns the names that were taken.
@@ -371,16 +391,10 @@ class Sequential(Layer):
         return self.layers[index]
 
 
-def _everything(layer: Layer) -> Iterator[Layer]:
-    """The layer and all layers inside it."""
-    yield layer
-    for child in layer.children().values():
-        yield from _everything(child)
-
-
-def _parts(layer: Layer, prefix: str = "") -> Iterator[tuple[str, Sequential]]:
-    """The Sequentials inside a layer, with their paths."""
-    for name, child in layer.children().items():
-        if isinstance(child, Sequential):
-            yield prefix + name, child
-        yield from _parts(child, f"{prefix}{name}.")
+def _refuse_own_passes(path: str, layer: Layer) -> None:
+    """Raise StateError for a layer with layers inside that is more than a chain or a Residual: only those would be run."""
+    has_own_forward = type(layer).forward not in (Layer.forward, Sequential.forward)
+    if path and layer.children() and (has_own_forward or layer.declared):
+        raise StateError(
+            f"{layer!r} has layers inside, which run one after another: it can have no forward, backward or parameters itself"
+        )

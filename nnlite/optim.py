@@ -4,6 +4,7 @@ Formulas and defaults are PyTorch's. r is the learning rate of the step, t the n
 """
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -29,6 +30,8 @@ class Optimizer:
     learning_rate: a number, or a schedule, a function of the step (from 0); assignable at any time.
     weight_decay: of an L2 penalty; it is added to the gradient as weight_decay p.
     clip_norm: if the norm of all gradients is larger, they are scaled down to it (Pascanu et al. 2013, algorithm 1).
+    Raises ValueError for a negative rate or decay and a clip_norm that is not positive. One with a state vector belongs to one
+    model: `step` raises StateError for another.
     `steps` counts the steps made. A subclass names its state vectors in `state_names` and writes `update`.
     """
 
@@ -44,6 +47,10 @@ class Optimizer:
         self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
         self.steps = 0
         self.state: dict[str, Array] = {}
+        self._model: Any = None  # a weak reference to whose state it is
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_model": None}
 
     @property
     def rate(self) -> float:
@@ -92,6 +99,9 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} has no update")
 
     def _state_of(self, model: "Sequential") -> list[Array]:
+        if self.state and self._model is not None and self._model() is not model:
+            raise StateError(f"this {type(self).__name__} holds the state of another model: make a new optimiser for each")
+        self._model = weakref.ref(model)
         for name in self.state_names:
             if name not in self.state:
                 self.state[name] = model.backend.zeros(len(model.params), model.params.dtype)
@@ -109,7 +119,8 @@ class Optimizer:
 class SGD(Optimizer):
     """v <- momentum v + g      p <- p - r v      or, with nesterov, p <- p - r (g + momentum v)
 
-    Raises ValueError for nesterov without momentum.  Source: Sutskever et al. 2013, section 2, in PyTorch's form.
+    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for nesterov without momentum.
+    Source: Sutskever et al. 2013, section 2, in PyTorch's form.
     """
 
     def __init__(
@@ -124,9 +135,13 @@ class SGD(Optimizer):
         if not 0 <= momentum < 1 or (nesterov and not momentum):
             raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
         self.momentum, self.nesterov = momentum, nesterov
-        self.state_names = ("velocity",) if momentum else ()
 
     looks_at_halted = True
+
+    @property
+    def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """No velocity where there is no momentum."""
+        return ("velocity",) if self.momentum else ()
 
     def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
         v = state[0] if state else None
@@ -136,7 +151,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      p <- p - r m' / (sqrt(v') + eps)
 
-    m' = m / (1 - b1^t), v' = v / (1 - b2^t).  Source: Kingma and Ba 2015, algorithm 1.
+    m' = m / (1 - b1^t), v' = v / (1 - b2^t), betas = (b1, b2).  Source: Kingma and Ba 2015, algorithm 1.
+    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for betas outside [0, 1).
     The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
     """
 
@@ -152,9 +168,21 @@ class Adam(Optimizer):
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(learning_rate, weight_decay, clip_norm)
+        self.betas, self.eps = betas, eps
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """(b1, b2), assignable at any time."""
+        return self._betas
+
+    @betas.setter
+    def betas(self, betas: tuple[float, float]) -> None:
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
-        self.betas, self.eps = betas, eps
+        for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
+            if name in self.state:
+                self.state[name] *= (1 - before) / (1 - beta)
+        self._betas = betas
 
     def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
         (m, v), (b1, b2) = state, self.betas
@@ -164,7 +192,10 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam, and p <- (1 - r weight_decay) p before it.  Source: Loshchilov and Hutter 2019, algorithm 2."""
+    """Adam, and p <- (1 - r weight_decay) p before it, in place of its penalty.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2.
+    """
 
     decouples_decay = True
 
@@ -182,6 +213,7 @@ class AdamW(Adam):
 class RMSProp(Optimizer):
     """v <- alpha v + (1 - alpha) g^2      p <- p - r g / (sqrt(v) + eps)
 
+    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for alpha outside [0, 1).
     Source: Hinton 2012, lecture 6e of Neural Networks for Machine Learning.
     """
 
@@ -217,7 +249,7 @@ class Muon(Optimizer):
     """v <- momentum v + g      p <- p - r orthogonal(g + momentum v)      or, without nesterov, p <- p - r orthogonal(v)
 
     For matrices and filters: p (n, ...) is seen as (n, all the rest). orthogonal(M) is M with all its singular values brought
-    close to 1, by `steps` Newton-Schulz iterations. weight_decay: p <- (1 - r weight_decay) p before the step.
+    close to 1, by `iterations` of Newton and Schulz. weight_decay: p <- (1 - r weight_decay) p before the step.
     renormalize: before the step p is scaled to the norm sqrt(n), which a batch norm behind it does not notice.
     Raises StateError for a parameter that is a vector: give those to another optimiser, by `ParameterGroups`.
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
@@ -232,13 +264,13 @@ class Muon(Optimizer):
         nesterov: bool = True,
         weight_decay: float = 0.0,
         renormalize: bool = False,
-        steps: int = 5,
+        iterations: int = 5,
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(learning_rate, weight_decay, clip_norm)
-        if not 0 <= momentum < 1 or steps < 1:
-            raise ValueError(f"momentum must be in [0, 1) and steps at least 1, got {momentum} and {steps}")
-        self.momentum, self.nesterov, self.renormalize, self.iterations = momentum, nesterov, renormalize, steps
+        if not 0 <= momentum < 1 or iterations < 1:
+            raise ValueError(f"momentum must be in [0, 1) and iterations at least 1, got {momentum} and {iterations}")
+        self.momentum, self.nesterov, self.renormalize, self.iterations = momentum, nesterov, renormalize, iterations
 
     def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None, halted: Any = None) -> None:
         if self._is_halted(halted):
@@ -269,7 +301,7 @@ class Muon(Optimizer):
         p -= rate * step
 
 
-def orthogonalize(M: Array, steps: int) -> Array:
+def orthogonalize(M: Array, iterations: int) -> Array:
     """M (n, k) with singular values near 1 (0.7 to 1.2): X <- a X + (b X X' + c (X X')^2) X from X = M / |M|.
 
     Newton-Schulz in a fifth-degree form whose slope at zero is large (Jordan et al. 2024).
@@ -279,7 +311,7 @@ def orthogonalize(M: Array, steps: int) -> Array:
     X = M / (xp.linalg.norm(M) + 1e-7)
     if len(X) > X.shape[1]:
         X = X.T
-    for _ in range(steps):
+    for _ in range(iterations):
         A = X @ X.T
         X = a * X + (b * A + c * (A @ A)) @ X
     return X if X.shape == M.shape else X.T

@@ -96,6 +96,10 @@ class Run:
         """The layers of its steps."""
         return [step.layer for step in self.steps if isinstance(step, LayerStep)]
 
+    def exit_backward(self, delta: Array, ctx: Context) -> Any:
+        """The backward pass of the barrier after it."""
+        return self.exit.backward(delta, ctx)  # type: ignore[union-attr]
+
     def cut(self, n: int, itemsize: int) -> list[slice]:
         """The shards of a batch of n: a function of shapes alone, so that every machine cuts alike."""
         shards = self._cuts.get(n)

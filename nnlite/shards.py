@@ -176,7 +176,7 @@ class TrainingPass(Pass):
         space.begin(rows, self, self.prepared[k], swept)
         a, stack = self.load(self.states[k], rows, space)
         if self.runs[k].entry is not None:
-            space.contexts[0].batch = self.batches[k]
+            space.contexts[0].a, space.contexts[0].batch = a, self.batches[k]
         return space.forward(a, stack, target), stack
 
     def commit(self, loss: Any = 0.0) -> None:
@@ -306,8 +306,9 @@ class TrainingPass(Pass):
                 self.batches[k + 1],
                 self.delta_batches[k + 1],
             )
+            ctx.prepared = self.prepared[k + 1].get(0)
             ctx.aim((0, run.exit.in_shape))
-            delta = run.exit.backward(delta, ctx)
+            delta = run.exit_backward(delta, ctx)
         stop = max(first_step if k == first_run else 0, 0 if run.entry is None else 1)
         for j in range(len(run.steps) - 1, stop - 1, -1):
             delta = run.steps[j].backward(delta, stack, space.contexts[j], target if j == stop else None)
@@ -320,7 +321,7 @@ class TrainingPass(Pass):
     def _combine_deltas(self, k: int, parts: list[Any]) -> None:
         entry = self.runs[k].entry
         ctx = Context(self.model.backend, 0, Shard(self.model.seed), self.model.dtype)
-        ctx.batch = self.batches[k]
+        ctx.batch, ctx.prepared = self.batches[k], self.prepared[k].get(0)
         self.memory[k].direct.bind([ctx])
         self.delta_batches[k] = entry.combine_deltas(parts, ctx)  # type: ignore[union-attr]
 

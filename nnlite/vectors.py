@@ -1,6 +1,7 @@
 """The flat vectors of a model: parameters, gradients, buffers; layers and names hold views of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from nnlite.backend import Array, Backend, single_threaded_blas
@@ -37,6 +38,28 @@ def walk(layers: dict[str, Layer], prefix: str = "") -> Iterator[tuple[str, Laye
             yield from walk(children, f"{prefix}{name}.")
         else:
             yield prefix + name, layer
+
+
+def everything(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """The layer, whose path is "", and all layers inside it, with their paths."""
+    yield path, layer
+    for name, child in layer.children().items():
+        yield from everything(child, f"{path}.{name}" if path else name)
+
+
+@contextmanager
+def unchanged_by_errors(layers: Iterable[Layer]) -> Iterator[None]:
+    """Whatever fails in the block leaves these layers as they are now."""
+    before = [(layer, dict(layer.__dict__), dict(layer.declared)) for layer in layers]
+    try:
+        yield
+    except BaseException:
+        for layer, attributes, declared in before:
+            layer.__dict__.clear()
+            layer.__dict__.update(attributes)
+            layer.declared.clear()  # the same dict: `plan.py` has twins of layers that share it
+            layer.declared.update(declared)
+        raise
 
 
 def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:

@@ -97,11 +97,9 @@ class RunMemory:
         layer_steps = ((i, step.layer) for i, step in enumerate(run.steps) if isinstance(step, LayerStep))
         self.preparing = [(i, layer) for i, layer in layer_steps if prepares(layer)]
         self.reused = [Memory(model.backend) for _ in self.preparing]
-        self.kept: tuple[Array, dict[int, Any]] | None = None
+        self.kept: tuple[list[Array], dict[int, Any]] | None = None
         self.weights = sum(layer.weights() for _, layer in self.preparing)
-        prepared_paths = {run.steps[i].path for i, _ in self.preparing}  # type: ignore[union-attr]
-        places = [slot.place for slot in self.slots if slot.path in prepared_paths]
-        self.prepared_params = model.params[places[0].start : places[-1].stop] if places else None
+        self.prepared_from = _what_they_read(model, {run.steps[i].path for i, _ in self.preparing})  # type: ignore[union-attr]
         self.workspaces: list[Workspace] = []
         self.gradients: list[GradientVector] = []
 
@@ -117,13 +115,12 @@ class RunMemory:
         return self._prepare(self.reused)
 
     def keep_prepared(self) -> dict[int, Any]:
-        """The same for inference, kept as long as the parameters have the same values."""
-        params, kept = self.prepared_params, self.kept
-        if params is None:
-            return self._prepare([Memory(self.model.backend) for _ in self.preparing])
-        if kept is None or not bool((kept[0] == params).all()):
+        """The same for inference, kept as long as what they read has the same values."""
+        kept = self.kept
+        if kept is None or not all((a == b).all() for a, b in zip(kept[0], self.prepared_from, strict=True)):
             # New arrays: another thread may still use the old ones.
-            kept = self.kept = params.copy(), self._prepare([Memory(self.model.backend) for _ in self.preparing])
+            values = [values.copy() for values in self.prepared_from]
+            kept = self.kept = values, self._prepare([Memory(self.model.backend) for _ in self.preparing])
         return kept[1]
 
     def _prepare(self, memories: list[Memory]) -> dict[int, Any]:
@@ -152,6 +149,16 @@ class RunMemory:
         """Add a shard's gradients to the total, and take their vector back."""
         self.total += gradient.vector
         self.gradients.append(gradient)
+
+
+def _what_they_read(model: "Sequential", paths: set[str]) -> list[Array]:
+    """The stretches of the model's vectors that hold the arrays of the layers with these paths."""
+    stretches = []
+    for slots, vector in ((model.vectors.trained, model.params), (model.vectors.kept, model.buffers)):
+        places = [slot.place for slot in slots if slot.path in paths]
+        if places:
+            stretches.append(vector[places[0].start : places[-1].stop])
+    return stretches
 
 
 def prepares(layer: Layer) -> bool:

@@ -1,5 +1,7 @@
 """Bad numbers are found and located; layers that break the rules are named."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -163,3 +165,11 @@ def test_steps_are_skipped_where_that_is_asked_for():
     assert trainer.history["loss"] == expected.history["loss"]
     with pytest.raises(ValueError, match="nonfinite"):
         fit(model, x, t, nonfinite="ignore")
+
+
+def test_a_copy_made_meanwhile_has_no_checks():
+    model = model_with(nn.BatchNorm())
+    with nn.debug(model):
+        twin = pickle.loads(pickle.dumps(model))
+        nn.gradcheck(twin, batch()[0])
+    assert "backward" not in vars(twin[1])

@@ -1,5 +1,6 @@
 """Optimisers against their formulas, clipping, groups, freezing."""
 
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -285,7 +286,7 @@ def test_bad_arguments():
         lambda: nn.Adam(betas=(-0.1, 0.9)),
         lambda: nn.AdamW(weight_decay=-1),
         lambda: nn.Muon(momentum=1),
-        lambda: nn.Muon(steps=0),
+        lambda: nn.Muon(iterations=0),
         lambda: nn.ParameterGroups({"*": nn.SGD(clip_norm=1)}),
         lambda: nn.ParameterGroups({"*": nn.SGD(), "0.*": nn.SGD()}).step(model),
     ):
@@ -296,3 +297,42 @@ def test_bad_arguments():
     optimizer.step(model)
     with pytest.raises(nn.StateError, match="make a new optimiser"):
         optimizer.step(nn.Sequential(nn.Dense(3), input_shape=(2,)))
+
+
+def test_an_optimiser_with_a_state_belongs_to_one_model():
+    optimizer, model = nn.Adam(0.1), make_model()
+    train(optimizer, model, steps=2)
+    with pytest.raises(nn.StateError, match="this Adam holds the state of another model: make a new optimiser for each"):
+        train(optimizer, make_model(), steps=1)
+    train(optimizer, model, steps=1)
+    train(pickle.loads(pickle.dumps(optimizer)), make_model(), steps=1)  # a copy finds its own model
+    plain = nn.SGD(0.1)
+    for _ in range(2):
+        train(plain, make_model(), steps=1)
+
+
+def test_adam_goes_on_with_other_betas():
+    optimizer, model = nn.Adam(0.1), make_model()
+    betas = [(0.9, 0.999), (0.5, 0.9), (0.5, 0.9), (0.8, 0.99)]
+    rng, p, m, v = np.random.default_rng(1), model.params.copy(), 0, 0
+    for t, (b1, b2) in enumerate(betas, 1):
+        optimizer.betas = b1, b2
+        g = model.grads = rng.standard_normal(p.shape)
+        optimizer.step(model)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        p = p - 0.1 * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + 1e-8)
+        np.testing.assert_allclose(model.params, p, rtol=1e-12)
+    with pytest.raises(ValueError, match="betas"):
+        optimizer.betas = 1, 0.9
+
+
+def test_momentum_may_begin_later():
+    optimizer, model = nn.SGD(0.1), make_model()
+    p, v = model.params.copy(), 0
+    for t in range(3):
+        optimizer.momentum = 0.9 if t else 0.0
+        model.grads[...] = 1
+        optimizer.step(model)
+        v = 0.9 * v + 1 if t else 0
+        p = p - 0.1 * (v if t else 1)
+    np.testing.assert_allclose(model.params, p, rtol=1e-12)

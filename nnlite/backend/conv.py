@@ -125,11 +125,12 @@ class ConvPlan:
         if patches is None:
             patches = self.backend.scratch("patches", size, a.dtype)
         s, p, (kh, kw) = image.strides, patches.strides, window.kernel
+        value = s[3] if image.shape[3] > 1 else image.itemsize  # an axis of one value may have any stride
         # A row of the kernel lies in one piece, unless it is dilated or a group takes but a part of each pixel.
-        run = kw * c if dw * s[2] == c * s[3] else c
+        run = kw * c if dw * s[2] == c * value else c
         strided, shape = self.backend.strided, (self.groups, th, tw, ph, pw, n, kh, kw * c // run, run)
         dy, dx = s[1] * sh, s[2] * sw
-        source = strided(image, shape, (s[3] * c, dy, dx, th * dy, tw * dx, s[0], s[1] * dh, s[2] * dw, s[3]))
+        source = strided(image, shape, (value * c, dy, dx, th * dy, tw * dx, s[0], s[1] * dh, s[2] * dw, value))
         # Rows of P may end with a 1, so the patches in it are no plain reshape.
         rows = [p[1] * k for k in (tw * n * ph * pw, n * ph * pw, n * pw, n, 1)]
         target = strided(patches, shape, (p[0], *rows, p[2] * kw * c, p[2] * run, p[2]))

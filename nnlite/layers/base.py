@@ -138,7 +138,10 @@ class Layer:
         raise TypeError(f"{type(self).__name__} has no backward")
 
     def prepare(self, memory: Memory) -> Any:
-        """What all shards of a pass share, made once: `ctx.prepared`. `memory`: for arrays that the next pass writes anew."""
+        """What all shards of a pass share, made once of the declared arrays alone: `ctx.prepared`.
+
+        Inference takes it again as long as these have the same values. `memory`: for arrays that the next pass writes anew.
+        """
         return None
 
     def flops(self) -> int:
@@ -227,7 +230,7 @@ class BatchLayer(Layer):
 
     Forward:  `statistics(a)` of each shard -> `combine(all)` = `ctx.batch` -> `forward` of each shard; `commit(batch)` once.
     Backward: `delta_statistics(delta, ctx)` of each shard -> `combine_deltas(all, ctx)` = `ctx.delta_batch`, writing the
-    gradients -> `backward` of each shard. The model sets `ctx.a`, the layer's input, before each of these.
+    gradients -> `backward` of each shard. The model sets `ctx.a`, the shard's input, for what is done with each shard.
     """
 
     samplewise, keeps, shares_memory = False, "input", False

@@ -62,7 +62,6 @@ class BatchNorm(BatchLayer):
             self.running_var += (1 - self.momentum) * (var * m / (m - 1) - self.running_var)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        ctx.a = a
         by = ctx.batch[3] if ctx.training else self._by(self.running_mean, self.running_var, a.size // a.shape[-1])
         return self.backend.normalize(a, by, ctx.out)
 
