@@ -1,4 +1,4 @@
-# Each target sets up what it needs: Python 3.11 or later and make are enough.
+# Each target but `gpu` sets up what it needs: Python 3.11 or later and make are enough.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,16 +12,16 @@ help:
 	@echo "make lowest    run all tests with every dependency at its lower bound"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
-	@echo "make parity    compare every layer, loss and optimiser with PyTorch"
+	@echo "make parity    compare layers, losses and optimisers with PyTorch (all but Dropout and Muon)"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
 	@echo "make kernels   plant bugs in the CUDA kernels and show that the tests catch each (needs g++, no GPU)"
 	@echo "make mutants   change the code in 300 small ways and show that the tests notice (an hour)"
-	@echo "make gpu       tests and speed on a GPU"
+	@echo "make gpu       tests and speed on a GPU (sets up nothing: CuPy must be there)"
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
-	@echo "make bench     time nnlite against PyTorch, Keras, JAX and scikit-learn"
+	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime"
 
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,7 +53,7 @@ memory: $(VENV)/.test
 	$(BIN)/python benchmarks/import_time.py
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/peers.py --json benchmarks/results/peers.json --markdown benchmarks/results/peers.md
+	$(BIN)/python benchmarks/peers.py --quick --rounds 5 --json benchmarks/results/peers.json --markdown benchmarks/results/peers.md
 
 accuracy: $(VENV)/.bench
 	$(BIN)/python benchmarks/cifar10_accuracy.py --recipe fast90 --json benchmarks/results/fast90.json
@@ -64,6 +64,7 @@ kernels: $(VENV)/.test
 mutants: $(VENV)/.mutants
 	$(BIN)/python tests/mutants.py --out benchmarks/results/mutants.md
 
+# In the machine's own Python: CuPy for its CUDA and nnlite's dependencies; pytest, hypothesis and torch where they are there.
 gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 

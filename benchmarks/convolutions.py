@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from peers import setting
 
 import nnlite as nn
 from nnlite.backend import Memory, Window, get_backend, single_threaded_blas
@@ -55,7 +56,8 @@ def main() -> None:
     args = parser.parse_args()
     nn.set_num_threads(1)
     with single_threaded_blas:
-        text = "\n".join(["# Convolutions on one thread", "", *rule(args.rounds), *kinds(args.rounds), *masks(args.rounds)])
+        tables = [*rule(args.rounds), *kinds(args.rounds), *masks(args.rounds)]
+    text = "\n".join(["# Convolutions on one thread", "", setting(), "", *tables])
     print(text)
     if args.out:
         args.out.write_text(text + "\n")

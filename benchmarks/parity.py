@@ -1,8 +1,9 @@
-"""nnlite against PyTorch: every layer, loss and optimiser, on drawn configurations, in float64 and float32.
+"""nnlite against PyTorch: layers, losses and optimisers, on drawn configurations, in float64 and float32.
 
 usage: python benchmarks/parity.py [--cases 20] [--out FILE]     (needs torch; exits with 1 where anything disagrees)
 
-A layer agrees when outputs, dJ/dx, all parameter gradients and running statistics do.
+A layer agrees when outputs, dJ/dx, all parameter gradients and running statistics do. Left out: Dropout, whose masks differ,
+and Muon, whose matrices PyTorch makes orthogonal in bfloat16.
 """
 
 import argparse
@@ -109,6 +110,36 @@ def layer_norm(x: Any, q: dict[str, Any]) -> Any:
     return images(F.layer_norm(channels_last(x), (6,), q["gamma"], q["beta"]))
 
 
+def residual_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
+    """Two convolutions, and a shortcut that is a 1 x 1 convolution or the identity."""
+    channels, filters = (int(v) for v in rng.integers(1, 9, 2))
+    projects = bool(rng.integers(2))
+    filters, stride = (filters, 2) if projects else (channels, 1)
+    shortcut = nn.Conv2D(filters, 1, stride, bias=False) if projects else ()
+    layer = nn.Residual(
+        nn.Conv2D(filters, 3, stride, padding=1), nn.Tanh(), nn.Conv2D(filters, 3, padding=1), shortcut=shortcut
+    )
+
+    def module(x: Any, q: dict[str, Any]) -> Any:
+        W = {name: q[f"{name}.W"].permute(0, 3, 1, 2) for name in ("0", "2")}
+        y = torch.tanh(F.conv2d(x, W["0"], q["0.b"], stride, 1))
+        y = F.conv2d(y, W["2"], q["2.b"], padding=1)
+        return y + (F.conv2d(x, q["shortcut.0.W"].permute(0, 3, 1, 2), stride=stride) if projects else x)
+
+    return layer, (7, 8, channels), module
+
+
+def normalize_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
+    mean, std = rng.standard_normal(6).tolist(), rng.uniform(0.5, 2, 6).tolist()
+    layer = nn.Normalize(mean, std)
+
+    def module(x: Any, q: dict[str, Any]) -> Any:
+        m, s = (torch.tensor(v, dtype=x.dtype)[:, None, None] for v in (mean, std))
+        return (x - m) / s
+
+    return layer, (4, 5, 6), module
+
+
 LAYERS: dict[str, Callable[[Any], Any]] = {
     "Dense": dense_case,
     "Conv2D": conv_case,
@@ -128,6 +159,10 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "BatchNorm": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (4, 5, 6)),
     "BatchNorm dense": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (6,)),
     "LayerNorm": norm_case(layer_norm, nn.LayerNorm, (4, 5, 6)),
+    "Normalize": normalize_case,
+    "Residual": residual_case,
+    "Flatten": plain(nn.Flatten, lambda x: channels_last(x).flatten(1)),
+    "Reshape": plain(lambda: nn.Reshape((10, 12)), lambda x: channels_last(x).reshape(-1, 10, 12)),
 }
 
 

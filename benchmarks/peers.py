@@ -13,7 +13,7 @@ peers_tasks.py       the networks and tasks, and what they cost
 peers_<system>.py    how a system builds and runs a task
 peers_worker.py      the process of one system
 peers_processes.py   the same from outside; memory, imports, size on disk
-peers_report.py      ratios and the Markdown table
+peers_report.py      ratios and the Markdown table; by itself, README's table
 """
 
 import argparse
@@ -32,7 +32,7 @@ from typing import Any
 import peers_processes as processes
 import peers_worker as worker
 from peers_processes import Process, WorkerError
-from peers_report import add_ratios, markdown
+from peers_report import add_ratios, machine_line, markdown, version_list
 from peers_tasks import SGEMM_TASK, TASKS, Task
 
 SYSTEMS = ("nnlite", "torch", "torch.compile", "keras", "jax", "sklearn", "onnxruntime")
@@ -194,6 +194,12 @@ def machine() -> dict[str, Any]:
         "openblas": openblas_kernels(),
         "python": platform.python_version(),
     }
+
+
+def setting() -> str:
+    """The machine and the versions, for the head of another benchmark's results."""
+    where = machine()
+    return f"{machine_line(where)}\nPython {where['python']}, {version_list(processes.versions(['nnlite']))}."
 
 
 def version(python: str) -> str:

@@ -1,6 +1,11 @@
-"""From the rounds of `peers.py` to ratios and the Markdown table."""
+"""From the rounds of `peers.py` to ratios and the Markdown table.
 
+usage: python benchmarks/peers_report.py     prints README's table of ratios, from the committed rounds
+"""
+
+import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 from peers_tasks import Task, flops_per_sample
@@ -10,6 +15,21 @@ SGEMM_FLOPS = 2 * SGEMM_SIZE**3
 OURS = ("nnlite", "nnlite-ft")
 NOT_PEERS = (*OURS, "sgemm", "sgemm-1")
 IDLE_LIMIT, OTHERS_LIMIT = 0.02, 0.1  # cores
+RESULTS = Path(__file__).with_name("results")
+PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns of README's table
+FASTEST = {"torch": "PyTorch", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}  # the others: as they are
+CNN = ("cnn@32", "cnn@128", "cnn@512")
+ROWS = (  # of README's table: title, rounds, ours, tasks
+    ("tutorial CNN, training, batch 32 / 128 / 512", "peers", "nnlite", CNN),
+    ("the same, idle cores poll", "peers_polling", "nnlite", CNN),
+    ("the same, free-threaded Python, no polling", "peers", "nnlite-ft", CNN),
+    ("the same, Zen 4 EPYC, an earlier version", "peers_zen4", "nnlite", CNN),
+    ("VGG-like net with batch norm, training, batch 64", "peers", "nnlite", ("vgg@64",)),
+    ("ResNet-20, training, batch 128", "peers", "nnlite", ("resnet20@128",)),
+    ("MLP 784-512-512-10, training, batch 32 / 256", "peers", "nnlite", ("mlp@32", "mlp@256")),
+    ("MLP 4-16-3, training, batch 16", "peers", "nnlite", ("tiny@16",)),
+    ("tutorial CNN, inference, batch 1 / 32 / 1024", "peers", "nnlite", ("cnn-infer@1", "cnn-infer@32", "cnn-infer@1024")),
+)
 
 
 def add_ratios(task: Task, result: dict[str, Any]) -> None:
@@ -38,19 +58,24 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def heading(report: dict[str, Any]) -> str:
-    machine = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    free = report["free_threaded"]
+    machine, free = report["machine"], report["free_threaded"]
     python = f"Python {machine['python']}" + (f"; nnlite-ft: nnlite on a free-threaded Python, {free}" if free else "")
     return (
         "# nnlite and its peers on the CPU\n\n"
-        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}. "
-        f"NumPy's BLAS uses its {machine['openblas']} kernels. "
-        f"{report['threads']} threads, float32, Adam; "
-        f"{report['rounds']} rounds of {report['seconds']:g} s.\n{python}.\n{versions}.\n\n"
+        f"{machine_line(machine)} {report['threads']} threads, float32, Adam; "
+        f"{report['rounds']} rounds of {report['seconds']:g} s.\n{python}.\n{version_list(report['versions'])}.\n\n"
         "Samples per second, medians over the rounds. Ratios are nnlite's speed over a peer's in the same round: "
         "median (least to greatest)."
     )
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    whole = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}."
+    return f"{whole} NumPy's BLAS uses its {machine['openblas']} kernels."
+
+
+def version_list(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def speed_table(tasks: dict[str, Any]) -> str:
@@ -133,3 +158,32 @@ def table(header: list[str], rows: list[list[str]], left: int) -> str:
     """A Markdown table; the first `left` columns are aligned left, the others right."""
     rule = [":--" if i < left else "--:" for i in range(len(header))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+
+
+def readme() -> str:
+    """README's table: medians over the rounds of nnlite's speed over a peer's in the same round."""
+    rounds = {name: json.loads((RESULTS / f"{name}.json").read_text())["tasks"] for _, name, _, _ in ROWS}
+    tasks = [(title, ours, [rounds[name][key] for key in keys]) for title, name, ours, keys in ROWS]
+    rows = [readme_row(*row) for row in tasks if row[1] in row[2][0]["samples_per_second"]]  # nnlite-ft may be left out
+    return table(["nnlite's speed over that of", *PEERS.values(), "the fastest peer"], rows, left=1)
+
+
+def readme_row(title: str, ours: str, tasks: list[dict[str, Any]]) -> list[str]:
+    """A cell has a ratio for each task; the last names the fastest peer, once where it is the same in all."""
+    fastest = [task["fastest_peer"] for task in tasks]
+    names = [FASTEST.get(peer, peer) for peer in fastest]
+    over_fastest = [ratio(task, ours, peer) for task, peer in zip(tasks, fastest, strict=True)]
+    if len(set(names)) == 1:
+        last = f"{' / '.join(over_fastest)} {names[0]}"
+    else:
+        last = " / ".join(f"{value} {name}" for value, name in zip(over_fastest, names, strict=True))
+    return [title, *(" / ".join(ratio(task, ours, peer) for task in tasks) for peer in PEERS), last]
+
+
+def ratio(task: dict[str, Any], ours: str, peer: str) -> str:
+    rates = task["samples_per_second"]
+    return f"{statistics.median(divide(rates[ours], rates[peer])):.1f}"
+
+
+if __name__ == "__main__":
+    print(readme())

@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from peers import setting
 from peers_nnlite import build
 from peers_tasks import TASKS, make_batches
 
@@ -39,7 +40,7 @@ def main() -> None:
     }
     if args.free_threaded:
         columns["two threads, free-threaded"] = (args.free_threaded, 1, 2)
-    lines = ["# One thread, two threads, two processes", "", "Training, samples a second, medians of the rounds."]
+    lines = ["# One thread, two threads, two processes", "", setting(), "Training, samples a second, medians of the rounds."]
     lines += [f"A sleeping thread wakes in {1e6 * wake_seconds():.0f} us.", ""]
     if args.free_threaded:
         lines += [f"Free-threaded: {version(args.free_threaded)}; the others: {version(sys.executable)}.", ""]

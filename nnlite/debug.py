@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer
-from nnlite.plan import LayerStep, Run
+from nnlite.plan import Run
+from nnlite.steps import LayerStep
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential

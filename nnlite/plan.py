@@ -8,12 +8,12 @@ import copy
 import math
 from collections.abc import Sequence
 from itertools import count, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from nnlite.backend import Array
 from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, ReLU, Residual
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
-from nnlite.layers.residual import Add, Fork, Swap
+from nnlite.steps import Add, Fork, LayerStep, StackStep, Step, Swap
 
 # Bytes of a shard: its largest step, or all that a sweep keeps. Measured: smaller shards stay in a nearer cache, but threads
 # wait for each other between calls; larger ones spill.
@@ -22,51 +22,6 @@ WORTH_CUTTING = 1 << 29  # FLOP of a training step: for less, a second thread ga
 EVEN = 4  # more than two shards are a multiple of it, so that 2 or 4 threads end together
 FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% of the work that is 20 times more
 FLOPS_PER_MOVED_VALUE = 40  # reading or writing a value takes as long as so many FLOP of a product
-
-
-class LayerStep:
-    """One layer; `in_place` and `delta_in_place`: forward, or backward, may overwrite what it is given.
-
-    `buffer`: the number of the buffer for its delta; deltas are soon done with, so the shards of a thread share those.
-    """
-
-    def __init__(self, path: str, layer: Layer) -> None:
-        self.path, self.layer = path, layer
-        self.in_place = self.delta_in_place = False
-        self.buffer = 0
-
-    def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
-        """The layer's output; in `target`, where one is given and the layer writes to `ctx.out`."""
-        room = target if target is not None else a if self.in_place else (None, self.layer.out_shape)
-        ctx.aim(room, a if self.layer.elementwise else None)
-        return self.layer.forward(a, ctx)
-
-    def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Any:
-        """The delta of the layer's input, likewise."""
-        ctx.aim(target if target is not None else delta if self.delta_in_place else (self.buffer, self.layer.in_shape))
-        return self.layer.backward(delta, ctx)
-
-
-class StackStep:
-    """A movement of a residual connection; `in_place` and `delta_in_place` likewise."""
-
-    def __init__(self, move: Fork | Swap | Add) -> None:
-        self.move = move
-        self.in_place = self.delta_in_place = False
-        self.buffer = 0
-
-    def forward(self, a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
-        """The movement."""
-        ctx.aim(target if target is not None else a if self.in_place else (None, a.shape[1:]))
-        return self.move.forward(a, stack, ctx)
-
-    def backward(self, delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
-        """The movement, backward."""
-        ctx.aim(target if target is not None else delta if self.delta_in_place else (self.buffer, delta.shape[1:]))
-        return self.move.backward(delta, stack, ctx)
-
-
-Step = LayerStep | StackStep
 
 
 class Run:
@@ -192,12 +147,15 @@ def _pool_before_relu(steps: list[Step]) -> list[Step]:
     steps = list(steps)
     for i, (first, second) in enumerate(pairwise(steps)):
         if _is(first, ReLU) and _is(second, MaxPool2D):
-            relu, pool = first.layer, second.layer  # type: ignore[union-attr]
-            relu_after = type(relu)()
-            relu_after.in_shape = relu_after.out_shape = pool.out_shape
-            relu_after.backend = relu.backend
-            steps[i], steps[i + 1] = second, LayerStep(first.path, relu_after)  # type: ignore[union-attr]
+            steps[i], steps[i + 1] = second, _relu_step(ReLU(), second.layer.out_shape, first)
     return steps
+
+
+def _relu_step(relu: ReLU, shape: Shape, like: LayerStep) -> LayerStep:
+    """A step of this ReLU for samples of a shape, in place of another."""
+    relu.in_shape = relu.out_shape = shape
+    relu.backend = like.layer.backend
+    return LayerStep(like.path, relu)
 
 
 def _pool_in_conv(steps: list[Step]) -> list[Step]:
@@ -226,15 +184,12 @@ def _relu_fused(steps: list[Step]) -> list[Step]:
     steps = list(steps)
     for i, (first, second) in enumerate(pairwise(steps)):
         if _is(second, ReLU) and _ends_with_a_sweep(first):
-            layer, relu = first.layer, second.layer  # type: ignore[union-attr]
-            done = _DoneReLU()
-            done.in_shape = done.out_shape = relu.out_shape
-            done.backend = relu.backend
-            steps[i], steps[i + 1] = LayerStep(first.path, _with_relu(layer)), LayerStep(second.path, done)  # type: ignore[union-attr]
+            steps[i] = LayerStep(first.path, _with_relu(first.layer))
+            steps[i + 1] = _relu_step(_DoneReLU(), second.layer.out_shape, second)
     return steps
 
 
-def _ends_with_a_sweep(step: Step) -> bool:
+def _ends_with_a_sweep(step: Step) -> TypeGuard[LayerStep]:
     if not isinstance(step, LayerStep) or not step.layer.backend.fuses_relu:
         return False
     layer = step.layer
@@ -258,7 +213,7 @@ def _with_pool(conv: Conv2D, pool: MaxPool2D) -> Conv2D:
     return twin
 
 
-def _is(step: Any, kind: type[Layer]) -> bool:
+def _is(step: Step, kind: type[Layer]) -> TypeGuard[LayerStep]:
     return isinstance(step, LayerStep) and type(step.layer) is kind
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nnlite.backend import Array, get_num_threads
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
-from nnlite.plan import LayerStep
+from nnlite.steps import LayerStep
 from nnlite.workspace import is_trained
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nnlite.backend import Array, Backend, Turnstile
 from nnlite.backend.memory import Buffers
 from nnlite.layers.base import Context, Shape, Shard
-from nnlite.plan import LayerStep, Run
+from nnlite.plan import Run
+from nnlite.steps import LayerStep
 from nnlite.workspace import Workspace, is_trained
 
 if TYPE_CHECKING:

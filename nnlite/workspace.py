@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from nnlite.backend import Array
 from nnlite.backend.memory import Buffers, Memory
 from nnlite.layers.base import Context, Layer, Shard
-from nnlite.plan import LayerStep, Run
+from nnlite.plan import Run
+from nnlite.steps import LayerStep
 from nnlite.vectors import Slot, shift
 
 if TYPE_CHECKING:

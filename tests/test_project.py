@@ -14,7 +14,7 @@ FLOORS = [
     {"errors"},
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
-    {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "summary", "vectors", "workspace"},
+    {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
     {"callbacks", "checkpoint", "data", "history", "loop", "metrics", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

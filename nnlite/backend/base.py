@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from nnlite.backend.conv import ConvPlan
@@ -13,6 +14,7 @@ from nnlite.backend.window import Array, Pair, Window
 GELU_LINEAR, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 GELU_FAR = 10.0
 CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
+MANY = 1 << 20  # rows that constants are made ready for
 FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
 
@@ -36,6 +38,13 @@ class Normalization(NamedTuple):
 def by_pixel(a: Array) -> Array:
     """Images (N, H, W, C) as (H, W, N, C)."""
     return a.transpose(1, 2, 0, 3)
+
+
+@lru_cache
+def _standardization(backend: "Backend", mean: Any, std: Any, channels: int, dtype: Any) -> tuple[Array, Array]:
+    rows = (backend.xp.broadcast_to(v, (channels,)) for v in (-backend.asarray(mean, dtype), 1 / backend.asarray(std, dtype)))
+    shift, scale = (backend.wide_row(row, MANY) for row in rows)
+    return shift, scale
 
 
 class Backend:
@@ -224,6 +233,10 @@ class Backend:
     def wide_row(self, row: Array, rows: int) -> Array:
         """`row` (C,) in the form in which `by_column` uses it fastest, for an array of about so many rows."""
         return row
+
+    def standardization(self, mean: Any, std: Any, channels: int, dtype: Any) -> tuple[Array, Array]:
+        """Rows for `by_column` of -mean and 1 / std, numbers or tuples of them; made once, and only read."""
+        return _standardization(self, mean, std, channels, dtype)
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """xp's "add" or "multiply" of `a` (..., C) and `row` (C,), or its `wide_row`."""

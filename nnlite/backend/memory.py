@@ -90,7 +90,7 @@ class Memory:
     """
 
     def __init__(self, backend: "Backend") -> None:
-        self.backend, self.swept = backend, False
+        self.backend, self.swept, self._training = backend, False, False
         self._own = Buffers(backend)
         self._kept: dict[str, Array] = {}
         self._parts: dict[int, Memory] = {}
@@ -100,13 +100,13 @@ class Memory:
         if i not in self._parts:
             self._parts[i] = Memory(self.backend)
         part = self._parts[i]
-        part.swept = self.swept
+        part.swept, part._training = self.swept, self.training
         return part
 
     @property
     def training(self) -> bool:
         """Whether backward follows at all."""
-        return self.swept
+        return self.swept or self._training
 
     def persist(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array that stays until backward."""

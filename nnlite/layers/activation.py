@@ -25,7 +25,7 @@ class ReLU(Layer):
 class LeakyReLU(Layer):
     """y = a where a > 0, else slope a      dJ/da = delta where y > 0, else slope delta
 
-    slope: at least 0, so that y tells the sign of a; raises ValueError otherwise. Default 0.01.
+    slope: in [0, 1), so that y is the larger of a and slope a; raises ValueError otherwise. Default 0.01.
     """
 
     elementwise, keeps, shares_memory = True, "output", False

@@ -18,8 +18,9 @@ class Conv2D(Layer):
 
     kernel_size, stride, padding, dilation: an integer or (height, width).  padding: also "valid" (none) or "same"
     (OH = ceil(H / stride), surplus at bottom and right).  groups: filters see only their share of the channels;
-    groups = C is a depthwise convolution.  Raises ShapeError for inputs that are no images, a kernel larger than the
-    padded input, and groups that do not divide the channels and the filters.
+    groups = C is a depthwise convolution.  bias: whether there is a b; it starts at zero.  init: of W, a name in `nn.init`
+    or a function (shape, rng) -> array; default "he_normal", for ReLU.  Raises ShapeError for inputs that are no images, a
+    kernel larger than the padded input, and groups that do not divide the channels and the filters.
     """
 
     keeps, shares_memory = "input", False

@@ -1,16 +1,22 @@
 """Normalisation: of each channel over the batch, of each sample over its channels, and of the data itself."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from nnlite.backend import Array, Backend
+from nnlite.backend import Array
 from nnlite.errors import ShapeError
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 
 Numbers = float | tuple[float, ...]
 
-_MANY = 1 << 20  # pixels of a batch: constants are made ready for that once
+
+class Moments(NamedTuple):
+    """Of a batch: m values a channel, their mean and variance (C,), and the normalisation by these."""
+
+    m: float
+    mean: Array
+    var: Array
+    normalization: Any
 
 
 class BatchNorm(BatchLayer):
@@ -53,21 +59,24 @@ class BatchNorm(BatchLayer):
         means = self.xp.stack([mean for _, mean, _ in parts]).astype("float64")
         mean = (n * means).sum(axis=0) / m
         squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
-        return m, mean, squares / m, self._by(mean, squares / m, int(m))
+        return Moments(m, mean, squares / m, self._normalization(mean, squares / m, int(m)))
 
-    def commit(self, batch: Any) -> None:
-        m, mean, var, _ = batch
-        self.running_mean += (1 - self.momentum) * (mean - self.running_mean)
+    def commit(self, batch: Moments) -> None:
+        m = batch.m
+        self.running_mean += (1 - self.momentum) * (batch.mean - self.running_mean)
         if m > 1:
-            self.running_var += (1 - self.momentum) * (var * m / (m - 1) - self.running_var)
+            self.running_var += (1 - self.momentum) * (batch.var * m / (m - 1) - self.running_var)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        by = ctx.batch[3] if ctx.training else self._by(self.running_mean, self.running_var, a.size // a.shape[-1])
+        if ctx.training:
+            by = ctx.batch.normalization
+        else:
+            by = self._normalization(self.running_mean, self.running_var, a.size // a.shape[-1])
         return self.backend.normalize(a, by, ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
         delta, a = self.backend.rows(delta), self.backend.rows(ctx.a)
-        return self.backend.delta_sums(delta, a, ctx.batch[3])
+        return self.backend.delta_sums(delta, a, ctx.batch.normalization)
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
         dbeta, dgamma = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
@@ -75,13 +84,13 @@ class BatchNorm(BatchLayer):
             ctx.dbeta[...] = dbeta
         if self.scale:
             ctx.dgamma[...] = dgamma
-        m, dtype = ctx.batch[0], self.running_mean.dtype
-        return self.backend.delta_normalization(ctx.batch[3], *((d / m).astype(dtype) for d in (dbeta, dgamma)))
+        means = ((d / ctx.batch.m).astype(self.running_mean.dtype) for d in (dbeta, dgamma))
+        return self.backend.delta_normalization(ctx.batch.normalization, *means)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.normalize_delta(delta, ctx.a, ctx.delta_batch, ctx.out)
 
-    def _by(self, mean: Array, var: Array, rows: int) -> Any:
+    def _normalization(self, mean: Array, var: Array, rows: int) -> Any:
         """The normalisation by these moments, in the dtype of the model, of so many values a channel."""
         mean, inv_std = (v.astype(self.running_mean.dtype) for v in (mean, 1 / self.xp.sqrt(var + self.eps)))
         gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
@@ -160,16 +169,7 @@ class Normalize(Layer):
         return self.backend.by_column("multiply", delta, self._rows(delta)[1], ctx.out)
 
     def _rows(self, like: Array) -> tuple[Array, Array]:
-        return _constant_rows(self.backend, self.mean, self.std, like.shape[-1], like.dtype)
-
-
-@lru_cache
-def _constant_rows(backend: Backend, mean: Numbers, std: Numbers, channels: int, dtype: Any) -> tuple[Array, Array]:
-    """-mean and 1 / std, one value for each channel; made once, and only read."""
-    minus_mean, inv_std = -backend.asarray(mean, dtype), 1 / backend.asarray(std, dtype)
-    rows = (backend.xp.broadcast_to(value, (channels,)) for value in (minus_mean, inv_std))
-    shift, scale = (backend.wide_row(row, _MANY) for row in rows)
-    return shift, scale
+        return self.backend.standardization(self.mean, self.std, like.shape[-1], like.dtype)
 
 
 def _numbers(value: float | Sequence[float]) -> Numbers:

@@ -1,10 +1,9 @@
-"""The residual connection, and the three movements of a stack that it consists of when a shard goes through it."""
+"""The residual connection."""
 
 from typing import Any
 
-from nnlite.backend import Array
 from nnlite.errors import ShapeError
-from nnlite.layers.base import Context, Layer, Shape
+from nnlite.layers.base import Layer, Shape
 
 
 def build_chain(layers: dict[str, Layer], in_shape: Shape) -> Shape:
@@ -47,35 +46,3 @@ class Residual(Layer):
         if f != s:
             raise ShapeError(f"the branches give {f} and, on the shortcut, {s}")
         return f
-
-
-class Fork:
-    """Remember `a` for the shortcut; backward, add what came back along it."""
-
-    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
-        stack.append(a)
-        return a
-
-    def backward(self, delta: Array, stack: list[Array], ctx: Context) -> Array:
-        return ctx.xp.add(delta, stack.pop(), out=ctx.out)
-
-
-class Swap:
-    """Go over from one branch to the other."""
-
-    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
-        stack[-1], a = a, stack[-1]
-        return a
-
-    backward = forward
-
-
-class Add:
-    """The sum of both branches; backward, the same delta for both."""
-
-    def forward(self, a: Array, stack: list[Array], ctx: Context) -> Array:
-        return ctx.xp.add(a, stack.pop(), out=ctx.out)
-
-    def backward(self, delta: Array, stack: list[Array], ctx: Context) -> Array:
-        stack.append(delta)
-        return delta
