@@ -71,6 +71,22 @@ def choose_recipe(args: argparse.Namespace) -> Recipe:
     return RECIPES[args.model]._replace(**{name: value for name, value in changes.items() if value is not None})
 
 
+def score(trainer: nn.Trainer, recipe: Recipe, test: nn.data.Dataset) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Logits of the test images, the confusion matrix, and the measures that are one number."""
+    logits = trainer.predict(test.images)
+    matrix, f1 = nn.ConfusionMatrix(n_classes=10), nn.F1(average="macro")
+    for metric in (matrix, f1):
+        metric.update(logits, test.labels)
+    scores = {"test_accuracy": accuracy(logits, test.labels)}
+    if recipe.views:
+        scores["test_accuracy_tta"] = accuracy(trainer.predict(test.images, augment=recipe.views), test.labels)
+    return logits, matrix.result(), scores | {"macro_f1": f1.result()}
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
 def main(arguments: list[str] | None = None) -> dict[str, object]:
     args = parse(arguments)
     if args.threads:
@@ -88,18 +104,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     history = fit(recipe, trainer, train, validation=test, seed=args.seed, resume=args.resume, **kept)
     seconds = time.perf_counter() - start
 
-    logits = trainer.predict(test.images)
-    matrix = nn.ConfusionMatrix(n_classes=10)
-    matrix.update(logits, test.labels)
-    f1 = nn.F1(average="macro")
-    f1.update(logits, test.labels)
-    accuracy = float((logits.argmax(axis=1) == test.labels).mean())
-    averaged = {}
-    if recipe.views:
-        hits = trainer.predict(test.images, augment=recipe.views).argmax(axis=1) == test.labels
-        averaged = {"test_accuracy_tta": float(hits.mean())}
-    print("\n" + nn.metrics.classification_report(matrix.result(), data.classes))
-
+    logits, matrix, scores = score(trainer, recipe, test)
     metrics = {
         "dataset": data.name,
         "model": args.model,
@@ -108,9 +113,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         "seed": args.seed,
         "train_images": len(train),
         "test_images": len(test),
-        "test_accuracy": accuracy,
-        **averaged,
-        "macro_f1": f1.result(),
+        **scores,
         "train_seconds": round(seconds, 2),
         "images_per_second": round(float(np.median(history["samples_per_second"])), 1) if recipe.epochs else 0.0,
         "threads": nn.get_num_threads(),
@@ -121,9 +124,10 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     history.to_csv(args.out / "history.csv")
     model.save(args.out / "model.safetensors")
     history.plot(args.out / "curves.png")
-    confusion_picture(matrix.result(), data.classes, args.out / "confusion.png")
+    confusion_picture(matrix, data.classes, args.out / "confusion.png")
     sample_picture(test.images, test.labels, nn.softmax(logits), data.classes, args.out / "samples.png")
-    print(f"test accuracy {accuracy:.4f} on {data.name}; {seconds:.0f} s; results in {args.out}")
+    print("\n" + nn.metrics.classification_report(matrix, data.classes))
+    print(f"test accuracy {scores['test_accuracy']:.4f} on {data.name}; {seconds:.0f} s; results in {args.out}")
     return metrics
 
 
