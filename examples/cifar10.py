@@ -42,7 +42,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=["auto", "cifar10", "shapes"], default="auto")
     parser.add_argument("--data-dir", type=Path, help="default: NNLITE_DATA, else the user's cache folder")
     parser.add_argument("--limit", type=int, help="train and test on the first so many images only")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out; a new run sets it aside"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/cifar10"))
     args = parser.parse_args(arguments)
     if args.learning_rate and not args.optimizer:

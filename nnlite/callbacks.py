@@ -38,8 +38,9 @@ class Callback:
 class EarlyStopping(Callback):
     """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs; take the best weights back.
 
-    The best parameters *and* buffers are restored. mode: "min" or "max"; default: "max" for names that hold accuracy,
-    precision, recall or f1, else "min". Raises DataError for a name that the history has not.
+    restore_best: whether training ends with the best parameters and buffers, or with the last.
+    mode: "min" or "max"; default: "max" for names that hold accuracy, precision, recall or f1, else "min".
+    Raises DataError for a name that the history has not.
     """
 
     def __init__(

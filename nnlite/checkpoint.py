@@ -1,10 +1,11 @@
 """Checkpoints: all that training needs to go on to the same bits, one file each.
 
 A checkpoint is a safetensors file, `step-<steps>.safetensors`: parameters, buffers, the optimiser's state and the arrays of
-callbacks as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both. `best.safetensors` is a copy of
-the one whose epoch had the lowest validation loss (without validation: training loss).
+callbacks as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both. `best.safetensors` is the model
+after the epoch with the lowest validation loss (without validation: training loss), as `Sequential.save` writes it.
 """
 
+import itertools
 import json
 import signal
 import threading
@@ -21,6 +22,7 @@ from nnlite.errors import FileError, StateError
 from nnlite.serialize import describe, read_tensors, write_whole
 
 if TYPE_CHECKING:
+    from nnlite.model import Sequential
     from nnlite.train import Trainer
 
 FORMAT = 1
@@ -29,15 +31,18 @@ _SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules w
 
 
 class Folder:
-    """The checkpoints in a folder: the last `keep` of them and the best."""
+    """The checkpoints in a folder, the last `keep` of them, and the best model."""
 
     def __init__(self, path: str | PathLike[str], keep: int) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.path, self.keep = Path(path), keep
 
-    def save(self, steps: int, arrays: Arrays, description: dict[str, Any], best: bool = False) -> None:
-        """Write a checkpoint; where that fails (a full disk), say so and leave the older ones as they are."""
+    def save(self, steps: int, arrays: Arrays, description: dict[str, Any], best: "Sequential | None" = None) -> None:
+        """Write a checkpoint, and a model that is the best so far.
+
+        Where that fails (a full disk), say so and leave the older ones as they are.
+        """
         from safetensors.numpy import save
 
         text = json.dumps({"format": FORMAT, **description})
@@ -45,9 +50,9 @@ class Folder:
         data = save(arrays, metadata)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if best is not None:  # first: the checkpoint says that it is there
+                best.save(self.path / "best.safetensors")
             write_whole(self.path / f"step-{steps:09d}.safetensors", data)
-            if best:
-                write_whole(self.path / "best.safetensors", data)
         except OSError as error:
             last = self.files()[-1:]
             left = f"the last one is {last[0].name}" if last else "there is none yet"
@@ -69,6 +74,14 @@ class Folder:
         if files:
             raise FileError(f"none of the {len(files)} checkpoints in {self.path} can be read")
         return None
+
+    def set_aside(self) -> Path:
+        """Move the checkpoints and the best model to a new folder inside this one, whose path is returned."""
+        aside = next(path for n in itertools.count(1) if not (path := self.path / f"earlier-{n}").exists())
+        aside.mkdir()
+        for file in (*self.files(), *self.path.glob("best.safetensors")):
+            file.rename(aside / file.name)
+        return aside
 
     def files(self) -> list[Path]:
         """From the oldest to the newest."""

@@ -12,6 +12,7 @@ from nnlite.backend import Tally
 from nnlite.checkpoint import Folder, capture, fingerprint, held_signals, refuse_others, restore
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
+from nnlite.losses import Loss, NoWeightError
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer
@@ -33,6 +34,21 @@ class Counts:
         """Go on from what `state` gave."""
         self.batches, self.samples, self.seconds = state["batches"], state["samples"], state["seconds"]
         self.tally.go_on_from(*state["sums"])
+
+
+class Weighed(Loss):
+    """The same loss; `weight`: what it divided the batch by, which is what that batch counts for in the mean of an epoch."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+
+    def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Any]:
+        return self.loss(z, t, sample_weight, total)
+
+    def prepare(self, *batch: Any) -> tuple[Any, Any, float]:
+        prepared = self.loss.prepare(*batch)
+        self.weight = prepared[2]
+        return prepared
 
 
 class Fit:
@@ -58,12 +74,15 @@ class Fit:
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
+        if self.folder is not None and not resume:
+            self._set_others_aside(self.folder)
         for callback in self.trainer.callbacks:
             callback.on_fit_begin(self.trainer)
         counts = self._resume() if resume else None
         if self.folder is None:
             self._run(epochs, counts)
         else:
+            self.trainer.folders.add(self.folder.path.resolve())
             with held_signals() as self.received:
                 self._run(epochs, counts)
 
@@ -99,7 +118,10 @@ class Fit:
             return
         if not counts.samples:
             raise DataError("the training data gave no batch: an iterable must give its batches anew each epoch")
-        row = {"loss": self._mean_loss(counts), **trainer.results()}
+        loss = self._mean_loss(counts)
+        if math.isnan(loss) and not counts.tally.count:
+            raise DataError("nothing to train on: the weights of all samples are zero")
+        row = {"loss": loss, **trainer.results()}
         if self.held_out is not None:
             row |= {f"val_{name}": value for name, value in trainer.evaluate(self.held_out).items()}
         row |= {"seconds": counts.seconds, "samples_per_second": counts.samples / counts.seconds}
@@ -108,7 +130,7 @@ class Fit:
         bar.end(row)
         for callback in trainer.callbacks:
             callback.on_epoch_end(trainer, row)
-        loss = row.get("val_loss", row["loss"])
+        loss = row.get("val_loss", loss)
         is_best, self.best = loss < self.best, min(loss, self.best)
         self._checkpoint(best=is_best)
 
@@ -121,7 +143,7 @@ class Fit:
             counts.batches += 1
             counts.samples += len(x)
             counts.seconds = before + time.perf_counter() - start
-            bar.advance(len(x), lambda: {"loss": self._mean_loss(counts), **trainer.shown()})
+            bar.advance(len(x), lambda: self._shown(counts))
             if self.received:
                 return
             if self.every and trainer.steps % self.every == 0:
@@ -132,8 +154,12 @@ class Fit:
     def _step(self, x: Any, t: Any, w: Any, counts: Counts) -> None:
         trainer, model, tally = self.trainer, self.trainer.model, counts.tally
         z = model.backend.xp.empty((len(x), *model.out_shape), model.dtype) if trainer.metrics else None
-        loss = model.loss_and_grad(x, t, trainer.loss, sample_weight=w, out=z)
-        tally.add(loss, weight_of(x, w))
+        criterion = Weighed(trainer.loss)
+        try:
+            loss = model.loss_and_grad(x, t, criterion, sample_weight=w, out=z)
+        except NoWeightError:
+            return
+        tally.add(loss, criterion.weight)
         if tally.is_bad:
             self._refuse(loss, x)
             return
@@ -165,6 +191,11 @@ class Fit:
             )
         return loss
 
+    def _shown(self, counts: Counts) -> dict[str, float]:
+        """What the bar shows; there may be nothing to show yet."""
+        loss = self._mean_loss(counts)
+        return {} if math.isnan(loss) else {"loss": loss, **self.trainer.shown()}
+
     def _new_counts(self) -> Counts:
         return Counts(self.trainer.model.backend.tally(skip=self.nonfinite == "skip"), self.trainer.steps)
 
@@ -172,6 +203,10 @@ class Fit:
         return on_device(source, self.trainer.model.backend)
 
     # ---- checkpoints
+
+    def _set_others_aside(self, folder: Folder) -> None:
+        if folder.files() and folder.path.resolve() not in self.trainer.folders:
+            self._say(f"the checkpoints of another run in {folder.path} are now in {folder.set_aside()}")
 
     def _checkpoint(self, counts: Counts | None = None, best: bool = False) -> None:
         if self.folder is None:
@@ -185,7 +220,8 @@ class Fit:
             "stopped": self.trainer.stopped,
             "counts": None if counts is None else counts.state(),
         }
-        self.folder.save(self.trainer.steps, *capture(self.trainer, progress, self.fingerprint), best=best)
+        kept, model = capture(self.trainer, progress, self.fingerprint), self.trainer.model
+        self.folder.save(self.trainer.steps, *kept, best=model if best else None)
 
     def _resume(self) -> Counts | None:
         """Take up the newest checkpoint; what an epoch had counted, where it stands in the middle of one."""
@@ -223,7 +259,7 @@ class _Progress:
         if self.live:
             from tqdm.auto import tqdm
 
-            self.bar = tqdm(total=samples, initial=done, desc=self.title, unit="img", unit_scale=False, leave=True)
+            self.bar = tqdm(total=samples, initial=done, desc=self.title, unit="sample", unit_scale=False, leave=True)
 
     def advance(self, samples: int, values: Any) -> None:
         if self.bar is None:
@@ -258,6 +294,8 @@ def as_source(data: Any) -> Any:
         from nnlite.data import Dataset
 
         return Dataset(data[0], data[1], weights=data[2] if len(data) == 3 else None)
+    if hasattr(data, "ndim"):
+        raise DataError("inputs and targets are given as one tuple: (x, t)")
     if not isinstance(data, Iterable):
         raise DataError(f"data must be (x, t), a nn.data.Dataset or an iterable of batches, not {type(data).__name__}")
     return data
@@ -287,8 +325,3 @@ def batches(
             raise DataError(f"a batch must be (x, t) or (x, t, weights), got {type(batch).__name__}")
         x, t, w = itertools.islice(itertools.chain(batch, [None]), 3)
         yield x, t, w
-
-
-def weight_of(x: Any, w: Any) -> float:
-    """What a batch counts for in a mean."""
-    return float(len(x)) if w is None else float(w.sum())

@@ -6,10 +6,14 @@ from nnlite.backend import Array, Backend, backend_of, get_backend
 from nnlite.errors import DataError, ShapeError
 
 
+class NoWeightError(DataError):
+    """The weights of a batch add up to zero: it has no mean, and in a longer one it counts nothing."""
+
+
 class Loss:
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
-    A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, backend) -> t`.
+    A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, dtype) -> t`.
     """
 
     def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Array]:
@@ -22,6 +26,7 @@ class Loss:
         """
         backend = backend_of(z)
         if total is None:
+            z = _reals(backend.asarray(z))
             t, sample_weight, total = self.prepare(z.shape, z.dtype, t, sample_weight, backend)
         losses, delta = self.per_sample(z, t)
         scale = 1 / total if sample_weight is None else (sample_weight / total).astype(z.dtype)
@@ -29,7 +34,7 @@ class Loss:
             losses = losses * sample_weight
             scale = scale.reshape(-1, *[1] * (z.ndim - 1))  # type: ignore[union-attr]
         delta *= scale
-        return backend_of(z).number(losses.sum(dtype="float64")) / total, delta
+        return backend.number(losses.sum(dtype="float64")) / total, delta
 
     def prepare(
         self, z_shape: tuple[int, ...], dtype: Any, t: Any, sample_weight: Any, backend: Backend
@@ -43,6 +48,8 @@ class Loss:
             if sample_weight.shape != z_shape[:1]:
                 raise ShapeError(f"sample_weight must have shape {z_shape[:1]}, not {sample_weight.shape}")
         total = self.total(t, sample_weight)
+        if total == 0:
+            raise NoWeightError("the weights of the samples add up to zero: nothing to average")
         if not total > 0:
             raise DataError(f"the weights of the samples add up to {total}: nothing to average")
         return t, sample_weight, total
@@ -67,7 +74,7 @@ class Loss:
 class CrossEntropy(Loss):
     """J_n = -sum over c of q_c log y_c,  y = softmax(z),  q_c = v_c p_c.     dJ_n/dz = y sum(q) - q
 
-    z: (N, C) logits   t: (N,) integer labels, or (N, C) probabilities
+    z: (N, C) logits   t: (N,) or (N, 1) integer labels, or (N, C) probabilities
 
     p is the target: t, or 1 at the label; with label_smoothing s it is (1 - s) p + s / C. v: class_weight (C,), default 1.
     Integer labels are averaged over the sum of class weight x sample weight, probabilities over the sum of sample weights.
@@ -98,9 +105,9 @@ class CrossEntropy(Loss):
             raise ShapeError(f"class_weight has {len(self.class_weight)} values for {z_shape[1]} classes")
         if t.shape == z_shape:
             return _in_unit_interval(t.astype(dtype, copy=False), "CrossEntropy: probabilities")
-        if t.shape != z_shape[:1]:
+        if t.shape not in (z_shape[:1], (z_shape[0], 1)):
             raise ShapeError(f"CrossEntropy: the targets have shape {t.shape}, the logits {z_shape}")
-        return _labels(t, z_shape[1])
+        return _labels(t.reshape(-1), z_shape[1])
 
     def _weighted_target(self, z: Array, t: Array) -> Array:
         q: Array = backend_of(z).one_hot(t, z.shape[1], z.dtype) if t.ndim == 1 else t.copy()
@@ -164,10 +171,16 @@ class Huber(Loss):
 
 def softmax(z: Any) -> Array:
     """y_i = exp(z_i) / sum over j of exp(z_j), over the last axis: probabilities from logits."""
-    xp = backend_of(z).xp
+    backend = backend_of(z)
+    xp, z = backend.xp, _reals(backend.asarray(z))
     e = xp.exp(z - z.max(axis=-1, keepdims=True))
     y: Array = e / e.sum(axis=-1, keepdims=True)
     return y
+
+
+def _reals(z: Array) -> Array:
+    """Integers as float64."""
+    return z if z.dtype.kind == "f" else z.astype("float64")
 
 
 def _mean(losses: Array, delta: Array) -> tuple[Array, Array]:

@@ -26,7 +26,11 @@ class Metric:
         """Begin anew."""
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
-        """Take in a batch.     z: (N, C) outputs, or (N,), (N, 1) logits of two classes   t: (N,) labels or (N, C)"""
+        """Take in a batch.     z: (N, C) outputs, or (N,), (N, 1) logits of two classes
+
+        t: (N,) or (N, 1) labels, or (N, C) probabilities: the most probable class is the label. nnlite's own metrics raise
+        DataError for rows that do not add up to 1, such as several labels a sample.
+        """
 
     def result(self) -> Any:
         """The value over all batches since `reset`. Raises DataError where there was none."""
@@ -216,7 +220,7 @@ def _outputs_and_labels(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         raise DataError(f"{len(z)} outputs, but {len(t)} targets")
     z = z.reshape(len(z)) if z.shape[1:] == (1,) else z
     if t.ndim == 2:
-        t = t.reshape(len(t)) if t.shape[1] == 1 else t.argmax(axis=1)
+        t = t.reshape(len(t)) if t.shape[1] == 1 else _most_probable(t)
     if t.dtype.kind not in "iub" and not (t == t.astype(np.int64)).all():
         raise DataError(f"labels must be integers, not {t.dtype}")
     t = t.astype(np.int64)
@@ -224,6 +228,16 @@ def _outputs_and_labels(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     if len(t) and (t.min() < 0 or t.max() >= classes):
         raise DataError(f"labels must be in 0 ... {classes - 1}, found {t.min() if t.min() < 0 else t.max()}")
     return z, t
+
+
+def _most_probable(t: NDArray[Any]) -> NDArray[Any]:
+    sums = t.sum(axis=1, dtype=np.float64)
+    if not (t >= 0).all() or not (abs(sums - 1) < 0.01).all():
+        raise DataError(
+            f"targets {t.shape} must be probabilities of the classes, each row of them not negative and adding up to 1: "
+            "several labels a sample need a metric of their own, such as the share of outputs on the right side of 0"
+        )
+    return np.asarray(t.argmax(axis=1))
 
 
 def _to_host(array: Any) -> NDArray[Any]:

@@ -181,6 +181,11 @@ def read_tensors(path: str | PathLike[str], what: str) -> tuple[Arrays, dict[str
 
 def _read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
     arrays, description = read_tensors(path, "a model")
+    if description.keys() == {"digest", "state"}:
+        raise FileError(
+            f"{path} is a checkpoint: Trainer.fit(checkpoint=, resume=True) goes on with it; "
+            "best.safetensors beside it is a model"
+        )
     if description.get("format") != FORMAT:
         raise FileError(f"{path}: format {description.get('format')}, this nnlite reads format {FORMAT}")
     return arrays, description

@@ -1,7 +1,10 @@
 """The trainer: a model, a loss, an optimiser, metrics and callbacks; what it does in an epoch stands in `loop.py`."""
 
+import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,8 +13,8 @@ from nnlite.callbacks import Callback
 from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
 from nnlite.history import History
-from nnlite.loop import Fit, as_source, batches, on_device, weight_of
-from nnlite.losses import Loss
+from nnlite.loop import Fit, as_source, batches, on_device
+from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 
@@ -24,6 +27,7 @@ _INFERENCE_BATCH = 1024
 class Trainer:
     """Trains a model: `fit`, `evaluate`, `predict`.
 
+    loss: such as `nn.CrossEntropy()`.   optimizer: such as `nn.Adam()`, or `nn.ParameterGroups`.
     metrics: such as `nn.Accuracy()`; they are streamed over the outputs of training and of validation.
     callbacks: called around training, see `nn.Callback`.
     `epochs` and `steps` count what was done, over all calls of `fit`; `history` has one row an epoch.
@@ -42,6 +46,7 @@ class Trainer:
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = False
+        self.folders: set[Path] = set()  # where its checkpoints lie
 
     def fit(
         self,
@@ -68,14 +73,16 @@ class Trainer:
         from, or "skip" the step, with a warning. Parameters and statistics are then those before it.
 
         checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs goes into a file there.
-        The last `keep` of them and the best stay. Ctrl-C and SIGTERM then finish the step and write one before they end the
-        process.
+        The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the epoch with the lowest
+        validation loss. Those of another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C
+        and SIGTERM then finish the step and write one before they end the process.
         resume: go on from the newest, in the middle of an epoch if need be, until `epochs` epochs are done in all, to the same
         bits as without the interruption; without any checkpoint start afresh. Raises StateError, naming the difference, for
         those of another model, optimiser, data set or setting, and FileError where all are damaged.
 
-        Raises DataError for data that do not fit.
+        A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
         """
+        source, held_out = as_source(data), None if validation is None else as_source(validation)
         if nonfinite not in ("raise", "skip"):
             raise ValueError(f'nonfinite must be "raise" or "skip", not {nonfinite!r}')
         if epochs < 0 or batch_size < 1:
@@ -85,28 +92,37 @@ class Trainer:
         if every is not None and every < 1:
             raise ValueError(f"every must be at least 1 step, not {every}")
         self.stopped = False
-        source, held_out = as_source(data), None if validation is None else as_source(validation)
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         settings = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
         Fit(self, source, held_out, progress, nonfinite, folder, every, **settings).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, float]:
-        """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}."""
-        for metric in self.metrics:
+        """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}.
+
+        data: as `fit` takes them. The metrics of an epoch that is under way go on undisturbed.
+        """
+        backend, metrics = self.model.backend, copy.deepcopy(self.metrics)
+        for metric in metrics:
             metric.reset()
-        tally = self.model.backend.tally()
-        for x, t, w in batches(on_device(as_source(data), self.model.backend), batch_size):
+        tally = backend.tally()
+        for x, t, w in batches(on_device(as_source(data), backend), batch_size):
             z = self.model(x)
-            tally.add(self.loss(z, t, sample_weight=w)[0], weight_of(x, w))
-            self.update_metrics(z, t, w)
-        return {"loss": tally.read()[0], **self.results()}
+            with suppress(NoWeightError):
+                prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
+                tally.add(self.loss(z, *prepared)[0], prepared[2])
+            for metric in metrics:
+                metric.update(z, t, w)
+        if not tally.count:
+            raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
+        return {"loss": tally.read()[0], **{metric.name: metric.result() for metric in metrics}}
 
     def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Sequence[Callable[[Any], Any]] = ()) -> Any:
-        """The model's outputs for x (N, ...), as a host array.
+        """The model's outputs for x (N, ...), or for the images of a data set, as a host array.
 
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
+        x = getattr(x, "images", x)
         parts = [self._predict(x[start : start + batch_size], augment) for start in range(0, len(x), batch_size)]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")

@@ -145,14 +145,63 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_the_last_and_the_best_are_kept(tmp_path):
+def test_the_checkpoints_of_another_run_are_set_aside(tmp_path, capsys):
+    first = make_trainer()
+    fit(first, checkpoint=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    second = make_trainer()
+    fit(second, epochs=1, batch_size=9, checkpoint=tmp_path, progress=True)  # fewer steps: its files come first by name
+    assert "are now in" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (tmp_path / "earlier-1").iterdir()} == before
+    newest = make_trainer()
+    fit(newest, epochs=1, batch_size=9, checkpoint=tmp_path, resume=True)
+    assert outcome(newest) == outcome(second)
+    again = make_trainer()
+    fit(again, checkpoint=tmp_path / "earlier-1", resume=True)
+    assert outcome(again) == outcome(first)
+    fit(make_trainer(), epochs=0, checkpoint=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier-1", "earlier-2", "step-000000000.safetensors"]
+
+
+def test_a_refused_folder_is_not_the_trainers_own(tmp_path):
+    fit(make_trainer(), checkpoint=tmp_path)
     trainer = make_trainer()
+    with pytest.raises(nn.StateError, match="batch_size"):
+        fit(trainer, checkpoint=tmp_path, resume=True, batch_size=9)
+    fit(trainer, checkpoint=tmp_path, batch_size=9)
+    assert (tmp_path / "earlier-1" / "step-000000015.safetensors").exists()
+
+
+def test_a_trainer_that_goes_on_may_keep_its_folder(tmp_path, monkeypatch):
+    first = make_trainer()
+    fit(first, epochs=1, checkpoint=tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    fit(first, epochs=2, checkpoint="run")
+    again = make_trainer()
+    fit(again, epochs=2, checkpoint="run", resume=True)
+    fit(again, epochs=1, checkpoint="run")
+    assert first.epochs == 3 and again.epochs == 4
+    assert again.history["loss"][:3] == first.history["loss"]
+    assert not (tmp_path / "run" / "earlier-1").exists()
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    trainer = make_trainer(optimizer=nn.SGD(1.0))
     fit(trainer, checkpoint=tmp_path, every=1, keep=3)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["best.safetensors", *(f"step-{n:09d}.safetensors" for n in (13, 14, 15))]
-    _, best = checkpoint.read(tmp_path / "best.safetensors")
     losses = trainer.history["val_loss"]
-    assert best["epochs"] == losses.index(min(losses)) + 1
+    best = make_trainer(model=nn.load(tmp_path / "best.safetensors"))
+    assert best.evaluate(make_data(20, 1))["loss"] == min(losses) != losses[-1]
+    assert make_model(seed=5).load_weights(tmp_path / "best.safetensors")
+
+
+def test_each_reader_says_whose_file_it_is(tmp_path):
+    fit(make_trainer(), epochs=1, checkpoint=tmp_path)
+    with pytest.raises(nn.FileError, match=r"step-000000005.*is a checkpoint.*resume=True.*best\.safetensors"):
+        nn.load(tmp_path / "step-000000005.safetensors")
+    with pytest.raises(nn.FileError, match=r"best.*not a checkpoint"):
+        checkpoint.read(tmp_path / "best.safetensors")
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])

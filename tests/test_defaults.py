@@ -23,8 +23,8 @@ DEFAULTS = {
     nn.Adam: {"learning_rate": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None},
     nn.AdamW: {"learning_rate": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "clip_norm": None},
     nn.RMSProp: {"learning_rate": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None},
-    nn.Muon: {"learning_rate": 0.02, "momentum": 0.95, "nesterov": True, "weight_decay": 0.0, "renormalize": False, "steps": 5,
-              "clip_norm": None},
+    nn.Muon: {"learning_rate": 0.02, "momentum": 0.95, "nesterov": True, "weight_decay": 0.0, "renormalize": False,
+              "iterations": 5, "clip_norm": None},
     nn.ParameterGroups: {"clip_norm": None},
 }  # fmt: skip
 

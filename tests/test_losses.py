@@ -107,6 +107,42 @@ def test_extreme_logits_stay_finite(dtype):
     np.testing.assert_array_equal(nn.softmax(z), [[1, 0, 0, 0], [0, 0, 1, 0]])
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_class_that_is_ruled_out_costs_nothing(smoothing):
+    """log y = -inf where p = 0: as PyTorch has it, p log y = 0 there."""
+    inf = np.inf
+    z, ruled_out = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[1.0, -inf, 2.0], [-inf, 1.0, 2.0]])
+    loss, delta = nn.CrossEntropy()(ruled_out, [0, 2])
+    expected, two = nn.CrossEntropy()(z, [0, 1])
+    assert loss == pytest.approx(expected)
+    np.testing.assert_allclose(delta, [[two[0, 0], 0, two[0, 1]], [0, two[1, 0], two[1, 1]]])
+    for weight in (None, [1.0, 2.0, 3.0]):
+        criterion = nn.CrossEntropy(smoothing, class_weight=weight)
+        assert criterion(ruled_out, [1, 2])[0] == inf
+        with np.errstate(invalid="ignore"):
+            for bad in (np.nan, inf):
+                assert np.isnan(criterion([[1.0, bad, 2.0]], [0])[0])
+
+
+def test_lists_and_integers_are_logits_too():
+    wanted = nn.CrossEntropy(0.1)(np.array([[1.0, 2.0]]), np.array([0]))
+    for z in ([[1.0, 2.0]], [[1, 2]], np.array([[1, 2]])):
+        loss, delta = nn.CrossEntropy(0.1)(z, [0])
+        assert loss == wanted[0] and np.array_equal(delta, wanted[1])
+        assert np.array_equal(nn.softmax(z), nn.softmax(np.array([[1.0, 2.0]])))
+    for call in (lambda: nn.CrossEntropy()([["a", "b"]], [0]), lambda: nn.softmax([["a", "b"]])):
+        with pytest.raises(nn.DataError, match="real numbers"):
+            call()
+
+
+def test_labels_in_a_column():
+    z = rng.standard_normal((N, C))
+    flat, column = nn.CrossEntropy()(z, LABELS), nn.CrossEntropy()(z, LABELS[:, None])
+    assert flat[0] == column[0] and np.array_equal(flat[1], column[1])
+    weighted = nn.CrossEntropy(class_weight=WEIGHTS)
+    assert weighted(z, LABELS[:, None])[0] == weighted(z, LABELS)[0]
+
+
 def test_softmax_by_its_formula():
     z = rng.standard_normal((N, 2, C))
     np.testing.assert_allclose(nn.softmax(z), np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True), rtol=1e-12)

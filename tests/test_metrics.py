@@ -75,6 +75,16 @@ def test_state_goes_through_json():
         assert np.array_equal(first.result(), second.result())
 
 
+def test_several_labels_a_sample_are_refused():
+    """The largest of several ones would be their first: a wrong figure, and nobody would notice."""
+    z, many = np.eye(3), np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]])
+    for metric in (nn.Accuracy(), nn.TopK(2), nn.ConfusionMatrix(), nn.Precision(), nn.Recall(), nn.F1()):
+        for bad in (many, many.astype(float), np.zeros((3, 3)), np.eye(3) * np.nan, np.array([[-1.0, 1, 1]] * 3)):
+            with pytest.raises(nn.DataError, match="probabilities of the classes"):
+                metric.update(z, bad)
+        metric.update(z, np.array([[0.7, 0.2, 0.1]] * 3, "float16"))
+
+
 def test_report():
     text = nn.metrics.classification_report(np.array([[3, 1], [0, 4]]), ["cat", "dog"])
     assert "cat" in text and "0.750" in text and "macro mean" in text and len(text.splitlines()) == 4

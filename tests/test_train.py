@@ -82,6 +82,77 @@ def test_a_short_last_batch_is_kept_and_weighted():
     assert history["accuracy"][0] * 70 == pytest.approx(round(history["accuracy"][0] * 70))
 
 
+class Total(nn.MSE):
+    """A user's loss with a total of its own: targets of zero do not count."""
+
+    def per_sample(self, z, t):
+        losses, delta = super().per_sample(z, t)
+        counts = (t[:, 0] != 0).astype(z.dtype)
+        return losses * counts, delta * counts[:, None]
+
+    def total(self, t, sample_weight):
+        return float((t[:, 0] != 0).sum())
+
+
+COLUMN = rng.integers(0, 2, (90, 1)).astype("float32")
+COLUMN[:10] = 1  # each batch of ten has some
+
+
+@pytest.mark.parametrize(
+    ("loss", "data"),
+    [
+        (nn.CrossEntropy(class_weight=[1.0, 9.0]), (X, T)),
+        (nn.CrossEntropy(class_weight=[1.0, 9.0]), (X, T, rng.random(90))),
+        (nn.CrossEntropy(), (X, T, rng.random(90))),
+        (Total(), (X, COLUMN)),
+    ],
+)
+def test_the_mean_loss_does_not_depend_on_the_batches(loss, data):
+    model = nn.Sequential(nn.Dense(16), nn.Tanh(), nn.Dense(2 if data[1].ndim == 1 else 1), input_shape=(2,))
+    trainer = nn.Trainer(model, loss, nn.SGD(0.0))
+    wanted = loss(model(X), *data[1:])[0]
+    for size in (10, 13, 90):
+        assert trainer.evaluate(data, batch_size=size)["loss"] == pytest.approx(wanted, rel=1e-5)
+        history = trainer.fit(data, batch_size=size, progress=False)
+        assert history["loss"][-1] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropy(), nn.CrossEntropy(class_weight=[1.0, 2.0])])
+def test_batches_without_weight_count_nothing(loss):
+    weights = np.repeat([0.0, 1.0, 0.0], 30)
+    masked, plain = make_trainer(metrics=[nn.Accuracy()]), make_trainer(metrics=[nn.Accuracy()])
+    masked.loss = plain.loss = loss
+    options = {"epochs": 2, "batch_size": 15, "shuffle": False, "progress": False}
+    masked.fit((X, T, weights), validation=(X, T, weights), **options)
+    plain.fit((X[30:60], T[30:60]), validation=(X[30:60], T[30:60]), **options)
+    assert masked.steps == plain.steps == 4 and masked.model.passes == 4
+    np.testing.assert_allclose(masked.model.params, plain.model.params, rtol=1e-4, atol=1e-6)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(masked.history[name], plain.history[name], rtol=1e-4)
+    assert masked.evaluate((X, T, weights), batch_size=15)["loss"] == pytest.approx(
+        plain.evaluate((X[30:60], T[30:60]))["loss"]
+    )
+
+
+def test_data_without_any_weight_are_refused():
+    nothing = X, T, np.zeros(90)
+    for call in (lambda t: t.fit(nothing, progress=False), lambda t: t.evaluate(nothing)):
+        with pytest.raises(nn.DataError, match="weights of all samples are zero"):
+            call(make_trainer())
+    with pytest.raises(nn.DataError, match="no batch"):
+        make_trainer().evaluate([])
+
+
+def test_evaluating_in_the_middle_of_an_epoch_leaves_its_metrics():
+    class Look(nn.Callback):
+        def on_step_end(self, trainer):
+            trainer.evaluate((X[:5], T[:5]))
+
+    trainers = [make_trainer(metrics=[nn.Accuracy(), nn.F1()], callbacks=callbacks) for callbacks in ([Look()], [])]
+    rows = [trainer.fit((X, T), epochs=2, batch_size=20, progress=False) for trainer in trainers]
+    assert rows[0]["accuracy"] == rows[1]["accuracy"] and rows[0]["f1"] == rows[1]["f1"]
+
+
 def test_early_stopping_restores_parameters_and_buffers():
     snapshots = []
 
@@ -197,11 +268,33 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(bad):
         ([], "gave no batch"),
         ((X, T + 5), "0 ... 1"),
         ((X, T + 0.5), "integers"),
+        (X, r"one tuple: \(x, t\)"),
     ],
 )
 def test_bad_data(data, words):
     with pytest.raises(nn.DataError, match=words):
         make_trainer().fit(data, progress=False)
+
+
+def test_arrays_given_separately():
+    for call in (lambda t: t.fit(X, T), lambda t: t.evaluate(X, T), lambda t: t.fit((X, T), validation=X)):
+        with pytest.raises(nn.DataError, match=r"one tuple: \(x, t\)"):
+            call(make_trainer())
+
+
+def test_a_data_set_is_predicted_by_its_images():
+    trainer = make_trainer()
+    assert np.array_equal(trainer.predict(nn.data.Dataset(X, T)), trainer.predict(X))
+
+
+def test_labels_in_a_column():
+    """As Keras's CIFAR-10 has them."""
+    flat, column = make_trainer(metrics=[nn.Accuracy()]), make_trainer(metrics=[nn.Accuracy()])
+    flat.fit((X, T), progress=False)
+    column.fit((X, T[:, None]), progress=False)
+    assert np.array_equal(flat.model.params, column.model.params)
+    assert flat.history["accuracy"] == column.history["accuracy"]
+    assert flat.evaluate((X, T)) == column.evaluate((X, T[:, None]))
 
 
 def test_bad_arguments():
@@ -222,16 +315,17 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     assert "accuracy" in lines[0] and "samples/s" in lines[0]
 
 
-def test_a_bar_on_a_terminal(monkeypatch):
+@pytest.mark.parametrize("masked", [0, 32])
+def test_a_bar_on_a_terminal(monkeypatch, masked):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
-    screen = Terminal()
+    screen, weights = Terminal(), np.arange(90) >= masked  # of the first batch there may be nothing to show
     monkeypatch.setattr(sys, "stderr", screen)
-    make_trainer(metrics=[nn.Accuracy()]).fit((X, T), epochs=1, validation=(X, T))
+    make_trainer(metrics=[nn.Accuracy()]).fit((X, T, weights), epochs=1, validation=(X, T), shuffle=False)
     text = screen.getvalue()
-    for words in ("epoch 1", "90/90", "loss=", "accuracy=", "val_loss=", "img/s"):
+    for words in ("epoch 1", "90/90", "loss=", "accuracy=", "val_loss=", "sample/s"):
         assert words in text, text
 
 

@@ -331,10 +331,14 @@ class Backend:
         y = self.xp.exp(shifted)
         sums = y.sum(axis=1, keepdims=True)
         y /= sums
-        losses = -(q * (shifted - self.xp.log(sums))).sum(axis=1)
+        log_sums = self.xp.log(sums)
         if not sums_to_one:
-            y *= q.sum(axis=1, keepdims=True)
+            weights = q.sum(axis=1, keepdims=True)
+            log_sums *= weights
+            y *= weights
         y -= q
+        # Where q = 0 the logit may be -inf, and 0 times that is NaN.
+        losses = log_sums[:, 0] - (q * self.xp.where(q, shifted, 0)).sum(axis=1)
         return losses, y
 
     def adam(

@@ -225,6 +225,17 @@ def test_cross_entropy(backend, n, classes, dtype, scale, sums_to_one):
     close(backend, ours, twin.cross_entropy(z, q, sums_to_one))
 
 
+@pytest.mark.parametrize("sums_to_one", [False, True])
+def test_cross_entropy_of_classes_that_are_ruled_out(backend, sums_to_one):
+    z = np.array([[1, -np.inf, 2], [-np.inf, 1, 2]], "float32")
+    q = np.array([[0.25, 0, 0.75], [0.5, 0.25, 0.25]], "float32")
+    losses, deltas = (backend.to_host(a) for a in backend.cross_entropy(backend.asarray(z), backend.asarray(q), sums_to_one))
+    expected_losses, expected_deltas = twin.cross_entropy(z, q, sums_to_one)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(deltas, expected_deltas, rtol=1e-5)
+    assert np.isfinite(losses).tolist() == [True, False] and np.isfinite(deltas).all()
+
+
 def test_a_label_out_of_range_makes_the_loss_nan(backend):
     q = backend.to_host(backend.one_hot(backend.asarray(np.array([0, 3, -1])), 3, "float32"))
     assert np.isnan(q).any(axis=1).tolist() == [False, True, True]

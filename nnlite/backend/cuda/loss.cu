@@ -37,12 +37,13 @@ KERNEL cross_entropy(const real* z, const real* q, real* losses, real* delta, in
     real loss = 0;
     for (int c = threadIdx.x; c < classes; c += 32) {
         const real shifted = z[c] - largest;
-        loss -= q[c] * (shifted - log_sum);
+        if (q[c] != 0) // else the logit may be -inf
+            loss -= q[c] * shifted;
         delta[c] = exp(shifted) / sum * weight - q[c];
     }
     loss = warp_sum(loss);
     if (threadIdx.x == 0)
-        losses[row] = loss;
+        losses[row] = weight * log_sum + loss;
 }
 
 // q[n, c] = 1 at the label of n, else 0; NaN where the label is out of range.
