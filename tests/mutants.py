@@ -53,9 +53,13 @@ MEASURED = "a measured choice: it changes no result"
 CHOICES = {
     "backend/products.py": (
         *("LARGEST", "DEEPEST", "WORTH", "THINNEST", "ALIGNED", "FEW", "FLATTEST", "FLAT_DEEPEST", "FLAT_WORTH"),
-        *("size =", "if size *", "if rows > SUMMED", "if a.strides", "return piece(", "most =", "fits =", "if columns"),
+        *("size =", "if size *", "(np.matmul if", "if rows > SUMMED", "if a.strides", "if columns"),
+        *("return piece(", "most =", "fits ="),
     ),
     "backend/conv.py": ("JOINED",),
+    "backend/winograd.py": ("PAD",),
+    "backend/tiles.py": ("return partial(",),
+    "layers/norm.py": ("by = self._normalization(",),
     "optim.py": ("_WORTH_THREADS", "_EVEN", "count +="),
 }
 # (file, the changed line): why no test could tell. Filled in from runs of this file.
@@ -74,6 +78,13 @@ EQUIVALENT = {
         "the way for windows that overlap gives the same",
     ("layers/reshape.py", "if self.shape.count(-1) > 1 or min(shape, default=1) < 0 or math.prod(shape) != size:"):
         "a product with a zero is no size",
+    ("backend/conv.py", "value = s[3] if image.shape[3] >= 1 else image.itemsize  # an axis of one value may have any stride"):
+        "patches are then copied value by value",
+    ("backend/tiles.py", "first, last = -(shift // self.m) if shift <= 0 else 0, min(self.count, (self.size - 1 - shift) // self.m + 1)"):
+        "at 0 both are 0",
+    ("losses.py", "return t.astype(dtype, copy=True)"): "a copy that nobody needs",
+    ("optim.py", "looks_at_halted = False"): "then the step looks, and makes a device wait",
+    ("optim.py", "v = state[ -1] if state else None"): "there is one",
     ("optim.py", "self.update(matrices[0], matrices[1], matrices[ 1], matrices[2], rate=rate)"): "Muon uses no room",
 }  # fmt: skip
 

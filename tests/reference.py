@@ -100,3 +100,14 @@ def batch_norm(a, gamma, beta, delta, eps):
         da[..., c] = (dx / math.sqrt(var + eps) + dvar * 2 * (v - mean) / m + dmean / m).reshape(a.shape[:-1])
         dgamma[c], dbeta[c] = math.fsum(d * x), math.fsum(d)
     return y, da, dgamma, dbeta
+
+
+def layer_norm(a, gamma, beta, eps):
+    """y, sample by sample and pixel by pixel."""
+    y = np.zeros(a.shape)
+    for place in np.ndindex(a.shape[:-1]):
+        mean = math.fsum(a[place]) / a.shape[-1]
+        var = math.fsum((a[place] - mean) ** 2) / a.shape[-1]
+        for c in range(a.shape[-1]):
+            y[*place, c] = gamma[c] * (a[*place, c] - mean) / math.sqrt(var + eps) + beta[c]
+    return y

@@ -66,6 +66,13 @@ def test_pieces(monkeypatch):
     assert products.largest_divisor(90, 44) == 30 and products.largest_divisor(7, 0) == 0
 
 
+def test_stacks_are_cut_into_columns_too(monkeypatch):
+    use_measured_sizes(monkeypatch)
+    monkeypatch.setattr(single_threaded_blas, "_small_kernels", True)
+    a, b = draw(2, 64, 512), draw(2, 512, 512)  # pieces of (32, 32)
+    np.testing.assert_allclose(products.multiply(a, b), a @ b, rtol=1e-10, atol=1e-10)
+
+
 def test_deep_sums_stay_whole(monkeypatch):
     """The kernels for small matrices would lose digits."""
     use_measured_sizes(monkeypatch)

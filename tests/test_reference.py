@@ -80,6 +80,12 @@ def test_batch_norm(shape, seed):
         assert_close(actual, wanted)
 
 
+@given(shape=st.sampled_from([(3,), (2, 3, 4)]), seed=seeds)
+def test_layer_norm(shape, seed):
+    model, x, _, z, _ = run([nn.LayerNorm(eps=0.1)], shape, seed)
+    assert_close(z, reference.layer_norm(x, model[0].gamma, model[0].beta, 0.1))
+
+
 def test_running_statistics_are_those_of_pytorch():
     """running <- momentum running + (1 - momentum) batch, with the unbiased variance."""
     model = nn.Sequential(nn.BatchNorm(momentum=0.8), input_shape=(3,), dtype="float64")
