@@ -126,7 +126,7 @@ def _compare(
         if error <= tolerance * scale + rounding:
             return
         # A kink between the points changes the difference by at most half of what it bends.
-        if error > float(np.vdot(abs(u), abs(after - 2 * centre + before))) / h:
+        if not np.isfinite(error) or error > float(np.vdot(abs(u), abs(after - 2 * centre + before))) / h:
             raise GradientError(
                 f"{_where(model, what)}: central differences give <u, J v> = {numeric:.9g}, "
                 f"backward gives <J' u, v> = {analytic:.9g}; error {error / scale:.2g}, allowed {tolerance:.2g}"

@@ -363,7 +363,7 @@ class Sequential(Layer):
             self.assemble(self.input_shape)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write configuration and values to one safetensors file; see `nnlite.load`."""
+        """Write a safetensors file for `nnlite.load`. StateError for a layer's argument that none can hold: a function."""
         from nnlite.serialize import save
 
         with self.lock.reading():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import nnlite.layers
-from nnlite.errors import FileError
+from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
 from nnlite.vectors import walk
 
@@ -25,7 +25,10 @@ Arrays = dict[str, Any]
 
 
 def save(model: "Sequential", path: str | PathLike[str]) -> None:
-    """Write the model's configuration and values; a temporary file is renamed, so an old file is whole until the end."""
+    """Write the model's configuration and values; a temporary file is renamed, so an old file is whole until the end.
+
+    Raises StateError for a layer that `describe` cannot describe.
+    """
     from safetensors.numpy import save as to_bytes
 
     arrays = {name: np.ascontiguousarray(model.backend.to_host(view)) for name, view in _entries(model).items()}
@@ -76,12 +79,18 @@ def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -
 
 
 def describe(layer: Layer) -> dict[str, Any]:
-    """The layer's class and constructor's arguments, as JSON can hold them.
+    """The layer's class and constructor's arguments: numbers, strings, None, layers, and lists of them, which become tuples.
 
-    An initialiser that is a function is left out: it cannot be saved, and the values that it gave are.
+    A subclass of Sequential is described as a Sequential of its layers. An initialiser that is a function is left out: it
+    cannot be saved, and the values that it gave are. Raises StateError for all else that JSON cannot hold.
     """
-    arguments = {name: _encode(value) for name, value in layer.config().items() if not _is_function(value)}
-    return {"class": type(layer).__name__, **arguments}
+    from nnlite.model import Sequential
+
+    kind = Sequential if isinstance(layer, Sequential) else type(layer)
+    inits = [parameter.init for parameter in layer.declared.values()]
+    arguments = {p.name: getattr(layer, p.name) for p in kind.arguments()}
+    kept = {name: value for name, value in arguments.items() if not (callable(value) and any(value is init for init in inits))}
+    return {"class": kind.__name__, **{name: _encode(value, layer, name) for name, value in kept.items()}}
 
 
 def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
@@ -92,9 +101,12 @@ def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
         raise FileError(
             f"unknown layer {description['class']!r}: pass its class, nnlite.load(path, layers=[{description['class']}])"
         )
-    star = [p.name for p in kind.arguments() if p.kind is p.VAR_POSITIONAL]
-    positional = arguments.pop(star[0]) if star else ()
-    return kind(*positional, **arguments)
+    names = [p.name for p in kind.arguments()]
+    star = next((i for i, p in enumerate(kind.arguments()) if p.kind is p.VAR_POSITIONAL), None)
+    if star is None:
+        return kind(**arguments)
+    before, rest = [arguments.pop(name) for name in names[:star]], arguments.pop(names[star])
+    return kind(*before, *rest, **arguments)
 
 
 def write_whole(path: str | PathLike[str], data: bytes) -> None:
@@ -143,16 +155,15 @@ def _classes(layers: Iterable[type[Layer]]) -> dict[str, type[Layer]]:
     return own | {"Sequential": Sequential} | {kind.__name__: kind for kind in layers}
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, layer: Layer, name: str) -> Any:
     if isinstance(value, Layer):
         return describe(value)
     if isinstance(value, list | tuple):
-        return [_encode(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, Layer)
+        return [_encode(v, layer, name) for v in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, bool | int | float | str | None):
+        raise StateError(f"{type(layer).__name__} cannot be saved: its argument {name} is {value!r}")
+    return value
 
 
 def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:

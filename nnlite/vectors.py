@@ -138,7 +138,10 @@ class Vectors:
                         f"layer {slot.name} was built with shape {held.shape}, here it needs {slot.parameter.shape}"
                     )
                 values = draw(slot.parameter.init, slot.parameter.shape) if held is None else held
-                vector[slot.place] = self.backend.asarray(values, self.dtype).reshape(-1)
+                values = self.backend.asarray(values, self.dtype)
+                if values.ndim and values.shape != slot.parameter.shape:
+                    raise ShapeError(f"the init of {slot.name} gave the shape {values.shape}, not {slot.parameter.shape}")
+                vector[slot.place] = values.reshape(-1)
 
 
 def _slots(leaves: list[tuple[str, Layer]], trained: bool) -> list[Slot]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.client
 import io
+import os
 import tarfile
 from email.message import Message
 from pathlib import Path
@@ -151,6 +152,27 @@ def test_cifar10_is_fetched_and_unpacked(tmp_path, web, small_cifar):
     assert len(stand_in.asked) == 1
     inside = sorted(f"root/cifar-10-batches-py/{name}" for name in cifar.BATCHES)
     assert names(tmp_path / "deep") == ["root", "root/cifar-10-batches-py", *inside]
+
+
+@pytest.mark.parametrize("moment", ["read_checked", "extract"])
+def test_another_process_may_be_faster(tmp_path, web, small_cifar, monkeypatch, moment):
+    web({cifar.URLS[0]: small_cifar})
+    slow = getattr(cifar, moment)
+
+    def overtaken(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(cifar, moment, slow)
+            data.cifar10(tmp_path)  # which deletes the archive, too
+        return slow(*arguments)
+
+    monkeypatch.setattr(cifar, moment, overtaken)
+    assert data.cifar10(tmp_path).test.labels.tolist() == [5, 9]
+
+
+def test_what_a_killed_process_of_the_same_number_left(tmp_path, web, small_cifar):
+    web({cifar.URLS[0]: small_cifar})
+    (tmp_path / f".cifar-10-batches-py.{os.getpid()}.part").mkdir()
+    assert len(data.cifar10(tmp_path).test) == 2
 
 
 def test_an_archive_put_there_by_hand_is_unpacked_and_kept(tmp_path, web, small_cifar):

@@ -77,6 +77,22 @@ def test_wrong_layers_are_caught(layers, where):
         nn.gradcheck(model, X)
 
 
+class NoBackward(nn.Tanh):
+    def backward(self, delta, ctx):
+        return None
+
+
+class NaN(nn.Tanh):
+    def backward(self, delta, ctx):
+        return delta * np.nan
+
+
+@pytest.mark.parametrize("layer", [NoBackward(), NaN()])
+def test_a_delta_that_is_no_number_is_no_kink(layer):
+    with pytest.raises(nn.GradientError, match="= nan; error nan"):
+        nn.gradcheck(layer, X)
+
+
 def test_the_message_holds_both_numbers():
     with pytest.raises(nn.GradientError, match=r"= -?\d+\.\d+.*= -?\d+\.\d+.*error \d"):
         nn.gradcheck(TanhReturningTanh(), X)

@@ -99,3 +99,10 @@ def test_bad_names_and_shapes():
         nn.Sequential(nn.Dense(2, init="kaiming"), input_shape=(2,))
     with pytest.raises(ValueError, match="convolutions"):
         nn.Sequential(nn.Dense(2, init="dirac"), input_shape=(2,))
+
+
+def test_an_init_of_another_shape_is_refused():
+    W = np.arange(12.0).reshape(4, 3)  # (n_in, n_out), as Keras has it
+    with pytest.raises(nn.ShapeError, match=r"the init of 0.W gave the shape \(4, 3\), not \(3, 4\)"):
+        nn.Sequential(nn.Dense(3, init=lambda shape, rng: W), input_shape=(4,))
+    assert np.array_equal(nn.Sequential(nn.Dense(3, init=lambda shape, rng: W.T), input_shape=(4,))[0].W, W.T)

@@ -75,6 +75,49 @@ def test_an_initialiser_that_is_a_function(tmp_path):
     assert np.all(nn.load(tmp_path / "m.safetensors")[0].W == 0.5)
 
 
+class Wavy(nn.Layer):
+    """y = function(a)."""
+
+    def __init__(self, function=np.tanh, options=None):
+        self.function, self.options = function, options
+
+    def forward(self, a, ctx):
+        return self.function(a)
+
+
+@pytest.mark.parametrize("layer", [Wavy(np.sin), Wavy(), Wavy(None, {"a": 1})])
+def test_what_cannot_be_saved_is_refused(tmp_path, layer):
+    model = nn.Sequential(layer, input_shape=(3,))
+    with pytest.raises(nn.StateError, match=r"Wavy cannot be saved: its argument (function|options) is"):
+        model.save(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_a_class_of_its_own_comes_back_as_its_layers(tmp_path):
+    class Net(nn.Sequential):
+        def __init__(self, hidden=8):
+            super().__init__(nn.Dense(hidden), nn.Tanh(), nn.Dense(2), input_shape=(4,))
+            self.hidden = hidden
+
+    model, x = Net(5), np.ones((2, 4))
+    model.save(tmp_path / "m.safetensors")
+    assert np.array_equal(nn.load(tmp_path / "m.safetensors")(x), model(x))
+
+
+class Branches(nn.Residual):
+    """A Residual with an argument before its layers."""
+
+    def __init__(self, width, *layers):
+        super().__init__(*layers)
+        self.width = width
+
+
+def test_arguments_before_the_layers(tmp_path):
+    model = nn.Sequential(Branches(3, nn.Tanh(), nn.Dense(4)), input_shape=(4,))
+    model.save(tmp_path / "m.safetensors")
+    assert np.array_equal(nn.load(tmp_path / "m.safetensors", layers=[Branches])(np.ones((2, 4))), model(np.ones((2, 4))))
+
+
 def test_strict_and_lenient_weights(tmp_path):
     path = tmp_path / "m.safetensors"
     make().save(path)

@@ -116,10 +116,14 @@ def _unpack(base: Path, download: bool) -> None:
     downloaded = not archive.is_file()
     if downloaded:
         fetch(archive, URLS, ARCHIVE_MD5, download, looked_for=[base / FOLDER, base / BINARY_FOLDER])
-    read_checked(archive, ARCHIVE_MD5)
-    extract(archive, base / FOLDER, list(BATCHES))
+    try:
+        read_checked(archive, ARCHIVE_MD5)
+        extract(archive, base / FOLDER, list(BATCHES))
+    except DataError:
+        if not (base / FOLDER).is_dir():  # else another process was faster
+            raise
     if downloaded:
-        archive.unlink()
+        archive.unlink(missing_ok=True)
 
 
 def _datasets(parts: list[Part]) -> Datasets:

@@ -13,6 +13,7 @@ from nnlite.errors import DataError
 
 Array = NDArray[Any]
 Batch = tuple[Array, ...]
+_SEEDS = 1 << 64  # more than anybody gives
 
 
 class Dataset:
@@ -70,13 +71,13 @@ class Dataset:
 
     def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Two parts: all but n samples, and n drawn at random, for validation."""
-        if not 0 < n < len(self):
+        if not isinstance(n, int | np.integer) or not 0 < n < len(self):
             raise DataError(f"cannot set {n} of {len(self)} samples aside")
         order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # [seed, epoch] orders the batches
         return self[np.sort(order[n:])], self[np.sort(order[:n])]
 
     def augmented(self, *augmentations: Augmentation) -> "Dataset":
-        """The same samples; shuffled batches, those of training, are augmented by each in turn."""
+        """The same samples; shuffled batches, those of training, are augmented by each in turn, by draws of its own."""
         return Dataset(self.images, self.labels, self.classes, self.weights, self.augmentations + augmentations)
 
     def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
@@ -94,8 +95,9 @@ class Dataset:
 
     def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
         x, *rest = self._gather(index)
-        for augmentation in self.augmentations:
-            x = augmentation(x, index, epoch, seed)
+        for i, augmentation in enumerate(self.augmentations):
+            again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws by another seed
+            x = augmentation(x, index, epoch, seed + again * _SEEDS)
         return (x, *rest)
 
     def _gather(self, rows: Any) -> Batch:

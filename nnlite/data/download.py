@@ -43,6 +43,7 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
     import tarfile
 
     partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that had this number before and was killed
     try:
         partial.mkdir(parents=True)
         with tarfile.open(archive, "r|*") as tar:
