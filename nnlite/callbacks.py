@@ -25,7 +25,7 @@ class Callback:
         """After each epoch and its validation; `row` is the new line of the history."""
 
     def on_fit_end(self, trainer: "Trainer") -> None:
-        """After the last step."""
+        """After the last step; where a finished run is resumed, once more."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep of it: a dict of arrays and of what JSON can hold, nested as you like."""
@@ -92,6 +92,7 @@ class EarlyStopping(Callback):
 class WeightAverage(Callback):
     """average <- average + w (values - average) after each step, over parameters and buffers; the model has it after training.
 
+    It goes on in a second `fit` of the same model and begins anew with another.
     decay: w = 1 - decay, larger in the first steps, so that they count alike; None: w = 1 / steps, the plain mean.
     start: the first steps that are left out.  `with average.applied(model):` shows it before the end.
     Sources: Polyak and Juditsky 1992; Izmailov et al. 2018, Averaging Weights Leads to Wider Optima.
@@ -104,6 +105,11 @@ class WeightAverage(Callback):
         self.decay, self.start = decay, start
         self.count = 0
         self.average: Any = None
+        self.model: Any = None  # whose average it is
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        if self.model is not trainer.model:
+            self.model, self.count, self.average = trainer.model, 0, None
 
     def on_step_end(self, trainer: "Trainer") -> None:
         if trainer.steps <= self.start:

@@ -1,8 +1,9 @@
 """Checkpoints: all that training needs to go on to the same bits, one file each.
 
 A checkpoint is a safetensors file, `step-<steps>.safetensors`: parameters, buffers, the optimiser's state and the arrays of
-callbacks as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both. `best.safetensors` is the model
-after the epoch with the lowest validation loss (without validation: training loss), as `Sequential.save` writes it.
+callbacks and metrics as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both. `best.safetensors`
+is the model after the epoch with the lowest validation loss (without validation: training loss), as `Sequential.save`
+writes it.
 """
 
 import itertools
@@ -10,23 +11,25 @@ import json
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnlite.backend import backend_of
 from nnlite.errors import FileError, StateError
+from nnlite.layers.base import Layer
 from nnlite.serialize import describe, read_tensors, write_whole
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
     from nnlite.train import Trainer
 
-FORMAT = 1
+FORMAT = 2
 Arrays = dict[str, Any]
+_NO_NUMBERS = ("state", "groups", "_model")  # of an optimiser
 _SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules without a name are compared
 
 
@@ -121,20 +124,21 @@ def capture(trainer: "Trainer", progress: dict[str, Any], fingerprint: dict[str,
     """Everything, as host arrays and JSON. progress: where in which epoch training stands."""
     model, to_host = trainer.model, trainer.model.backend.to_host
     arrays: Arrays = {"params": to_host(model.params).copy(), "buffers": to_host(model.buffers).copy()}
-    optimizers = {}
-    for name, optimizer in _optimizers(trainer.optimizer).items():
-        optimizers[name] = optimizer.steps
-        arrays |= {f"optimizer {name} {key}": to_host(vector).copy() for key, vector in optimizer.state.items()}
-    callbacks = [_take_out(c.state(), f"callback {i}", arrays, to_host) for i, c in enumerate(trainer.callbacks)]
+    for name, optimizer in _optimizers(trainer).items():
+        state = getattr(optimizer, "state", {})
+        arrays |= {f"optimizer {name} {key}": to_host(vector).copy() for key, vector in state.items()}
+    callbacks = [_take_out(c.state(), f"callback {i}", arrays) for i, c in enumerate(trainer.callbacks)]
+    metrics = [_take_out(m.state(), f"metric {i}", arrays) for i, m in enumerate(trainer.metrics)]
     description = {
         "fingerprint": fingerprint,
+        "optimizer": _optimizer_print(trainer),
         "progress": progress,
         "epochs": trainer.epochs,
         "steps": trainer.steps,
         "passes": model.passes,
         "frozen": sorted(slot.name for slot in model.vectors.trained if slot.frozen),
-        "optimizers": optimizers,
-        "metrics": [metric.state() for metric in trainer.metrics],
+        "numbers": {name: _numbers(optimizer) for name, optimizer in _optimizers(trainer).items()},
+        "metrics": metrics,
         "callbacks": callbacks,
         "history": dict(trainer.history),
     }
@@ -166,11 +170,14 @@ def _restore(trainer: "Trainer", arrays: Arrays, description: dict[str, Any]) ->
         model.unfreeze("*")
     for name in description["frozen"]:
         model.freeze(name)
-    for name, optimizer in _optimizers(trainer.optimizer).items():
-        optimizer.steps, start = int(description["optimizers"][name]), f"optimizer {name} "
-        optimizer.state = {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
+    for name, optimizer in _optimizers(trainer).items():
+        for key, value in description["numbers"][name].items():
+            vars(optimizer)[key] = tuple(value) if isinstance(value, list) else value
+        if hasattr(optimizer, "state"):
+            start = f"optimizer {name} "
+            optimizer.state = {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
     for metric, state in zip(trainer.metrics, description["metrics"], strict=True):
-        metric.load_state(state)
+        metric.load_state(_put_in(state, arrays, np.asarray))  # they count on the host
     for callback, state in zip(trainer.callbacks, description["callbacks"], strict=True):
         callback.load_state(_put_in(state, arrays, model.backend.asarray))
     trainer.epochs, trainer.steps, trainer.history = epochs, steps, History(history)
@@ -178,20 +185,28 @@ def _restore(trainer: "Trainer", arrays: Arrays, description: dict[str, Any]) ->
     return progress
 
 
-def _optimizers(optimizer: Any) -> dict[str, Any]:
-    """One optimiser, or those of groups by their patterns."""
-    groups: dict[str, Any] = getattr(optimizer, "groups", {"": optimizer})
-    return groups
+def _optimizers(trainer: "Trainer") -> dict[str, Any]:
+    """The optimiser, and those of its groups by their patterns."""
+    return {"": trainer.optimizer, **getattr(trainer.optimizer, "groups", {})}
 
 
-def _take_out(value: Any, name: str, arrays: Arrays, to_host: Any) -> Any:
+def _numbers(optimizer: Any) -> dict[str, Any]:
+    """Its attributes that are numbers, tuples of them or None: the rate, too, where it is no schedule."""
+    values = {name: value for name, value in vars(optimizer).items() if name not in _NO_NUMBERS and not callable(value)}
+    return {name: _plain(v) for name, v in values.items() if isinstance(v, int | float | np.generic | tuple | None)}
+
+
+def _take_out(value: Any, name: str, arrays: Arrays) -> Any:
     """`value` with its arrays replaced by references to `arrays`, where they are put."""
     if isinstance(value, dict):
-        return {key: _take_out(v, f"{name} {key}", arrays, to_host) for key, v in value.items()}
+        return {key: _take_out(v, f"{name} {key}", arrays) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_take_out(v, f"{name} {i}", arrays, to_host) for i, v in enumerate(value)]
+        return [_take_out(v, f"{name} {i}", arrays) for i, v in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        arrays[name] = np.array(to_host(value))
+        host = backend_of(value).to_host(value)
+        arrays[name] = np.array(host, host.dtype.newbyteorder("="), order="C")  # safetensors writes the bytes as they lie
         return {"array": name}
     return value
 
@@ -210,11 +225,9 @@ def _put_in(value: Any, arrays: Arrays, asarray: Any) -> Any:
 
 def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> dict[str, Any]:
     """What the bits of a run follow from: architecture, optimiser, loss, data, settings."""
-    optimizers = {name: _values(o, {"steps", "state", "_model"}) for name, o in _optimizers(trainer.optimizer).items()}
     prints = {
         "model": describe(trainer.model),
-        "optimizer": optimizers,
-        "clip_norm": getattr(trainer.optimizer, "clip_norm", None),
+        "optimizer": _optimizer_print(trainer),
         "loss": _values(trainer.loss),
         "metrics": [metric.name for metric in trainer.metrics],
         "callbacks": [type(callback).__name__ for callback in trainer.callbacks],
@@ -225,8 +238,18 @@ def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> dict[str, A
     return whole
 
 
-def refuse_others(kept: dict[str, Any], here: dict[str, Any], path: Any) -> None:
-    """Raise StateError, naming what differs."""
+def _optimizer_print(trainer: "Trainer") -> dict[str, Any]:
+    return {name: _values(optimizer, {"steps", *_NO_NUMBERS}) for name, optimizer in _optimizers(trainer).items()}
+
+
+def refuse_others(description: dict[str, Any], here: dict[str, Any], path: Any) -> None:
+    """Raise StateError, naming what differs.
+
+    The optimiser may be as it was when the run began, in a new process, or as when the checkpoint was written, in the same one.
+    """
+    kept = description["fingerprint"]
+    if here["optimizer"] == description["optimizer"]:
+        here = here | {"optimizer": kept["optimizer"]}
     different = list(_differences(kept, here))
     if different:
         raise StateError(f"the checkpoint in {path} is of another run: {'; '.join(different[:5])}")
@@ -243,24 +266,45 @@ def _differences(kept: Any, here: Any, name: str = "") -> Iterator[str]:
         yield f"{name} was {kept!r}, is {here!r}"
 
 
-def _values(thing: Any, without: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-    """The class and the values of an object."""
-    values = {name: _plain(value) for name, value in vars(thing).items() if name not in without}
-    return {"class": type(thing).__name__, **values}
+def _values(thing: Any, without: Container[str] = (), depth: int = 3) -> dict[str, Any]:
+    """The class and the values of an object, those of objects inside it to a certain depth."""
+    values = {name: value for name, value in vars(thing).items() if name not in without}
+    prints = {name: _schedule(value) if name == "learning_rate" else _plain(value, depth) for name, value in values.items()}
+    return {"class": type(thing).__name__, **prints}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 3) -> Any:
+    """As JSON can hold it: of functions and of what has no values only the name, and never an address."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, bool | int | float | str | None):
         return value
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if hasattr(value, "_asdict") or isinstance(value, np.generic):  # the schedules of nn.schedules
-        return repr(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(v, depth) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if callable(value) and not vars(value):
-        return [float(value(step)) for step in _SAMPLED]
-    return _values(value)
+        return [_plain(v, depth) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(_plain(v, depth)) for v in value)
+    if isinstance(value, Layer):
+        return describe(value)
+    if hasattr(value, "__name__"):
+        return value.__name__
+    return _values(value, depth=depth - 1) if depth and hasattr(value, "__dict__") else type(value).__name__
+
+
+def _schedule(rate: Any) -> Any:
+    """Those of `nn.schedules` and objects by their fields, functions by some of their values."""
+    if hasattr(rate, "_asdict"):
+        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in rate._asdict().items()}}
+    is_function = callable(rate) and (hasattr(rate, "__name__") or not getattr(rate, "__dict__", None))
+    return [_sample(rate, step) for step in _SAMPLED] if is_function else _plain(rate)
+
+
+def _sample(schedule: Any, step: int) -> float | None:
+    try:
+        return float(schedule(step))
+    except Exception:  # behind the end of a table
+        return None
 
 
 def _data(source: Any) -> dict[str, Any]:
@@ -282,30 +326,38 @@ def _data(source: Any) -> dict[str, Any]:
 # ---- Ctrl-C and SIGTERM
 
 
-@contextmanager
-def held_signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM are put into the list that this gives; when the block ends, the first takes its usual course.
+class HeldSignals:
+    """In a `with` block: Ctrl-C and SIGTERM wait until `let_through`, a second one and the end of the block do not wait.
 
-    A second one takes it at once. Does nothing on threads other than the main one, which alone receives signals.
+    Those that are ignored stay so. Does nothing on threads other than the main one, which alone receives signals.
     """
-    received = list[int]()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    usual: dict[int, Any] = {}
 
-    def hold(number: int, frame: Any) -> None:
-        if received:
-            signal.signal(number, usual[number])
-            signal.raise_signal(number)
-        received.append(number)
+    def __init__(self) -> None:
+        self.waiting: int | None = None
+        self.usual: dict[int, Any] = {}
 
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        usual[number] = signal.signal(number, hold)
-    try:
-        yield received
-    finally:
-        for number, handler in usual.items():
+    def __enter__(self) -> "HeldSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not set by Python
+                    self.usual[number] = signal.signal(number, self._hold)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.usual.items():
             signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
+        if self.waiting is not None:
+            signal.raise_signal(self.waiting)
+
+    def _hold(self, number: int, frame: Any) -> None:
+        is_second, self.waiting = self.waiting is not None, number
+        if is_second:
+            self.let_through()
+
+    def let_through(self) -> None:
+        """The signal that waits takes its usual course. That ends training, except where a user's own handler returns."""
+        number, self.waiting = self.waiting, None
+        if number is not None:
+            signal.signal(number, self.usual[number])
+            signal.raise_signal(number)
+            signal.signal(number, self._hold)

@@ -8,6 +8,11 @@ from typing import Any
 from nnlite.serialize import write_whole
 
 
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the values that are numbers."""
+    return {name: float(v) for name, v in values.items() if isinstance(v, int | float) or getattr(v, "shape", None) == ()}
+
+
 class History(dict[str, list[float]]):
     """Columns by name, one value an epoch: history["val_accuracy"][-1]. A column has NaN where an epoch had no value."""
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Tally
-from nnlite.checkpoint import Folder, capture, fingerprint, held_signals, refuse_others, restore
+from nnlite.checkpoint import Folder, HeldSignals, capture, fingerprint, refuse_others, restore
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
+from nnlite.history import numbers
 from nnlite.losses import Loss, NoWeightError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Fit:
         self.fingerprint = fingerprint(trainer, source, **settings) if folder else {}
         self.source, self.held_out = self._on_device(source), self._on_device(held_out)
         self.first, self.best, self.ended = trainer.epochs, math.inf, False
-        self.received = list[int]()
+        self.signals = HeldSignals()
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
@@ -83,23 +84,21 @@ class Fit:
             self._run(epochs, counts)
         else:
             self.trainer.folders.add(self.folder.path.resolve())
-            with held_signals() as self.received:
+            with self.signals:
                 self._run(epochs, counts)
 
     def _run(self, epochs: int, counts: Counts | None) -> None:
         trainer = self.trainer
-        if self.ended and (trainer.stopped or trainer.epochs >= self.first + epochs):
-            return
-        self.ended = False
-        while trainer.epochs < self.first + epochs and not trainer.stopped and not self.received:
+        # An epoch that was interrupted after `stop` is brought to its end.
+        while trainer.epochs < self.first + epochs and (counts is not None or not trainer.stopped):
+            self.ended = False
             self._epoch(counts)
             counts = None
-        if self.received:
-            return
+        if not self.ended:
+            self.ended = True
+            self._checkpoint()  # before callbacks set average or best weights: more epochs go on from the last ones
         for callback in trainer.callbacks:
             callback.on_fit_end(trainer)
-        self.ended = True
-        self._checkpoint()
 
     # ---- an epoch
 
@@ -111,19 +110,21 @@ class Fit:
                 metric.reset()
         bar = _Progress(self.progress, trainer.epochs)
         bar.begin(len(self.source) if is_dataset(self.source) else None, counts.samples)
-        self._steps(counts, bar)
-        if self.received:
-            self._checkpoint(counts)
+        try:
+            self._steps(counts, bar)
+        except BaseException:
             bar.close()
-            return
+            raise
         if not counts.samples:
             raise DataError("the training data gave no batch: an iterable must give its batches anew each epoch")
         loss = self._mean_loss(counts)
         if math.isnan(loss) and not counts.tally.count:
             raise DataError("nothing to train on: the weights of all samples are zero")
-        row = {"loss": loss, **trainer.results()}
+        if math.isnan(loss):
+            raise NonFiniteError(f"every step of epoch {trainer.epochs + 1} was skipped: no loss was finite")
+        row = {"loss": loss, **numbers(trainer.results())}
         if self.held_out is not None:
-            row |= {f"val_{name}": value for name, value in trainer.evaluate(self.held_out).items()}
+            row |= {f"val_{name}": value for name, value in numbers(trainer.evaluate(self.held_out)).items()}
         row |= {"seconds": counts.seconds, "samples_per_second": counts.samples / counts.seconds}
         trainer.epochs += 1
         trainer.history.append(row)
@@ -131,11 +132,14 @@ class Fit:
         for callback in trainer.callbacks:
             callback.on_epoch_end(trainer, row)
         loss = row.get("val_loss", loss)
-        is_best, self.best = loss < self.best, min(loss, self.best)
+        is_best = loss < self.best
+        if is_best:
+            self.best = loss
         self._checkpoint(best=is_best)
+        self.signals.let_through()
 
     def _steps(self, counts: Counts, bar: "_Progress") -> None:
-        """The steps that are left of an epoch, or those until a signal comes."""
+        """The steps that are left of an epoch."""
         trainer, start, before = self.trainer, time.perf_counter(), counts.seconds
         settings = self.settings | {"epoch": trainer.epochs, "start": counts.batches}
         for x, t, w in batches(self.source, **settings):
@@ -144,9 +148,10 @@ class Fit:
             counts.samples += len(x)
             counts.seconds = before + time.perf_counter() - start
             bar.advance(len(x), lambda: self._shown(counts))
-            if self.received:
-                return
-            if self.every and trainer.steps % self.every == 0:
+            if self.signals.waiting is not None:
+                self._checkpoint(counts)
+                self.signals.let_through()
+            elif self.every and trainer.steps % self.every == 0:
                 self._checkpoint(counts)
         self._mean_loss(counts)  # waits for a device
         counts.seconds = before + time.perf_counter() - start
@@ -194,7 +199,7 @@ class Fit:
     def _shown(self, counts: Counts) -> dict[str, float]:
         """What the bar shows; there may be nothing to show yet."""
         loss = self._mean_loss(counts)
-        return {} if math.isnan(loss) else {"loss": loss, **self.trainer.shown()}
+        return {} if math.isnan(loss) else {"loss": loss, **numbers(self.trainer.results())}
 
     def _new_counts(self) -> Counts:
         return Counts(self.trainer.model.backend.tally(skip=self.nonfinite == "skip"), self.trainer.steps)
@@ -230,8 +235,9 @@ class Fit:
         if kept is None:
             self._say(f"no checkpoint in {self.folder.path}: starting afresh")
             return None
-        refuse_others(kept[1]["fingerprint"], self.fingerprint, self.folder.path)
+        refuse_others(kept[1], self.fingerprint, self.folder.path)
         progress = restore(trainer, *kept)
+        self.fingerprint = kept[1]["fingerprint"]
         self.first, self.best, self.ended = progress["first"], progress["best"], progress["ended"]
         trainer.stopped = progress["stopped"]
         self._say(f"going on from step {trainer.steps} (epoch {trainer.epochs + (not self.ended)})")
@@ -303,7 +309,7 @@ def as_source(data: Any) -> Any:
 
 def is_dataset(data: Any) -> bool:
     """A `nn.data.Dataset`, or whatever gives seeded batches as it does."""
-    return hasattr(data, "batches")
+    return callable(getattr(data, "batches", None))
 
 
 def on_device(source: Any, backend: Any) -> Any:

@@ -18,7 +18,11 @@ Average = Literal["macro", "micro"] | None
 
 
 class Metric:
-    """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`."""
+    """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`.
+
+    What it counts are attributes: numbers, text, arrays, lists of them and dicts by text, so that checkpoints can keep them.
+    One with other counts writes `state` and `load_state`, too.
+    """
 
     name: str
 
@@ -36,20 +40,16 @@ class Metric:
         """The value over all batches since `reset`. Raises DataError where there was none."""
 
     def state(self) -> dict[str, Any]:
-        """What has been counted so far, as JSON can hold it."""
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in self._counts().items()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        for name, value in state.items():
-            setattr(self, name, np.asarray(value) if isinstance(value, list) else value)
-
-    def _counts(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: the attributes that are arrays or that JSON can hold, nested as they like."""
         return {
             name: _to_host(value)[()] if hasattr(value, "__cuda_array_interface__") else value
             for name, value in vars(self).items()
-            if name.startswith("counted")
+            if _can_be_kept(value)
         }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        vars(self).update(state)
 
 
 class _Share(Metric):
@@ -137,7 +137,7 @@ class ConfusionMatrix(Metric):
     def result(self) -> NDArray[np.float64]:
         if not self.counted.any():
             raise DataError(f"{self.name}: no sample was counted")
-        return self.counted
+        return self.counted.copy()
 
 
 class _PerClass(ConfusionMatrix):
@@ -195,14 +195,27 @@ class F1(_PerClass):
 
 
 def classification_report(matrix: NDArray[Any], classes: Sequence[str]) -> str:
-    """A table of precision, recall, F1 and number of samples of each class, and their means, from a confusion matrix."""
+    """A table of precision, recall, F1 and number of samples of each class, from a confusion matrix.
+
+    The means are those of the classes that occur, among the samples or the predictions.
+    """
     hits, predicted, true = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
     figures = np.stack([kind.figure(hits, predicted, true) for kind in (Precision, Recall, F1)], axis=1)
     width = max(len(name) for name in (*classes, "macro mean"))
     lines = [f"{'':<{width}}  precision  recall      f1  samples"]
-    rows = [*zip(classes, figures, true, strict=True), ("macro mean", figures.mean(axis=0), true.sum())]
+    occurring = ((predicted > 0) | (true > 0)).sum()
+    rows = [*zip(classes, figures, true, strict=True), ("macro mean", figures.sum(axis=0) / max(1, occurring), true.sum())]
     lines += [f"{name:<{width}}  {p:9.3f}  {r:6.3f}  {f:6.3f}  {count:7.0f}" for name, (p, r, f), count in rows]
     return "\n".join(lines)
+
+
+def _can_be_kept(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _can_be_kept(v) for key, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_can_be_kept, value))
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    return isinstance(value, int | float | str | None) or kind in ("b", "i", "u", "f")
 
 
 def _ratio(a: Any, b: Any) -> Any:

@@ -1,7 +1,7 @@
 """The trainer: a model, a loss, an optimiser, metrics and callbacks; what it does in an epoch stands in `loop.py`."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -28,7 +28,9 @@ class Trainer:
     """Trains a model: `fit`, `evaluate`, `predict`.
 
     loss: such as `nn.CrossEntropy()`.   optimizer: such as `nn.Adam()`, or `nn.ParameterGroups`.
-    metrics: such as `nn.Accuracy()`; they are streamed over the outputs of training and of validation.
+    metrics: such as `nn.Accuracy()`, each with a name of its own; they are streamed over the outputs of training and of
+    validation. Those whose result is no number, such as `nn.ConfusionMatrix()`, are given by `evaluate`, the history has no
+    column of them. Raises ValueError for what is no metric and for a name that is taken.
     callbacks: called around training, see `nn.Callback`.
     `epochs` and `steps` count what was done, over all calls of `fit`; `history` has one row an epoch.
     """
@@ -43,6 +45,7 @@ class Trainer:
     ) -> None:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.metrics, self.callbacks = list(metrics), list(callbacks)
+        self._check_metrics()
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = False
@@ -75,7 +78,8 @@ class Trainer:
         checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs goes into a file there.
         The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the epoch with the lowest
         validation loss. Those of another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C
-        and SIGTERM then finish the step and write one before they end the process.
+        and SIGTERM then finish the step and write one before they end the process, or before a handler of your own is called:
+        if that returns, training goes on.
         resume: go on from the newest, in the middle of an epoch if need be, until `epochs` epochs are done in all, to the same
         bits as without the interruption; without any checkpoint start afresh. Raises StateError, naming the difference, for
         those of another model, optimiser, data set or setting, and FileError where all are damaged.
@@ -85,28 +89,27 @@ class Trainer:
         source, held_out = as_source(data), None if validation is None else as_source(validation)
         if nonfinite not in ("raise", "skip"):
             raise ValueError(f'nonfinite must be "raise" or "skip", not {nonfinite!r}')
-        if epochs < 0 or batch_size < 1:
-            raise ValueError(f"epochs must not be negative and batch_size at least 1, got {epochs} and {batch_size}")
+        epochs, batch_size, seed = _whole("epochs", epochs), _whole("batch_size", batch_size, 1), _whole("seed", seed)
         if checkpoint is None and (resume or every is not None):
             raise ValueError("resume and every need checkpoint=, the folder of the checkpoints")
-        if every is not None and every < 1:
-            raise ValueError(f"every must be at least 1 step, not {every}")
+        every = None if every is None else _whole("every", every, 1)
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
-        settings = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
+        settings = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
         Fit(self, source, held_out, progress, nonfinite, folder, every, **settings).run(epochs, resume)
         return self.history
 
-    def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, float]:
+    def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, Any]:
         """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}.
 
         data: as `fit` takes them. The metrics of an epoch that is under way go on undisturbed.
         """
-        backend, metrics = self.model.backend, copy.deepcopy(self.metrics)
+        source, backend, metrics = as_source(data), self.model.backend, copy.deepcopy(self.metrics)
+        batch_size = _whole("batch_size", batch_size, 1)
         for metric in metrics:
             metric.reset()
         tally = backend.tally()
-        for x, t, w in batches(on_device(as_source(data), backend), batch_size):
+        for x, t, w in batches(on_device(source, backend), batch_size):
             z = self.model(x)
             with suppress(NoWeightError):
                 prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
@@ -117,18 +120,19 @@ class Trainer:
             raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
         return {"loss": tally.read()[0], **{metric.name: metric.result() for metric in metrics}}
 
-    def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Sequence[Callable[[Any], Any]] = ()) -> Any:
+    def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Iterable[Callable[[Any], Any]] = ()) -> Any:
         """The model's outputs for x (N, ...), or for the images of a data set, as a host array.
 
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
-        x = getattr(x, "images", x)
+        x, augment, batch_size = getattr(x, "images", x), list(augment), _whole("batch_size", batch_size, 1)
+        x = x if hasattr(x, "shape") else np.asarray(x)
         parts = [self._predict(x[start : start + batch_size], augment) for start in range(0, len(x), batch_size)]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")
         return np.concatenate([self.model.backend.to_host(part) for part in parts])
 
-    def _predict(self, x: Any, augment: Sequence[Callable[[Any], Any]]) -> Any:
+    def _predict(self, x: Any, augment: list[Callable[[Any], Any]]) -> Any:
         if not augment:
             return self.model(x)
         return sum(self.model(view(x)) for view in augment) / len(augment)
@@ -142,10 +146,21 @@ class Trainer:
         for metric in self.metrics:
             metric.update(z, t, w)
 
-    def results(self) -> dict[str, float]:
+    def results(self) -> dict[str, Any]:
         """The metrics over what they have seen since their `reset`."""
         return {metric.name: metric.result() for metric in self.metrics}
 
-    def shown(self) -> dict[str, float]:
-        """Those of them that are numbers."""
-        return {name: value for name, value in self.results().items() if isinstance(value, float)}
+    def _check_metrics(self) -> None:
+        taken = {"loss", "val_loss", "seconds", "samples_per_second"}
+        for metric in self.metrics:
+            if not isinstance(metric, Metric):
+                raise ValueError(f"metrics must be objects such as nn.Accuracy(), not {metric!r}")
+            if metric.name in taken:
+                raise ValueError(f"the name {metric.name!r} of a metric is taken: give it another name, metric.name = ...")
+            taken.add(metric.name)
+
+
+def _whole(name: str, value: Any, least: int = 0) -> int:
+    if not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}, not {value!r}")
+    return int(value)

@@ -350,3 +350,83 @@ def test_schedules():
     assert [s.linear(1.0, 10, final=0.2)(i) for i in (0, 5, 10, 99)] == pytest.approx([1, 0.6, 0.2, 0.2])
     warm = s.warmup(s.linear(1.0, 10), steps=4)
     assert [warm(i) for i in (0, 2, 4, 9, 14)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_weight_average_begins_anew_with_another_model():
+    average, alone = nn.WeightAverage(None), nn.WeightAverage(None)
+    make_trainer(callbacks=[average]).fit((X, T), progress=False)
+    trainers = [make_trainer(seed=1, callbacks=[callback]) for callback in (average, alone)]
+    for trainer in trainers:
+        trainer.fit((X, T), progress=False)
+        trainer.fit((X, T), progress=False)
+    assert average.count == alone.count == 6, "a second fit of the same model goes on"
+    assert np.array_equal(trainers[0].model.params, trainers[1].model.params)
+
+
+class Named(nn.Accuracy):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+
+@pytest.mark.parametrize("name", ["loss", "val_loss", "seconds", "samples_per_second", "accuracy"])
+def test_metrics_whose_names_are_taken(name):
+    with pytest.raises(ValueError, match=rf"'{name}'.* another name"):
+        make_trainer(metrics=[nn.Accuracy(), Named(name)])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", nn.Accuracy])
+def test_what_is_no_metric(metric):
+    with pytest.raises(ValueError, match=r"metrics must be .*nn\.Accuracy\(\)"):
+        make_trainer(metrics=[metric])
+
+
+def test_metrics_that_are_no_numbers_are_left_out_of_the_history(capsys):
+    trainer = make_trainer(metrics=[nn.ConfusionMatrix(), nn.F1(average=None), nn.Accuracy()])
+    history = trainer.fit((X, T), validation=(X, T))
+    assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy", "seconds", "samples_per_second"]
+    result = trainer.evaluate((X, T))
+    assert result["confusion_matrix"].sum() == len(X) and result["f1"].shape == (2,)
+    assert "val_accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("metrics", [(), (nn.Accuracy(), nn.F1())])
+def test_an_epoch_in_which_every_step_is_skipped(metrics):
+    with pytest.warns(RuntimeWarning, match="step skipped"), pytest.raises(nn.NonFiniteError, match="every step of epoch 1"):
+        make_trainer(metrics=metrics).fit((X * np.nan, T), progress=False, nonfinite="skip")
+
+
+def test_an_iterable_may_have_an_attribute_called_batches():
+    class Loader:
+        batches = ((X, T),)
+
+        def __iter__(self):
+            return iter(self.batches)
+
+    trainer = make_trainer()
+    trainer.fit(Loader(), progress=False)
+    assert trainer.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda t: t.fit((X, T), epochs=2.5), "epochs must be a whole number, at least 0, not 2.5"),
+        (lambda t: t.fit((X, T), batch_size=8.0), "batch_size must be a whole number, at least 1"),
+        (lambda t: t.fit((X, T), seed=None), "seed must be a whole number"),
+        (lambda t: t.predict(X, batch_size=-1), "batch_size must be a whole number, at least 1, not -1"),
+        (lambda t: t.evaluate((X, T), batch_size=0), "batch_size must be a whole number, at least 1, not 0"),
+        (lambda t: t.fit((X, T), checkpoint="x", every=0.5), "every must be a whole number"),
+    ],
+)
+def test_numbers_that_are_not_whole(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(make_trainer())
+
+
+def test_lists_are_predicted_with_views_of_one_pass():
+    model = nn.Sequential(nn.Flatten(), nn.Dense(4), input_shape=(3, 3, 1))
+    trainer, x = nn.Trainer(model, nn.CrossEntropy(), nn.SGD()), np.random.default_rng(0).standard_normal((5, 3, 3, 1))
+    views = nn.data.views()
+    given = trainer.predict(x.tolist(), batch_size=2, augment=(view for view in views))
+    assert np.array_equal(given, trainer.predict(x, batch_size=2, augment=views))
