@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "nnlite"
 LIMIT = 300  # seconds for the tests of a mutant; one that hangs is noticed, too
 
-LAYERS = "test_layers.py test_defaults.py test_reference.py test_gradcheck.py test_model.py test_shards.py"
+LAYERS = "test_layers.py test_defaults.py test_reference.py test_gradcheck.py test_model.py test_model_users.py test_shards.py"
 CONVOLUTIONS = "test_conv_algorithms.py test_reference.py test_layers.py test_model.py"
 TESTS = {
     **{f"layers/{path.name}": LAYERS for path in sorted((PACKAGE / "layers").glob("[a-z]*.py"))},
