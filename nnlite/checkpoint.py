@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 Arrays = dict[str, Any]
-_NO_NUMBERS = ("state", "groups", "_model")  # of an optimiser
+_NO_NUMBERS = ("state", "missed", "groups", "_model", "_tally")  # of an optimiser
 _SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules without a name are compared
 
 
@@ -137,6 +137,7 @@ def capture(trainer: "Trainer", progress: dict[str, Any], fingerprint: dict[str,
         "steps": trainer.steps,
         "passes": model.passes,
         "frozen": sorted(slot.name for slot in model.vectors.trained if slot.frozen),
+        "missed": {name: getattr(optimizer, "missed", {}) for name, optimizer in _optimizers(trainer).items()},
         "numbers": {name: _numbers(optimizer) for name, optimizer in _optimizers(trainer).items()},
         "metrics": metrics,
         "callbacks": callbacks,
@@ -175,6 +176,7 @@ def _restore(trainer: "Trainer", arrays: Arrays, description: dict[str, Any]) ->
             vars(optimizer)[key] = tuple(value) if isinstance(value, list) else value
         if hasattr(optimizer, "state"):
             start = f"optimizer {name} "
+            optimizer.missed = description.get("missed", {}).get(name, {})  # before they were counted, all had one clock
             optimizer.state = {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
     for metric, state in zip(trainer.metrics, description["metrics"], strict=True):
         metric.load_state(_put_in(state, arrays, np.asarray))  # they count on the host

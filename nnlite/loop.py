@@ -166,20 +166,24 @@ class Fit:
             return
         tally.add(loss, criterion.weight)
         if tally.is_bad:
-            self._refuse(loss, x)
+            self._refuse(f"the loss is {loss}", locate(model, x))
             return
-        if tally.halted is None:
-            trainer.optimizer.step(model)
-        else:  # the device stops by itself after a bad loss; that is found out when the mean is asked for
-            trainer.optimizer.step(model, halted=tally.halted)
+        try:
+            if tally.halted is None:
+                trainer.optimizer.step(model)
+            else:  # the device stops by itself after a bad step; that is found out when the mean is asked for
+                trainer.optimizer.step(model, halted=tally.halted)
+        except NonFiniteError as error:
+            self._refuse(f"the loss is {loss}", str(error))
+            return
         trainer.steps += 1
         trainer.update_metrics(z, t, w)
         for callback in trainer.callbacks:
             callback.on_step_end(trainer)
 
-    def _refuse(self, loss: float, x: Any) -> None:
+    def _refuse(self, loss: str, reason: str) -> None:
         trainer = self.trainer
-        text = f"the loss is {loss} at step {trainer.steps} (epoch {trainer.epochs + 1}): {locate(trainer.model, x)}"
+        text = f"{loss} at step {trainer.steps} (epoch {trainer.epochs + 1}): {reason}"
         if self.nonfinite == "raise":
             raise NonFiniteError(text)
         warnings.warn(f"step skipped: {text}", RuntimeWarning, stacklevel=2)
@@ -191,7 +195,7 @@ class Fit:
             trainer = self.trainer
             trainer.steps = counts.first + bad - 1
             raise NonFiniteError(
-                f"the loss is not finite ({loss}) at step {trainer.steps} (epoch {trainer.epochs + 1}): "
+                f"the loss ({loss}) or a gradient is not finite at step {trainer.steps} (epoch {trainer.epochs + 1}): "
                 "look for NaN in the data, or lower the learning rate"
             )
         return loss

@@ -180,11 +180,17 @@ class TrainingPass(Pass):
             space.contexts[0].a, space.contexts[0].batch = a, self.batches[k]
         return space.forward(a, stack, target), stack
 
-    def commit(self, loss: Any = 0.0) -> None:
-        """Take what the batch showed into the running statistics, while nobody infers; not after a bad loss."""
-        if len(self.runs) > 1:
-            with self.model.lock.writing():
-                self.model.backend.unless_bad(loss, self.model.buffers, self._commit)
+    def commit(self, loss: Any = None) -> None:
+        """Take what the batch showed into the running statistics, while nobody infers.
+
+        loss: after backward. Nothing is taken in where it or a gradient is not finite.
+        """
+        if self.last == 0:
+            return
+        model = self.model
+        numbers = () if loss is None else (loss, model.backend.norm(model.grads))
+        with model.lock.writing():
+            model.backend.unless_bad(numbers, model.buffers, self._commit)
 
     def _commit(self) -> None:
         for run, batch in zip(self.runs, self.batches, strict=True):
@@ -218,7 +224,7 @@ class TrainingPass(Pass):
         for k in range(self.last - 1, self.first_trained[0] - 1, -1):
             deltas = self._backward_run(k, deltas)
         self._end()
-        return sum(losses)
+        return sum(losses[1:], losses[0])
 
     def _end(self) -> None:
         self.model.vectors.clear_frozen()

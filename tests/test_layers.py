@@ -215,7 +215,7 @@ def test_batch_norm_combines_shards_of_different_means():
     m, mean, var, _ = model[0].combine([model[0].statistics(part) for part in (a[:7], a[7:20], a[20:])])
     assert m == 50
     np.testing.assert_allclose(mean, a.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(var, a.var(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(var, a.var(axis=0, ddof=1), rtol=1e-12)
 
 
 def test_activations_have_the_values_of_their_equations():

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "nnlite"
 FLOORS = [
     {"errors"},
     {"backend"},
-    {"init", "layers", "losses", "optim", "schedules"},
+    {"init", "layers", "losses", "muon", "optim", "schedules"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
     {"callbacks", "checkpoint", "data", "history", "loop", "metrics", "train", "zoo"},
 ]
