@@ -25,21 +25,18 @@ def parity(record: Record, quick: bool) -> None:
 
 def compare(record: Record, title: str, task: net.Task, precisions: tuple[str, ...]) -> None:
     """A row for each precision."""
-    x, t = net.make_batches(replace(task, batch=task.batch))[0]
-    start = make(task, "float32").params
-    expected = step(make(task, "float64"), start, x, t)
+    x, t = net.make_batches(task)[0]
+    expected = step(make(task, "float64"), x, t)
     for precision in precisions:
         name = f"{title}, {precision}"
-        attempt(record, name, check, record, name, task, precision, start, x, t, expected)
+        attempt(record, name, check, record, name, task, precision, x, t, expected)
 
 
-def check(
-    record: Record, name: str, task: net.Task, precision: str, start: Any, x: Any, t: Any, expected: tuple[float, Any]
-) -> None:
+def check(record: Record, name: str, task: net.Task, precision: str, x: Any, t: Any, expected: tuple[float, Any]) -> None:
     model = make(task, "float64" if precision == "float64" else "float32")
     model.to("cuda", precision="tf32" if precision == "tf32" else "float32")
     began = time.perf_counter()
-    loss, gradients = step(model, start, x, t)
+    loss, gradients = step(model, x, t)
     seconds = time.perf_counter() - began
     worst = {key: difference(gradients[key], g) for key, g in expected[1].items()}
     layer = max(worst, key=lambda key: worst[key])
@@ -51,12 +48,12 @@ def check(
 
 
 def make(task: net.Task, dtype: str) -> nn.Sequential:
+    """The same initial values for every dtype, to rounding."""
     return nn.Sequential(*map(translate, task.network), input_shape=task.in_shape, dtype=dtype)
 
 
-def step(model: nn.Sequential, start: Any, x: Any, t: Any) -> tuple[float, dict[str, Any]]:
-    """Loss and gradients at the parameters `start`, on the host."""
-    model.params = start
+def step(model: nn.Sequential, x: Any, t: Any) -> tuple[float, dict[str, Any]]:
+    """Loss and gradients, on the host."""
     loss = float(model.loss_and_grad(x, t, nn.CrossEntropy()))
     return loss, {name: model.backend.to_host(g) for name, g in model.named_grads().items()}
 

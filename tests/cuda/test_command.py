@@ -148,6 +148,7 @@ def test_a_system_that_fails_later_keeps_its_speeds(record, monkeypatch):
     monkeypatch.setattr(gpu_speed.Nnlite, "step", failing)
     gpu_speed.compare(record, "net", TASK, OURS, steps=3, rounds=9)
     assert errors(record.rows) == {"net, nnlite tf32": "MemoryError: no memory left"}
+    assert next(steps) == 41  # it stays out
     assert 1 <= len(record.rows["net, nnlite tf32"]["rounds"]) < 9 == len(record.rows["net, nnlite float32"]["rounds"])
 
 
@@ -227,7 +228,8 @@ def test_single_operations(record, monkeypatch):
     assert all(row["us"] > 0 and row["gb_per_s"] > 0 for row in measured.values())
     assert all(("sgemm" in name) == ("gflop_per_s" in row) for name, row in measured.items())
     assert list(measured["max_pool_delta, 2 x 2"]["kernels"]) == ["max_pool_delta"]
-    square = measured["sgemm tf32, square"]  # a call a tick: 2 x 8^3 operations on 3 x 8^2 values
+    square = measured["sgemm tf32, square"]  # 2 x 8^3 operations on 3 x 8^2 values, all calls in a tick
+    assert square["us"] == pytest.approx(1000 / gpu_micro.CALLS)
     assert square["gflop_per_s"] * square["us"] == pytest.approx(1024 * 1e-3) and square["sizes"] == "8 x 8, 8 x 8"
     assert square["gb_per_s"] * square["us"] == pytest.approx(4 * 192 * 1e-3)
     assert "| im2col, 3 channels | 2 x 4 x 4 x 3 |" in record.text
@@ -261,15 +263,17 @@ def test_generated_images_again_and_again(monkeypatch):
     assert len(train) == 15 and len(test) == 1 and np.array_equal(train.images[:3], train.images[12:])
 
 
-def test_the_machine(record):
+def test_the_machine(record, monkeypatch):
     record.sections = ["machine"]
+    monkeypatch.setattr(gpu_machine, "which", lambda name: name if name == "g++" else None)
     gpu_machine.machine(record, quick=False)
     assert record.rows["device"]["name"] == "pretended" and record.rows["host"]["numpy"] == np.__version__
-    assert "torch" in record.rows["missing"]["names"] and "numpy" not in record.rows["missing"]["names"]
+    missing = set(record.rows["missing"]["names"])
+    assert missing >= {"torch", "nvidia-smi", "compute-sanitizer"} and not missing & {"numpy", "g++"}
     assert not errors(record.rows) and "Missing: torch" in record.text
 
 
-def test_what_pytest_says_is_read(record, tmp_path):
+def test_what_pytest_says_is_read(record, tmp_path, capsys):
     """From a real run of it, as the section begins one."""
     record.sections = ["tests"]
     (tmp_path / "test_toy.py").write_text(
@@ -292,6 +296,7 @@ def test_what_pytest_says_is_read(record, tmp_path):
     assert found.keys() == {"test_bad[x y]", "test_broken"}
     assert "not good" in found["test_bad[x y]"] and "OSError: gone" in found["test_broken"]
     assert "1 failed, 1 passed, 1 skipped" in record.text
+    assert "SKIPPED [1]" in capsys.readouterr().out  # the log has the reasons
 
 
 def test_what_the_sanitizer_says_is_read(record):
