@@ -17,7 +17,7 @@ help:
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
 	@echo "make kernels   plant bugs in the CUDA kernels and show that the tests catch each (needs g++, no GPU)"
 	@echo "make mutants   change the code in 300 small ways and show that the tests notice (an hour)"
-	@echo "make gpu       tests and speed on a GPU (sets up nothing: CuPy must be there)"
+	@echo "make gpu       results, speed, kernels and tests on a GPU, 8 minutes (sets up nothing: CuPy must be there)"
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
@@ -64,7 +64,7 @@ kernels: $(VENV)/.test
 mutants: $(VENV)/.mutants
 	$(BIN)/python tests/mutants.py --out benchmarks/results/mutants.md
 
-# In the machine's own Python: CuPy for its CUDA and nnlite's dependencies; pytest, hypothesis and torch where they are there.
+# In the machine's own Python: CuPy for its CUDA and nnlite's dependencies; the rest where it is there, see benchmarks/gpu.py.
 gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
