@@ -86,11 +86,11 @@ def by_profiler(work: Callable[[], None]) -> list[tuple[str, float]]:
 
 
 def by_events(work: Callable[[], None]) -> list[tuple[str, float]]:
-    from nnlite.backend.cupy import CupyBackend
+    from nnlite.backend.cublas import Products
 
     with ExitStack() as stack:
         launches = stack.enter_context(watched_launches())
-        products = stack.enter_context(watched(CupyBackend, "product", name_of_product))
+        products = stack.enter_context(watched(Products, "__call__", name_of_product))
         work()
         synchronize()
         return [(call.name, call.seconds()) for call in (*launches, *products)]

@@ -359,7 +359,9 @@ def check_and_clip(model: "Sequential", clip_norm: float | None, halted: Any) ->
         backend.halt_unless_finite(norm, halted)
     elif not math.isfinite(norm):
         bad = next(name for name, g in model.named_grads().items() if not backend.xp.isfinite(g).all())
-        raise NonFiniteError(f"the gradient of {bad} is not finite: nothing was updated; lower the learning rate, or scale inputs and targets")
+        raise NonFiniteError(
+            f"the gradient of {bad} is not finite: nothing was updated; lower the learning rate, or scale inputs and targets"
+        )
     if clip_norm is not None:
         backend.scale_to_norm(model.grads, norm, clip_norm)
 

@@ -1,7 +1,7 @@
 """A pretended CuPy: arrays that refuse whatever CuPy refuses, on NumPy, and kernels run by `emulator`.
 
 `install(monkeypatch)` puts it in the place of cupy. `counter`: how often a value went back to the host ("reads"), and what
-the device was asked to run ("launches"): kernels, products, array operations and copies.
+the device was asked to run ("launches"): kernels of nnlite's own ("kernels"), products, array operations and copies.
 """
 
 import math
@@ -12,7 +12,7 @@ import types
 import emulator
 import numpy as np
 
-counter = {"reads": 0, "launches": 0}
+counter = {"reads": 0, "launches": 0, "kernels": 0}
 
 
 class DeviceArray:
@@ -216,6 +216,7 @@ class RawModule:
     def get_function(self, name):
         def kernel(grid, block, args):
             counter["launches"] += 1
+            counter["kernels"] += 1
             self.module.launch(name, grid, block, [_argument(value) for value in args])
 
         return kernel

@@ -66,7 +66,7 @@ struct Window {
     __device__ bool has_row(int y) const { return y >= 0 && y < height; }
     __device__ bool has_column(int x) const { return x >= 0 && x < width; }
 
-    // The row, or column, of the outputs that meets a pixel at a tap, or -1 where there is none.
+    // The row, or column, of the outputs that meets a pixel at a tap; negative where there is none.
     __device__ int out_row_at(int y, int tap_y) const { return output_at(y + top - tap_y * dilation_y, stride_y(), out_height); }
     __device__ int out_column_at(int x, int tap_x) const
     {
@@ -76,7 +76,7 @@ struct Window {
     __device__ static int output_at(int reach, int stride, int outputs)
     {
         const int output = reach / stride;
-        return reach >= 0 && output * stride == reach && output < outputs ? output : -1;
+        return output * stride == reach && output < outputs ? output : -1;
     }
 };
 
