@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Array, Backend, Turnstile
 from nnlite.backend.memory import Buffers
+from nnlite.errors import StateError
 from nnlite.layers.base import Context, Shape, Shard
 from nnlite.plan import Run
 from nnlite.steps import LayerStep
@@ -142,6 +143,14 @@ class TrainingPass(Pass):
 
     # ---- forward
 
+    def forward_by_hand(self) -> Array:
+        """The outputs; `backward` may follow."""
+        self.values = self.model.params.copy()
+        self.forward(self.last)
+        self.commit()
+        outputs: Array = self.states[-1][0]
+        return outputs
+
     def forward(self, last: int) -> None:
         """Run 0 ... `last`, keeping workspaces for backward."""
         for k in range(last + 1):
@@ -200,12 +209,19 @@ class TrainingPass(Pass):
     # ---- backward
 
     def backward(self, delta: Array) -> Array:
-        """From dJ/d(output) to dJ/dx, gradients on the way."""
+        """From dJ/d(output) to dJ/dx, gradients on the way, after `forward_by_hand`."""
+        self._refuse_changes()
         deltas: State = [delta]
         for k in range(self.last, -1, -1):
             deltas = self._backward_run(k, deltas)
         self._end()
         return deltas[0]
+
+    def _refuse_changes(self) -> None:
+        """Some layers would go backward with the new values, some with the old."""
+        bits = f"u{self.itemsize}"  # of NaN, too
+        if not bool((self.values.view(bits) == self.model.params.view(bits)).all()):
+            raise StateError("parameters changed after forward(x, training=True): call it again before backward")
 
     def sweep(self, t: Array, criterion: "Loss", sample_weight: Array | None, total: float, out: Array | None) -> Any:
         """Forward, loss and backward; stops at the first layer that is trained. Returns the loss."""
