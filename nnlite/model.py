@@ -159,7 +159,7 @@ class Sequential(Layer):
 
     @_says_what_memory_was_missing
     def backward(self, delta: Any) -> Array:  # type: ignore[override]
-        """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. StateError where values changed since."""
+        """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. StateError if values changed since."""
         current = self._training
         if current is None:
             raise StateError("backward needs a forward(x, training=True) before it, one for each call")
