@@ -43,7 +43,7 @@ class History(dict[str, list[float]]):
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("the plot needs matplotlib: pip install 'nnlite[examples]'") from error
+            raise ImportError("the plot needs matplotlib: pip install 'nnlite-numpy[examples]'") from error
         losses = [name for name in self if name.removeprefix("val_") == "loss"]
         others = [name for name in self if name not in losses and name not in ("seconds", "samples_per_second")]
         figure = Figure(figsize=(10, 4) if others else (5.5, 4), layout="constrained")

@@ -1,7 +1,7 @@
 """What earlier versions wrote can still be read: a model, and a checkpoint in mid-epoch from which training goes on.
 
-`files/first_version` was written on 2026-11-25, when an optimiser had one clock for all parameters: the model is the one that the
-run of the checkpoint ended with.
+`files/first_version` was written on 2026-11-25, when an optimiser had one clock for all parameters: the model is the one that
+the run of the checkpoint ended with.
 """
 
 import shutil

@@ -344,7 +344,7 @@ def _import_cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise DeviceError("device 'cuda' needs CuPy: pip install 'nnlite[cuda12]' or 'nnlite[cuda13]'") from error
+        raise DeviceError("device 'cuda' needs CuPy: pip install 'nnlite-numpy[cuda12]' or 'nnlite-numpy[cuda13]'") from error
     if not cupy.cuda.is_available():
         raise DeviceError("device 'cuda': CuPy is installed, but there is no usable CUDA driver or device")
     return cupy
