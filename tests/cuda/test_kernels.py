@@ -343,6 +343,11 @@ def test_column_sums(backend, rows, channels, dtype):
     np.testing.assert_allclose(sums, a.sum(axis=0, dtype="f8"), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * rows**0.5)
 
 
+def test_column_sums_of_more_parts_than_rows_of_threads(backend):
+    a = drawn(0, 20_000, 2, dtype="float64")
+    np.testing.assert_allclose(backend.to_host(backend.column_sums(backend.asarray(a))), a.sum(axis=0), rtol=1e-10)
+
+
 @given(st.integers(1, 700), dtypes)
 def test_lerp(backend, n, dtype):
     a, b = drawn(0, n, dtype=dtype), drawn(1, n, dtype=dtype)
