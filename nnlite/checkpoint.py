@@ -8,10 +8,7 @@ writes it.
 
 import itertools
 import json
-import signal
-import threading
 import warnings
-from collections.abc import Container, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlite.backend import backend_of
-from nnlite.errors import FileError, StateError
-from nnlite.layers.base import Layer
-from nnlite.serialize import describe, read_tensors, write_whole
+from nnlite.errors import FileError
+from nnlite.fingerprint import NO_NUMBERS, optimizer_print, optimizers, plain
+from nnlite.serialize import read_tensors, write_whole
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 Arrays = dict[str, Any]
-_NO_NUMBERS = ("state", "groups", "_model")  # of an optimiser
-_SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules without a name are compared
 
 
 class Folder:
@@ -124,20 +119,20 @@ def capture(trainer: "Trainer", progress: dict[str, Any], fingerprint: dict[str,
     """Everything, as host arrays and JSON. progress: where in which epoch training stands."""
     model, to_host = trainer.model, trainer.model.backend.to_host
     arrays: Arrays = {"params": to_host(model.params).copy(), "buffers": to_host(model.buffers).copy()}
-    for name, optimizer in _optimizers(trainer).items():
+    for name, optimizer in optimizers(trainer).items():
         state = getattr(optimizer, "state", {})
         arrays |= {f"optimizer {name} {key}": to_host(vector).copy() for key, vector in state.items()}
     callbacks = [_take_out(c.state(), f"callback {i}", arrays) for i, c in enumerate(trainer.callbacks)]
     metrics = [_take_out(m.state(), f"metric {i}", arrays) for i, m in enumerate(trainer.metrics)]
     description = {
         "fingerprint": fingerprint,
-        "optimizer": _optimizer_print(trainer),
+        "optimizer": optimizer_print(trainer),
         "progress": progress,
         "epochs": trainer.epochs,
         "steps": trainer.steps,
         "passes": model.passes,
         "frozen": sorted(slot.name for slot in model.vectors.trained if slot.frozen),
-        "numbers": {name: _numbers(optimizer) for name, optimizer in _optimizers(trainer).items()},
+        "numbers": {name: _numbers(optimizer) for name, optimizer in optimizers(trainer).items()},
         "metrics": metrics,
         "callbacks": callbacks,
         "history": dict(trainer.history),
@@ -170,7 +165,7 @@ def _restore(trainer: "Trainer", arrays: Arrays, description: dict[str, Any]) ->
         model.unfreeze("*")
     for name in description["frozen"]:
         model.freeze(name)
-    for name, optimizer in _optimizers(trainer).items():
+    for name, optimizer in optimizers(trainer).items():
         for key, value in description["numbers"][name].items():
             vars(optimizer)[key] = tuple(value) if isinstance(value, list) else value
         if hasattr(optimizer, "state"):
@@ -185,15 +180,10 @@ def _restore(trainer: "Trainer", arrays: Arrays, description: dict[str, Any]) ->
     return progress
 
 
-def _optimizers(trainer: "Trainer") -> dict[str, Any]:
-    """The optimiser, and those of its groups by their patterns."""
-    return {"": trainer.optimizer, **getattr(trainer.optimizer, "groups", {})}
-
-
 def _numbers(optimizer: Any) -> dict[str, Any]:
     """Its attributes that are numbers, tuples of them or None: the rate, too, where it is no schedule."""
-    values = {name: value for name, value in vars(optimizer).items() if name not in _NO_NUMBERS and not callable(value)}
-    return {name: _plain(v) for name, v in values.items() if isinstance(v, int | float | np.generic | tuple | None)}
+    values = {name: value for name, value in vars(optimizer).items() if name not in NO_NUMBERS and not callable(value)}
+    return {name: plain(v) for name, v in values.items() if isinstance(v, int | float | np.generic | tuple | None)}
 
 
 def _take_out(value: Any, name: str, arrays: Arrays) -> Any:
@@ -218,146 +208,3 @@ def _put_in(value: Any, arrays: Arrays, asarray: Any) -> Any:
             return asarray(arrays[value["array"]])
         return {key: _put_in(v, arrays, asarray) for key, v in value.items()}
     return [_put_in(v, arrays, asarray) for v in value] if isinstance(value, list) else value
-
-
-# ---- what must be the same to go on
-
-
-def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> dict[str, Any]:
-    """What the bits of a run follow from: architecture, optimiser, loss, data, settings."""
-    prints = {
-        "model": describe(trainer.model),
-        "optimizer": _optimizer_print(trainer),
-        "loss": _values(trainer.loss),
-        "metrics": [metric.name for metric in trainer.metrics],
-        "callbacks": [type(callback).__name__ for callback in trainer.callbacks],
-        "data": _data(source),
-        **settings,
-    }
-    whole: dict[str, Any] = json.loads(json.dumps(prints))
-    return whole
-
-
-def _optimizer_print(trainer: "Trainer") -> dict[str, Any]:
-    return {name: _values(optimizer, {"steps", *_NO_NUMBERS}) for name, optimizer in _optimizers(trainer).items()}
-
-
-def refuse_others(description: dict[str, Any], here: dict[str, Any], path: Any) -> None:
-    """Raise StateError, naming what differs.
-
-    The optimiser may be as it was when the run began, in a new process, or as when the checkpoint was written, in the same one.
-    """
-    kept = description["fingerprint"]
-    if here["optimizer"] == description["optimizer"]:
-        here = here | {"optimizer": kept["optimizer"]}
-    different = list(_differences(kept, here))
-    if different:
-        raise StateError(f"the checkpoint in {path} is of another run: {'; '.join(different[:5])}")
-
-
-def _differences(kept: Any, here: Any, name: str = "") -> Iterator[str]:
-    if isinstance(kept, dict) and isinstance(here, dict):
-        for key in sorted(kept.keys() | here.keys()):
-            yield from _differences(kept.get(key), here.get(key), f"{name}.{key}" if name else key)
-    elif isinstance(kept, list) and isinstance(here, list) and len(kept) == len(here):
-        for i, (a, b) in enumerate(zip(kept, here, strict=True)):
-            yield from _differences(a, b, f"{name}[{i}]")
-    elif kept != here:
-        yield f"{name} was {kept!r}, is {here!r}"
-
-
-def _values(thing: Any, without: Container[str] = (), depth: int = 3) -> dict[str, Any]:
-    """The class and the values of an object, those of objects inside it to a certain depth."""
-    values = {name: value for name, value in vars(thing).items() if name not in without}
-    prints = {name: _schedule(value) if name == "learning_rate" else _plain(value, depth) for name, value in values.items()}
-    return {"class": type(thing).__name__, **prints}
-
-
-def _plain(value: Any, depth: int = 3) -> Any:
-    """As JSON can hold it: of functions and of what has no values only the name, and never an address."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, bool | int | float | str | None):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _plain(v, depth) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v, depth) for v in value]
-    if isinstance(value, set | frozenset):
-        return sorted(json.dumps(_plain(v, depth)) for v in value)
-    if isinstance(value, Layer):
-        return describe(value)
-    if hasattr(value, "__name__"):
-        return value.__name__
-    return _values(value, depth=depth - 1) if depth and hasattr(value, "__dict__") else type(value).__name__
-
-
-def _schedule(rate: Any) -> Any:
-    """Those of `nn.schedules` and objects by their fields, functions by some of their values."""
-    if hasattr(rate, "_asdict"):
-        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in rate._asdict().items()}}
-    is_function = callable(rate) and (hasattr(rate, "__name__") or not getattr(rate, "__dict__", None))
-    return [_sample(rate, step) for step in _SAMPLED] if is_function else _plain(rate)
-
-
-def _sample(schedule: Any, step: int) -> float | None:
-    try:
-        return float(schedule(step))
-    except Exception:  # behind the end of a table
-        return None
-
-
-def _data(source: Any) -> dict[str, Any]:
-    """Of a data set: its length, augmentations, and the hash of all values."""
-    if not hasattr(source, "images"):
-        return {"kind": type(source).__name__}
-    import hashlib
-
-    digest = hashlib.sha256()
-    for array in (source.images, source.labels, source.weights):
-        if array is not None:
-            array = np.ascontiguousarray(array)
-            digest.update(f"{array.dtype.str} {array.shape}".encode())
-            digest.update(array.data.cast("B"))
-    augmentations = [_values(augmentation) for augmentation in source.augmentations]
-    return {"samples": len(source), "augmentations": augmentations, "sha256": digest.hexdigest()}
-
-
-# ---- Ctrl-C and SIGTERM
-
-
-class HeldSignals:
-    """In a `with` block: Ctrl-C and SIGTERM wait until `let_through`, a second one and the end of the block do not wait.
-
-    Those that are ignored stay so. Does nothing on threads other than the main one, which alone receives signals.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: int | None = None
-        self.usual: dict[int, Any] = {}
-
-    def __enter__(self) -> "HeldSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not set by Python
-                    self.usual[number] = signal.signal(number, self._hold)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.usual.items():
-            signal.signal(number, handler)
-        if self.waiting is not None:
-            signal.raise_signal(self.waiting)
-
-    def _hold(self, number: int, frame: Any) -> None:
-        is_second, self.waiting = self.waiting is not None, number
-        if is_second:
-            self.let_through()
-
-    def let_through(self) -> None:
-        """The signal that waits takes its usual course. That ends training, except where a user's own handler returns."""
-        number, self.waiting = self.waiting, None
-        if number is not None:
-            signal.signal(number, self.usual[number])
-            signal.raise_signal(number)
-            signal.signal(number, self._hold)

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Tally
-from nnlite.checkpoint import Folder, HeldSignals, capture, fingerprint, refuse_others, restore
+from nnlite.checkpoint import Folder, capture, restore
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
+from nnlite.fingerprint import fingerprint, refuse_others
 from nnlite.history import numbers
 from nnlite.losses import Loss, NoWeightError
+from nnlite.signals import HeldSignals
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer

@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nnlite"
 
 FLOORS = [
-    {"errors"},
+    {"arguments", "errors"},
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
-    {"callbacks", "checkpoint", "data", "history", "loop", "metrics", "train", "zoo"},
+    {"callbacks", "checkpoint", "data", "fingerprint", "history", "loop", "metrics", "signals", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

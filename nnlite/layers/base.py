@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 if TYPE_CHECKING:
     import inspect
 
+from nnlite.arguments import as_call, constructor
 from nnlite.backend import Array, Backend, Memory, get_backend
 from nnlite.errors import ShapeError
 
@@ -183,11 +184,7 @@ class Layer:
     @classmethod
     def arguments(cls) -> "list[inspect.Parameter]":
         """The constructor's parameters."""
-        import inspect
-
-        if cls.__init__ is object.__init__:
-            return []
-        return list(inspect.signature(cls.__init__).parameters.values())[1:]
+        return constructor(cls)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, by name."""
@@ -212,17 +209,7 @@ class Layer:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "owner"}
 
-    def __repr__(self) -> str:
-        positional, named = [], []
-        for p in self.arguments():
-            value = getattr(self, p.name)
-            if p.kind is p.VAR_POSITIONAL:
-                positional += [repr(v) for v in value]
-            elif p.default is p.empty:
-                positional.append(repr(value))
-            elif value != p.default:
-                named.append(f"{p.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(positional + named)})"
+    __repr__ = as_call
 
 
 class BatchLayer(Layer):
