@@ -1,22 +1,28 @@
 """Arguments of constructors: how they are shown."""
 
-from types import FunctionType
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import inspect
 
-_LONGEST = 80  # characters of an argument in a message
+_LONGEST, _NAME = 80, 30  # characters of an argument and of a name in a message
 
 
 def shortened(value: object) -> str:
     """The value as a message shows it: arrays by shape and dtype, functions by name, the middle of long texts left out."""
-    if isinstance(value, type | FunctionType):
-        return value.__name__
+    if callable(value) and hasattr(value, "__name__"):
+        return str(value.__name__)
     if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
         return f"array({value.shape}, {value.dtype})"  # type: ignore[attr-defined]
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}...{text[-17:]}"
+
+
+def listing(names: Iterable[str], most: int = 8) -> str:
+    """Names for a message, the first of many."""
+    shown = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def constructor(kind: Any) -> "list[inspect.Parameter]":

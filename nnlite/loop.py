@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Tally
+from nnlite.check import check_callbacks
 from nnlite.checkpoint import Folder, capture, restore
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
@@ -77,6 +78,7 @@ class Fit:
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
+        check_callbacks(self.trainer, self.held_out is not None)
         if self.folder is not None and not resume:
             self._set_others_aside(self.folder)
         for callback in self.trainer.callbacks:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nnlite.arguments import as_call
 from nnlite.backend import backend_of
 from nnlite.errors import DataError
 
@@ -20,11 +21,15 @@ Average = Literal["macro", "micro"] | None
 class Metric:
     """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`.
 
+    `greater_is_better`: True or False, for those that compare epochs, such as `EarlyStopping`; None where a result is neither.
     What it counts are attributes: numbers, text, arrays, lists of them and dicts by text, so that checkpoints can keep them.
     One with other counts writes `state` and `load_state`, too.
     """
 
     name: str
+    greater_is_better: bool | None = None
+
+    __repr__ = as_call
 
     def reset(self) -> None:
         """Begin anew."""
@@ -54,6 +59,8 @@ class Metric:
 
 class _Share(Metric):
     """The weighted share of samples for which `hits` says true."""
+
+    greater_is_better = True
 
     def __init__(self) -> None:
         self.reset()
@@ -148,6 +155,11 @@ class _PerClass(ConfusionMatrix):
             raise ValueError(f'average must be "macro", "micro" or None, not {average!r}')
         super().__init__()
         self.average = average
+
+    @property
+    def greater_is_better(self) -> bool | None:  # type: ignore[override]
+        """Of one number; the figures of all classes are none."""
+        return True if self.average else None
 
     def result(self) -> Any:
         matrix = super().result()

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from nnlite.arguments import as_call
 from nnlite.backend import Array, backend_of, single_threaded_blas
 from nnlite.errors import StateError
 
@@ -36,6 +37,7 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
+    __repr__ = as_call
 
     def __init__(self, learning_rate: Rate, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
         if not callable(learning_rate) and not learning_rate >= 0:
@@ -325,6 +327,8 @@ class ParameterGroups:
     Patterns are those of `fnmatch`; a parameter that none matches is left alone. clip_norm: over all groups together.
     Raises ValueError for a pattern that matches nothing, and where a group has a clip_norm of its own.
     """
+
+    __repr__ = as_call
 
     def __init__(self, groups: Mapping[str, Optimizer], clip_norm: float | None = None) -> None:
         if any(optimizer.clip_norm is not None for optimizer in groups.values()):

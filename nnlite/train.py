@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nnlite.arguments import as_call
 from nnlite.callbacks import Callback
+from nnlite.check import check_parts, listed
 from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
 from nnlite.history import History
@@ -30,10 +32,14 @@ class Trainer:
     loss: such as `nn.CrossEntropy()`.   optimizer: such as `nn.Adam()`, or `nn.ParameterGroups`.
     metrics: such as `nn.Accuracy()`, each with a name of its own; they are streamed over the outputs of training and of
     validation. Those whose result is no number, such as `nn.ConfusionMatrix()`, are given by `evaluate`, the history has no
-    column of them. Raises ValueError for what is no metric and for a name that is taken.
+    column of them.
     callbacks: called around training, see `nn.Callback`.
+    Raises ValueError for a part of another kind, for a metric's name that is taken, and for probabilities at the end of the
+    model where the loss takes logits.
     `epochs` and `steps` count what was done, over all calls of `fit`; `history` has one row an epoch.
     """
+
+    __repr__ = as_call
 
     def __init__(
         self,
@@ -44,8 +50,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.metrics, self.callbacks = list(metrics), list(callbacks)
-        self._check_metrics()
+        self.metrics, self.callbacks = listed("metrics", metrics), listed("callbacks", callbacks)
+        check_parts(self)
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = False
@@ -141,6 +147,11 @@ class Trainer:
         """End training after this epoch."""
         self.stopped = True
 
+    def greater_is_better(self, column: str) -> bool | None:
+        """Whether more is better in this column of the history; None where nobody says so."""
+        said = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.metrics}}
+        return said.get(column, said.get(column.removeprefix("val_")))
+
     def update_metrics(self, z: Any, t: Any, w: Any) -> None:
         """Show all metrics a batch of outputs, targets and weights."""
         for metric in self.metrics:
@@ -149,15 +160,6 @@ class Trainer:
     def results(self) -> dict[str, Any]:
         """The metrics over what they have seen since their `reset`."""
         return {metric.name: metric.result() for metric in self.metrics}
-
-    def _check_metrics(self) -> None:
-        taken = {"loss", "val_loss", "seconds", "samples_per_second"}
-        for metric in self.metrics:
-            if not isinstance(metric, Metric):
-                raise ValueError(f"metrics must be objects such as nn.Accuracy(), not {metric!r}")
-            if metric.name in taken:
-                raise ValueError(f"the name {metric.name!r} of a metric is taken: give it another name, metric.name = ...")
-            taken.add(metric.name)
 
 
 def _whole(name: str, value: Any, least: int = 0) -> int:

@@ -15,7 +15,7 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
-    {"callbacks", "checkpoint", "data", "fingerprint", "history", "loop", "metrics", "signals", "train", "zoo"},
+    {"callbacks", "check", "checkpoint", "data", "fingerprint", "history", "loop", "metrics", "signals", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

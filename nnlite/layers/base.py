@@ -99,13 +99,15 @@ class Layer:
 
     It also says what `plan.py` may rely on; the defaults are the careful ones. `samplewise`: each sample is treated by itself.
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
-    `shares_memory`: the result may be the input's memory, as with Flatten.
+    `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
+    which a loss of logits must not be given; None where the layer gives them if it is given them.
     """
 
     samplewise: ClassVar[bool] = True
     elementwise: ClassVar[bool] = False
     keeps: ClassVar[Literal["input", "output", "both"] | None] = "both"
     shares_memory: ClassVar[bool] = True
+    gives_probabilities: ClassVar[bool | None] = False
 
     backend: Backend = get_backend("cpu")
     in_shape: Shape
