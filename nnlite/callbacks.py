@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 class Callback:
     """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
 
-    The order: `check` of all callbacks; `on_fit_begin`; steps and epochs; `on_fit_end`.
+    The order: `check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
+    are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
+    run goes on: `load_state` of those that were kept. Steps and epochs. `on_fit_end`.
     `sets_weights`: whether it gives the model other weights at the end of training; only one of a trainer's may.
+    `is_done`: whether there still is a reason why it stopped training; where there is none, a run that it stopped goes on.
+    `must_match`: the attributes that a run must have had the same to go on.
     """
 
     sets_weights: bool = False
+    is_done: bool = False
+    must_match: tuple[str, ...] = ()
 
     __repr__ = as_call
 
@@ -28,7 +34,7 @@ class Callback:
         """Before anything is done: raise what would fail later. columns: those that the history of this `fit` will have."""
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Before the first step."""
+        """Before the first step of this `fit`; where a run goes on, after its counters were put back."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """After each step of the optimiser."""
@@ -40,7 +46,10 @@ class Callback:
         """After the last step; where a finished run is resumed, once more."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep of it: a dict of arrays and of what JSON can hold, nested as you like."""
+        """What a checkpoint must keep of it: a dict of numbers, text, arrays, and lists, tuples and dicts by text of them.
+
+        A callback that writes this changes training: a run goes on only with all of those that it began with.
+        """
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -71,6 +80,13 @@ class EarlyStopping(Callback):
         self.mode, self.restore_best = mode, restore_best
         self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
         self.snapshot: Any = None
+
+    must_match = ("monitor", "mode")
+
+    @property
+    def is_done(self) -> bool:  # type: ignore[override]
+        """Without an improvement for `patience` epochs."""
+        return self.waited >= self.patience
 
     @property
     def sets_weights(self) -> bool:  # type: ignore[override]
@@ -109,7 +125,7 @@ class EarlyStopping(Callback):
             self.snapshot = trainer.model.snapshot() if self.restore_best else None
             return
         self.waited += 1
-        if self.waited >= self.patience:
+        if self.is_done:
             trainer.stop()
 
     def on_fit_end(self, trainer: "Trainer") -> None:
@@ -134,7 +150,7 @@ class WeightAverage(Callback):
     Raises ValueError for a decay outside [0, 1).
     """
 
-    sets_weights = True
+    sets_weights, must_match = True, ("decay", "start")
 
     def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
         if decay is not None and not 0 <= decay < 1:

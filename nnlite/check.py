@@ -1,18 +1,25 @@
 """What `Trainer` and its `fit` refuse before the first step, while nothing is lost."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import shortened
+from nnlite.backend import backend_of
 from nnlite.callbacks import Callback
+from nnlite.errors import DataError, ShapeError
 from nnlite.layers.base import Layer
-from nnlite.losses import Loss
+from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer, ParameterGroups
+from nnlite.sources import batches, gives_once, is_dataset
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer
+
+_BATCH = 1024  # samples whose targets are looked at together
 
 # ---- the parts of a trainer
 
@@ -92,3 +99,70 @@ def check_callbacks(trainer: "Trainer", validated: bool) -> None:
         )
     for callback in trainer.callbacks:
         callback.check(trainer, columns)
+
+
+def check_training(trainer: "Trainer", source: Any) -> None:
+    """Raise ShapeError or DataError for targets and weights that do not fit, of arrays and data sets that hold arrays."""
+    if _holds_arrays(source):
+        with _said_of("the training data"):
+            for x, t, w in batches(source, _BATCH):
+                _check_targets(trainer, x, t, w)
+
+
+def check_validation(trainer: "Trainer", held_out: Any, epochs: int) -> Any:
+    """Raise ShapeError or DataError for inputs, targets and weights that do not fit, and for what cannot begin anew each epoch.
+
+    Of an iterable only the first batch is looked at; returned is what gives that batch again.
+    """
+    if epochs > 1 and gives_once(held_out):
+        raise DataError(
+            f"validation: a {type(held_out).__name__} is spent after the first epoch, and {epochs} epochs each go through the "
+            "validation data: give arrays, or an iterable that begins anew, such as a list of its batches"
+        )
+    with _said_of("validation"):
+        held_out = held_out if is_dataset(held_out) else _Begun(held_out)
+        given = batches(held_out, _BATCH) if is_dataset(held_out) else batches(held_out.first, _BATCH)
+        x, t, w = next(given, (None, None, None))
+        if x is None:
+            raise DataError("the data gave no batch")
+        trainer.model(x[:1])
+        _check_targets(trainer, x, t, w)
+        for x, t, w in given if _holds_arrays(held_out) else ():
+            _check_targets(trainer, x, t, w)
+    return held_out
+
+
+class _Begun:
+    """An iterable whose first batch was looked at: the first pass over it, which has begun, gives that again."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.rest = source, iter(source)
+        self.first = list(itertools.islice(self.rest, 1))
+
+    def __iter__(self) -> Iterator[Any]:
+        first, self.first = self.first, []
+        return itertools.chain(first, self._rest()) if first else iter(self.source)
+
+    def _rest(self) -> Iterator[Any]:
+        with suppress(StopIteration):
+            while True:
+                yield next(self.rest)  # an iterator of the user's own may begin anew where it is asked for one
+
+
+def _holds_arrays(source: Any) -> bool:
+    return is_dataset(source) and hasattr(source, "labels")
+
+
+def _check_targets(trainer: "Trainer", x: Any, t: Any, w: Any) -> None:
+    model = trainer.model
+    with suppress(NoWeightError):
+        trainer.loss.prepare((len(x), *model.out_shape), model.params.dtype, t, w, backend_of(t))
+
+
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Errors name the data."""
+    try:
+        yield
+    except (ShapeError, DataError) as error:
+        raise type(error)(f"{what}: {error}") from error

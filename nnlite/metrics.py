@@ -10,6 +10,7 @@ import numpy as np
 from nnlite.arguments import as_call
 from nnlite.backend import backend_of
 from nnlite.errors import DataError
+from nnlite.state import attributes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +23,8 @@ class Metric:
     """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`.
 
     `greater_is_better`: True or False, for those that compare epochs, such as `EarlyStopping`; None where a result is neither.
-    What it counts are attributes: numbers, text, arrays, lists of them and dicts by text, so that checkpoints can keep them.
-    One with other counts writes `state` and `load_state`, too.
+    What it counts are attributes: numbers, text, arrays, and lists, tuples and dicts by text of them, so that checkpoints can
+    keep them. One with other attributes, such as an open file, writes `state` and `load_state`, too.
     """
 
     name: str
@@ -45,12 +46,8 @@ class Metric:
         """The value over all batches since `reset`. Raises DataError where there was none."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: the attributes that are arrays or that JSON can hold, nested as they like."""
-        return {
-            name: _to_host(value)[()] if hasattr(value, "__cuda_array_interface__") else value
-            for name, value in vars(self).items()
-            if _can_be_kept(value)
-        }
+        """What a checkpoint keeps of it: its attributes. Raises StateError for one that none can keep."""
+        return attributes(self)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -219,15 +216,6 @@ def classification_report(matrix: NDArray[Any], classes: Sequence[str]) -> str:
     rows = [*zip(classes, figures, true, strict=True), ("macro mean", figures.sum(axis=0) / max(1, occurring), true.sum())]
     lines += [f"{name:<{width}}  {p:9.3f}  {r:6.3f}  {f:6.3f}  {count:7.0f}" for name, (p, r, f), count in rows]
     return "\n".join(lines)
-
-
-def _can_be_kept(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _can_be_kept(v) for key, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_can_be_kept, value))
-    kind = getattr(getattr(value, "dtype", None), "kind", None)
-    return isinstance(value, int | float | str | None) or kind in ("b", "i", "u", "f")
 
 
 def _ratio(a: Any, b: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nnlite.arguments import as_call
 from nnlite.backend import Array, backend_of, single_threaded_blas
 from nnlite.errors import StateError
+from nnlite.state import attributes
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -48,11 +49,22 @@ class Optimizer:
             raise ValueError(f"clip_norm must be positive, got {clip_norm}")
         self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
         self.steps = 0
-        self.state: dict[str, Array] = {}
+        self.state_vectors: dict[str, Array] = {}
         self._model: Any = None  # a weak reference to whose state it is
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_model": None}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: its attributes, the state vectors, steps and numbers among them, but no schedule.
+
+        Raises StateError for an attribute of a subclass that none can keep.
+        """
+        return attributes(self, without=("_model",))
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        vars(self).update(state)
 
     @property
     def rate(self) -> float:
@@ -101,21 +113,21 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} has no update")
 
     def _state_of(self, model: "Sequential") -> list[Array]:
-        if self.state and self._model is not None and self._model() is not model:
+        if self.state_vectors and self._model is not None and self._model() is not model:
             raise StateError(f"this {type(self).__name__} holds the state of another model: make a new optimiser for each")
         self._model = weakref.ref(model)
         for name in self.state_names:
-            if name not in self.state:
-                self.state[name] = model.backend.zeros(len(model.params), model.params.dtype)
-            vector = self.state[name]
+            if name not in self.state_vectors:
+                self.state_vectors[name] = model.backend.zeros(len(model.params), model.params.dtype)
+            vector = self.state_vectors[name]
             if vector.shape != model.params.shape:
                 raise StateError(
                     f"this {type(self).__name__} has optimised a model of {len(vector)} parameters, "
                     f"this one has {len(model.params)}: make a new optimiser"
                 )
             if backend_of(vector).device != model.device:
-                self.state[name] = model.backend.asarray(backend_of(vector).to_host(vector))
-        return [self.state[name] for name in self.state_names]
+                self.state_vectors[name] = model.backend.asarray(backend_of(vector).to_host(vector))
+        return [self.state_vectors[name] for name in self.state_names]
 
 
 class SGD(Optimizer):
@@ -182,8 +194,8 @@ class Adam(Optimizer):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
-            if name in self.state:
-                self.state[name] *= (1 - before) / (1 - beta)
+            if name in self.state_vectors:
+                self.state_vectors[name] *= (1 - before) / (1 - beta)
         self._betas = betas
 
     def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
@@ -343,6 +355,17 @@ class ParameterGroups:
                 clip(model.grads, self.clip_norm)
             for pattern, optimizer in self.groups.items():
                 optimizer.update_slots(model, partial(self._is_in, pattern), halted)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: `clip_norm`, and the states of the groups."""
+        states = {pattern: optimizer.state() for pattern, optimizer in self.groups.items()}
+        return attributes(self, without=("groups",)) | {"groups": states}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for pattern, optimizer in self.groups.items():
+            optimizer.load_state(state["groups"][pattern])
+        vars(self).update({**state, "groups": self.groups})
 
     def _is_in(self, pattern: str, slot: "Slot") -> bool:
         return self._group_of(slot.name) == pattern

@@ -1,8 +1,8 @@
 """The trainer: a model, a loss, an optimiser, metrics and callbacks; what it does in an epoch stands in `loop.py`."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,11 +14,13 @@ from nnlite.callbacks import Callback
 from nnlite.check import check_parts, listed
 from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
+from nnlite.fingerprint import Print
 from nnlite.history import History
-from nnlite.loop import Fit, as_source, batches, on_device
+from nnlite.loop import Fit
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
+from nnlite.sources import as_source, batches, on_device
 
 if TYPE_CHECKING:
     from nnlite.optim import Optimizer, ParameterGroups
@@ -54,8 +56,10 @@ class Trainer:
         check_parts(self)
         self.epochs = self.steps = 0
         self.history = History()
-        self.stopped = False
-        self.folders: set[Path] = set()  # where its checkpoints lie
+        self.stopped = self.is_counting = False  # is_counting: the metrics count the batches of an epoch
+        self.folders: dict[
+            Path, Print
+        ] = {}  # where its checkpoints are, and how a call of fit left what may change in training
 
     def fit(
         self,
@@ -110,21 +114,32 @@ class Trainer:
 
         data: as `fit` takes them. The metrics of an epoch that is under way go on undisturbed.
         """
-        source, backend, metrics = as_source(data), self.model.backend, copy.deepcopy(self.metrics)
-        batch_size = _whole("batch_size", batch_size, 1)
-        for metric in metrics:
+        source, backend = as_source(data), self.model.backend
+        batch_size, tally = _whole("batch_size", batch_size, 1), backend.tally()
+        with self._metrics_anew():
+            for x, t, w in batches(on_device(source, backend), batch_size):
+                z = self.model(x)
+                with suppress(NoWeightError):
+                    prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
+                    tally.add(self.loss(z, *prepared)[0], prepared[2])
+                for metric in self.metrics:
+                    metric.update(z, t, w)
+            if not tally.count:
+                raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
+            return {"loss": tally.read()[0], **self.results()}
+
+    @contextmanager
+    def _metrics_anew(self) -> Iterator[None]:
+        """The metrics count something else; those of an epoch that is under way go on from their states afterwards."""
+        states = copy.deepcopy([metric.state() for metric in self.metrics]) if self.is_counting else None
+        for metric in self.metrics:
             metric.reset()
-        tally = backend.tally()
-        for x, t, w in batches(on_device(source, backend), batch_size):
-            z = self.model(x)
-            with suppress(NoWeightError):
-                prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
-                tally.add(self.loss(z, *prepared)[0], prepared[2])
-            for metric in metrics:
-                metric.update(z, t, w)
-        if not tally.count:
-            raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
-        return {"loss": tally.read()[0], **{metric.name: metric.result() for metric in metrics}}
+        try:
+            yield
+        finally:
+            for metric, state in zip(self.metrics, states or (), strict=states is not None):
+                metric.reset()
+                metric.load_state(state)
 
     def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Iterable[Callable[[Any], Any]] = ()) -> Any:
         """The model's outputs for x (N, ...), or for the images of a data set, as a host array.
@@ -152,14 +167,9 @@ class Trainer:
         said = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.metrics}}
         return said.get(column, said.get(column.removeprefix("val_")))
 
-    def update_metrics(self, z: Any, t: Any, w: Any) -> None:
-        """Show all metrics a batch of outputs, targets and weights."""
-        for metric in self.metrics:
-            metric.update(z, t, w)
-
-    def results(self) -> dict[str, Any]:
-        """The metrics over what they have seen since their `reset`."""
-        return {metric.name: metric.result() for metric in self.metrics}
+    def results(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """The metrics over what they have seen since their `reset`, but for those of some names."""
+        return {metric.name: metric.result() for metric in self.metrics if metric.name not in without}
 
 
 def _whole(name: str, value: Any, least: int = 0) -> int:

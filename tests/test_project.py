@@ -13,9 +13,10 @@ PACKAGE = ROOT / "nnlite"
 FLOORS = [
     {"arguments", "errors"},
     {"backend"},
-    {"init", "layers", "losses", "optim", "schedules"},
+    {"init", "layers", "losses", "optim", "schedules", "state"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
-    {"callbacks", "check", "checkpoint", "data", "fingerprint", "history", "loop", "metrics", "signals", "train", "zoo"},
+    {"callbacks", "check", "checkpoint", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
+    | {"signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
