@@ -15,7 +15,7 @@ def shortened(value: object) -> str:
         return str(value.__name__)
     if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
         return f"array({value.shape}, {value.dtype})"  # type: ignore[attr-defined]
-    text = repr(value)
+    text = repr(value) if type(value).__repr__ is not object.__repr__ else as_call(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}...{text[-17:]}"
 
 

@@ -47,8 +47,9 @@ def _unkeepable(value: Any) -> str:
     if kind is dict:
         strange = [key for key in value if type(key) is not str]
         return f"a dict with the key {shortened(strange[0])}" if strange else _unkeepable(list(value.values()))
-    is_kept = value is None or kind in (bool, int, float, str) or _is_array(value)
-    return "" if is_kept else f"{shortened(value)} of type {kind.__name__}"
+    if value is None or kind in (bool, int, float, str) or _is_array(value):
+        return ""
+    return shortened(value) if hasattr(value, "dtype") else f"a {kind.__name__}"
 
 
 def _is_array(value: Any) -> bool:
