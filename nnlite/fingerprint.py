@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from nnlite.train import Trainer
 
 Print = dict[str, Any]
-_NOT_SET = ("state_vectors", "steps", "groups", "_model")  # of an optimiser: no settings
+_NOT_SET = {"state_vectors", "steps", "groups", "_model"}  # of an optimiser: no settings
+_LONG = 1000
 _SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules without a name are compared
 _SHOWN, _LENGTH = 3, 120  # differences in a message, and characters of each
 
@@ -40,7 +41,13 @@ def changing(trainer: "Trainer") -> Print:
     """What may change while training: what is frozen, and the values of the optimiser and of its groups."""
     frozen = {slot.name: slot.frozen for slot in trainer.model.vectors.trained}
     optimizers = {"": trainer.optimizer, **getattr(trainer.optimizer, "groups", {})}
-    return _as_json({"frozen": frozen, "optimizer": {name: _values(each, _NOT_SET) for name, each in optimizers.items()}})
+    return _as_json({"frozen": frozen, "optimizer": {name: _settings(each) for name, each in optimizers.items()}})
+
+
+def _settings(optimizer: Any) -> Print:
+    """Its values but for its state, which long arrays of a subclass are, too."""
+    arrays = {name for name, value in vars(optimizer).items() if getattr(value, "size", 0) > _LONG}
+    return _values(optimizer, _NOT_SET | arrays)
 
 
 def stateful(callbacks: Iterable[Callback]) -> dict[str, Callback]:

@@ -46,7 +46,7 @@ class Counts:
             trainer.steps = self.first + bad - 1
             raise NonFiniteError(
                 f"the loss is not finite ({loss}) at step {trainer.steps} (epoch {trainer.epochs + 1}): "
-                "look for NaN in the data, or lower the learning rate"
+                "look for NaN in the data, lower the learning rate, or scale inputs and targets"
             )
         return loss
 

@@ -177,7 +177,7 @@ class Fit:
             raise
         tally.add(loss, criterion.weight)
         if tally.is_bad:
-            self._refuse(loss, x)
+            self._refuse(loss, (x, t, w), counts)
             return False
         try:
             if tally.halted is None:
@@ -217,9 +217,11 @@ class Fit:
         if counts.kept < counts.batches:
             self.keeper.save(counts)
 
-    def _refuse(self, loss: float, x: Any) -> None:
-        trainer = self.trainer
-        text = f"the loss is {loss} at step {trainer.steps} (epoch {trainer.epochs + 1}): {locate(trainer.model, x)}"
+    def _refuse(self, loss: float, batch: tuple[Any, Any, Any], counts: Counts) -> None:
+        trainer, says_rows = self.trainer, callable(getattr(self.source, "rows", None))
+        rows = self.source.rows(counts.batches, epoch=trainer.epochs, **self.settings) if says_rows else None
+        where = locate(trainer.model, *batch, rows)
+        text = f"the loss is {loss} at step {trainer.steps} (epoch {trainer.epochs + 1}): {where}"
         if self.nonfinite == "raise":
             raise NonFiniteError(text)
         warnings.warn(f"step skipped: {text}", RuntimeWarning, stacklevel=2)

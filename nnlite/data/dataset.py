@@ -90,8 +90,16 @@ class Dataset:
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
             return (self._gather(slice(first, first + batch_size)) for first in firsts)
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        order = self._order(epoch, seed)
         return (self._augment(order[first : first + batch_size], epoch, seed) for first in firsts)
+
+    def rows(self, batch: int, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True) -> Array:
+        """The places in the data set of the samples of batch number `batch`, as `batches` gives it."""
+        order = self._order(epoch, seed) if shuffle else np.arange(len(self))
+        return order[batch * batch_size : (batch + 1) * batch_size]
+
+    def _order(self, epoch: int, seed: int) -> Array:
+        return np.random.default_rng([seed, epoch]).permutation(len(self))
 
     def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
         x, *rest = self._gather(index)
