@@ -9,11 +9,12 @@ from nnlite.arguments import shortened
 from nnlite.backend import backend_of
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
+from nnlite.groups import ParameterGroups
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
-from nnlite.optim import Optimizer, ParameterGroups
+from nnlite.optim import Optimizer
 from nnlite.sources import batches, gives_once, is_dataset
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nnlite.train import Trainer
 
 Print = dict[str, Any]
-_NOT_SET = {"state_vectors", "steps", "groups", "_model"}  # of an optimiser: no settings
+_NOT_SET = {"state_vectors", "steps", "missed", "groups", "_model", "_tally"}  # of an optimiser: no settings
 _LONG = 1000
 _SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules without a name are compared
 _SHOWN, _LENGTH = 3, 120  # differences in a message, and characters of each

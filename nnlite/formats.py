@@ -40,7 +40,7 @@ def _optimizer(arrays: Arrays, numbers: dict[str, Any]) -> dict[str, Any]:
         begin = f"optimizer {name} "
         vectors = {key.removeprefix(begin): {"array": key} for key in arrays if key.startswith(begin)}
         plain = {key: {"tuple": value} if isinstance(value, list) else value for key, value in values.items()}
-        return {"dict": plain | {"state_vectors": {"dict": vectors}}}
+        return {"dict": plain | {"state_vectors": {"dict": vectors}, "missed": {"dict": {}}}}
 
     groups = {name: state(name, values) for name, values in numbers.items() if name}
     return {"dict": numbers[""] | {"groups": {"dict": groups}}} if groups else state("", numbers[""])

@@ -45,7 +45,7 @@ class Counts:
         if bad:
             trainer.steps = self.first + bad - 1
             raise NonFiniteError(
-                f"the loss is not finite ({loss}) at step {trainer.steps} (epoch {trainer.epochs + 1}): "
+                f"the loss ({loss}) or a gradient is not finite at step {trainer.steps} (epoch {trainer.epochs + 1}): "
                 "look for NaN in the data, lower the learning rate, or scale inputs and targets"
             )
         return loss

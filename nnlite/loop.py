@@ -177,13 +177,16 @@ class Fit:
             raise
         tally.add(loss, criterion.weight)
         if tally.is_bad:
-            self._refuse(loss, (x, t, w), counts)
+            self._refuse(loss, self._located((x, t, w), counts))
             return False
         try:
             if tally.halted is None:
                 trainer.optimizer.step(model)
-            else:  # the device stops by itself after a bad loss; that is found out when the mean is asked for
+            else:  # the device stops by itself after a bad step; that is found out when the mean is asked for
                 trainer.optimizer.step(model, halted=tally.halted)
+        except NonFiniteError as error:
+            self._refuse(loss, str(error))
+            return False
         except Exception:
             counts.broken = True
             raise
@@ -217,11 +220,15 @@ class Fit:
         if counts.kept < counts.batches:
             self.keeper.save(counts)
 
-    def _refuse(self, loss: float, batch: tuple[Any, Any, Any], counts: Counts) -> None:
-        trainer, says_rows = self.trainer, callable(getattr(self.source, "rows", None))
-        rows = self.source.rows(counts.batches, epoch=trainer.epochs, **self.settings) if says_rows else None
-        where = locate(trainer.model, *batch, rows)
-        text = f"the loss is {loss} at step {trainer.steps} (epoch {trainer.epochs + 1}): {where}"
+    def _located(self, batch: tuple[Any, Any, Any], counts: Counts) -> str:
+        """Where in a batch the first value is not finite, by the rows of the data set where that says them."""
+        says_rows = callable(getattr(self.source, "rows", None))
+        rows = self.source.rows(counts.batches, epoch=self.trainer.epochs, **self.settings) if says_rows else None
+        return locate(self.trainer.model, *batch, rows)
+
+    def _refuse(self, loss: float, reason: str) -> None:
+        trainer = self.trainer
+        text = f"the loss is {loss} at step {trainer.steps} (epoch {trainer.epochs + 1}): {reason}"
         if self.nonfinite == "raise":
             raise NonFiniteError(text)
         warnings.warn(f"step skipped: {text}", RuntimeWarning, stacklevel=2)

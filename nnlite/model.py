@@ -153,14 +153,13 @@ class Sequential(Layer):
             self._drop_training()
             # A copy, because the user may write to x before backward.
             current = TrainingPass(self, self._input(x).copy(), self._next_pass(pass_id))
-            current.forward(current.last)
-            current.commit()
+            z = current.forward_by_hand()
         self._training = current
-        return current.states[-1][0]
+        return z
 
     @_says_what_memory_was_missing
     def backward(self, delta: Any) -> Array:  # type: ignore[override]
-        """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. Raises StateError without one."""
+        """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. StateError if values changed since."""
         current = self._training
         if current is None:
             raise StateError("backward needs a forward(x, training=True) before it, one for each call")

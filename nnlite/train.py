@@ -23,7 +23,8 @@ from nnlite.model import Sequential
 from nnlite.sources import as_source, batches, on_device
 
 if TYPE_CHECKING:
-    from nnlite.optim import Optimizer, ParameterGroups
+    from nnlite.groups import ParameterGroups
+    from nnlite.optim import Optimizer
 
 _INFERENCE_BATCH = 1024
 

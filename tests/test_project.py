@@ -13,7 +13,7 @@ PACKAGE = ROOT / "nnlite"
 FLOORS = [
     {"arguments", "errors"},
     {"backend"},
-    {"init", "layers", "losses", "optim", "schedules", "state"},
+    {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
     {"callbacks", "check", "checkpoint", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
     | {"signals", "sources", "train", "zoo"},

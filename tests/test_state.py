@@ -216,9 +216,9 @@ def test_a_list_in_an_optimiser_goes_on(tmp_path):
             super().__init__(0.1)
             self.norms = []
 
-        def update(self, p, g, d, *state, rate, **more):
+        def update(self, backend, p, g, *state, rate, **more):
             self.norms.append(float(abs(g).sum()))
-            super().update(p, g, d, *state, rate=rate / len(self.norms), **more)
+            super().update(backend, p, g, *state, rate=rate / len(self.norms), **more)
 
     expected, again = make(Remembers()), make(Remembers())
     fit(expected, epochs=2)
