@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnlite.atomic import write_whole
 from nnlite.backend import backend_of
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
-from nnlite.serialize import describe, read_tensors, write_whole
+from nnlite.serialize import describe, read_tensors
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -66,7 +67,7 @@ class Folder:
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
         """The newest checkpoint that is whole, or None where there is none; raises FileError where all are damaged."""
-        for stray in self.path.glob(".step-*"):  # half written when the process was killed
+        for stray in (*self.path.glob(".step-*"), *self.path.glob(".best.*")):  # half written when the process was killed
             stray.unlink(missing_ok=True)
         files = self.files()
         for path in reversed(files):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from nnlite.atomic import replacing
 from nnlite.data.files import check_md5
 from nnlite.errors import DataError, DownloadError
 
@@ -71,14 +72,9 @@ def _extract_members(tar: Any, wanted: dict[str, Path]) -> None:
 def _fetch(url: str, target: Path, md5: str) -> None:
     from urllib.request import urlopen
 
-    partial = _partial(target)
-    try:
-        with urlopen(url, timeout=_TIMEOUT) as response, partial.open("wb") as file:
-            found = _copy(response, file, target.name)
-        check_md5("what it sent", md5, found, partial.stat().st_size)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as file, urlopen(url, timeout=_TIMEOUT) as response:
+        found = _copy(response, file, target.name)
+        check_md5("what it sent", md5, found, file.tell())
 
 
 def _copy(response: Any, file: IO[bytes], name: str) -> str:
