@@ -1,11 +1,8 @@
 """One call of `Trainer.fit`: epochs of batches, interrupted and taken up again where checkpoints are kept."""
 
-import itertools
 import math
-import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Tally
@@ -14,6 +11,8 @@ from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
 from nnlite.history import numbers
 from nnlite.losses import Loss, NoWeightError
+from nnlite.progress import Progress, say, show
+from nnlite.sources import Epochs, on_device
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer
@@ -64,12 +63,13 @@ class Fit:
         nonfinite: str,
         folder: Folder | None = None,
         every: int | None = None,
-        **settings: Any,
+        steps_per_epoch: int | None = None,
+        **order: Any,
     ) -> None:
-        self.trainer, self.progress, self.nonfinite, self.settings = trainer, progress, nonfinite, settings
+        self.trainer, self.progress, self.nonfinite = trainer, progress, nonfinite
         self.folder, self.every = folder, every
-        self.fingerprint = fingerprint(trainer, source, **settings) if folder else {}
-        self.source, self.held_out = self._on_device(source), self._on_device(held_out)
+        self.fingerprint = fingerprint(trainer, source, steps_per_epoch=steps_per_epoch, **order) if folder else {}
+        self.feed, self.held_out = Epochs(self._on_device(source), steps_per_epoch, **order), self._on_device(held_out)
         self.first, self.best, self.ended = trainer.epochs, math.inf, False
         self.signals = HeldSignals()
 
@@ -108,8 +108,9 @@ class Fit:
             counts = self._new_counts()
             for metric in trainer.metrics:
                 metric.reset()
-        bar = _Progress(self.progress, trainer.epochs)
-        bar.begin(len(self.source) if is_dataset(self.source) else None, counts.samples)
+        bar = Progress()
+        if self.progress:
+            bar = show(trainer.epochs + 1, *self.feed.total(), counts.batches, counts.samples)
         try:
             self._steps(counts, bar)
         except BaseException:
@@ -138,11 +139,10 @@ class Fit:
         self._checkpoint(best=is_best)
         self.signals.let_through()
 
-    def _steps(self, counts: Counts, bar: "_Progress") -> None:
+    def _steps(self, counts: Counts, bar: Progress) -> None:
         """The steps that are left of an epoch."""
         trainer, start, before = self.trainer, time.perf_counter(), counts.seconds
-        settings = self.settings | {"epoch": trainer.epochs, "start": counts.batches}
-        for x, t, w in batches(self.source, **settings):
+        for x, t, w in self.feed.epoch(trainer.epochs, counts.batches, self.first):
             self._step(x, t, w, counts)
             counts.batches += 1
             counts.samples += len(x)
@@ -249,85 +249,4 @@ class Fit:
 
     def _say(self, text: str) -> None:
         if self.progress:
-            print(text, flush=True)
-
-
-class _Progress:
-    """The live bar of one epoch, or a line at its end where the output is no terminal."""
-
-    def __init__(self, wanted: bool, done: int) -> None:
-        self.wanted, self.live = wanted, wanted and sys.stderr.isatty()
-        self.title = f"epoch {done + 1}"
-        self.bar: Any = None
-        self.shown = 0.0
-
-    def begin(self, samples: int | None, done: int) -> None:
-        if self.live:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=samples, initial=done, desc=self.title, unit="sample", unit_scale=False, leave=True)
-
-    def advance(self, samples: int, values: Any) -> None:
-        if self.bar is None:
-            return
-        self.bar.update(samples)
-        if (now := time.monotonic()) - self.shown > 0.2:
-            self.shown = now
-            self.bar.set_postfix({name: f"{value:.4f}" for name, value in values().items()}, refresh=False)
-
-    def close(self) -> None:
-        """The epoch ends in its middle."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def end(self, row: dict[str, float]) -> None:
-        text = {name: f"{v:.4f}" for name, v in row.items() if isinstance(v, float) and "second" not in name}
-        if self.bar is not None:
-            self.bar.set_postfix(text)
-            self.bar.close()
-        elif self.wanted:
-            rest = "  ".join(f"{name} {value}" for name, value in text.items())
-            print(f"{self.title}  {rest}  {row['samples_per_second']:,.0f} samples/s", flush=True)
-
-
-def as_source(data: Any) -> Any:
-    """Arrays as a Dataset; data sets and iterables of batches as they are."""
-    if is_dataset(data):
-        return data
-    if isinstance(data, tuple):
-        if len(data) not in (2, 3):
-            raise DataError(f"data must be (x, t) or (x, t, weights), got a tuple of {len(data)}")
-        from nnlite.data import Dataset
-
-        return Dataset(data[0], data[1], weights=data[2] if len(data) == 3 else None)
-    if hasattr(data, "ndim"):
-        raise DataError("inputs and targets are given as one tuple: (x, t)")
-    if not isinstance(data, Iterable):
-        raise DataError(f"data must be (x, t), a nn.data.Dataset or an iterable of batches, not {type(data).__name__}")
-    return data
-
-
-def is_dataset(data: Any) -> bool:
-    """A `nn.data.Dataset`, or whatever gives seeded batches as it does."""
-    return callable(getattr(data, "batches", None))
-
-
-def on_device(source: Any, backend: Any) -> Any:
-    """A data set in the memory of the device, where that has room; else as it is."""
-    fits = backend.device != "cpu" and hasattr(source, "on") and backend.has_room(source.nbytes)
-    return source.on(backend) if fits else source
-
-
-def batches(
-    source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False, start: int = 0
-) -> Iterator[tuple[Any, Any, Any]]:
-    """Batches (x, t, w), w None where there are no weights, from batch `start` on."""
-    if is_dataset(source):
-        given = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle, start=start)
-    else:
-        given = itertools.islice(source, start, None)
-    for batch in given:
-        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-            raise DataError(f"a batch must be (x, t) or (x, t, weights), got {type(batch).__name__}")
-        x, t, w = itertools.islice(itertools.chain(batch, [None]), 3)
-        yield x, t, w
+            say(text)

@@ -174,14 +174,15 @@ def test_where_the_system_refuses_the_old_file_is_left(tmp_path, write, call, mo
     assert isinstance(raised.value, OSError) and path.read_bytes() == b"old" and names(tmp_path) == ["a.png"]
 
 
-def test_a_disk_that_is_really_full(tmp_path):
+@pytest.mark.parametrize("units", [20, 300])  # less than a buffer, and more
+def test_a_disk_that_is_really_full(tmp_path, units):
     """Or a file that is longer than is allowed: a buffer that cannot be emptied is closed nevertheless."""
     resource = pytest.importorskip("resource", reason="limits are set on POSIX systems only")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(nn.FileError, match=r"m\.safetensors cannot be written: File too large"):
-            nn.Sequential(nn.Dense(300), input_shape=(30,)).save(tmp_path / "m.safetensors")
+            nn.Sequential(nn.Dense(units), input_shape=(30,)).save(tmp_path / "m.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(tmp_path) == []

@@ -15,7 +15,7 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
-    {"callbacks", "checkpoint", "data", "history", "loop", "metrics", "train", "zoo"},
+    {"callbacks", "checkpoint", "data", "history", "loop", "metrics", "progress", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,6 +1,7 @@
 """Fetching a file, unpacking an archive: into a temporary place first, checked, then renamed."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -84,7 +85,8 @@ def _copy(response: Any, file: IO[bytes], name: str) -> str:
     from tqdm.auto import tqdm
 
     digest, length = hashlib.md5(usedforsecurity=False), response.headers.get("Content-Length", "")
-    with tqdm(total=int(length) if length.isdigit() else None, desc=name, unit="B", unit_scale=True) as bar:
+    options = {"desc": name, "unit": "B", "unit_scale": True, "disable": sys.stderr is None}  # None: in a service
+    with tqdm(total=int(length) if length.isdigit() else None, **options) as bar:
         while chunk := response.read(_CHUNK):
             file.write(chunk)
             digest.update(chunk)
