@@ -15,7 +15,7 @@ from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
-from nnlite.sources import batches, gives_once, is_dataset
+from nnlite.sources import batches, gives_once, is_dataset, items
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer
@@ -137,12 +137,12 @@ class _Begun:
     """An iterable whose first batch was looked at: the first pass over it, which has begun, gives that again."""
 
     def __init__(self, source: Any) -> None:
-        self.source, self.rest = source, iter(source)
+        self.source, self.rest = source, items(source)
         self.first = list(itertools.islice(self.rest, 1))
 
     def __iter__(self) -> Iterator[Any]:
         first, self.first = self.first, []
-        return itertools.chain(first, self._rest()) if first else iter(self.source)
+        return itertools.chain(first, self._rest()) if first else items(self.source)
 
     def _rest(self) -> Iterator[Any]:
         with suppress(StopIteration):

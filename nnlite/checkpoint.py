@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlite.arguments import as_call, shortened
+from nnlite.atomic import write_whole
 from nnlite.errors import FileError, NNLiteError
 from nnlite.fingerprint import Print, changing, stateful
 from nnlite.formats import FORMAT, in_present_format
 from nnlite.history import History
-from nnlite.serialize import read_tensors, write_whole
+from nnlite.serialize import read_tensors
 from nnlite.state import Arrays, pack, refuse_unkeepable, unpack
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Folder:
         metadata = {"nnlite": json.dumps({"digest": _digest(arrays, text), "state": text})}
         data = save(arrays, metadata)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             if best is not None:  # first: the checkpoint says that it is there
                 best.save(self.path / "best.safetensors")
             write_whole(self.path / f"step-{steps:09d}.safetensors", data)
@@ -74,7 +76,7 @@ class Folder:
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
         """The newest checkpoint that is whole, or None where there is none; raises FileError where all are damaged."""
-        for stray in self.path.glob(".step-*"):  # half written when the process was killed
+        for stray in (*self.path.glob(".step-*"), *self.path.glob(".best.*")):  # half written when the process was killed
             stray.unlink(missing_ok=True)
         files = self.files()
         for path in reversed(files):

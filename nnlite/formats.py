@@ -23,7 +23,7 @@ def _from_format_2(arrays: Arrays, old: dict[str, Any]) -> dict[str, Any]:
     metrics = zip(prints["metrics"], old["metrics"], strict=True)
     known = {name: value for name, value in prints.items() if name != "metrics"}
     return old | {
-        "fingerprint": known | {"callbacks": {name: {} for name in callbacks}},
+        "fingerprint": known | {"callbacks": {name: {} for name in callbacks}, "steps_per_epoch": None},
         "now": {"frozen": dict.fromkeys(old["frozen"], True), "optimizer": old["optimizer"]},
         "progress": old["progress"]
         | {"counts": counts and counts | {"partial": [], "complete": False}}

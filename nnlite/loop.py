@@ -1,7 +1,6 @@
 """One call of `Trainer.fit`: epochs of batches, interrupted and taken up again where checkpoints are kept."""
 
 import math
-import sys
 import time
 import warnings
 from contextlib import suppress
@@ -15,7 +14,8 @@ from nnlite.errors import DataError, NonFiniteError
 from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
-from nnlite.sources import batches, is_dataset, on_device
+from nnlite.progress import Progress, say, show
+from nnlite.sources import Epochs, is_dataset, on_device
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer
@@ -48,16 +48,20 @@ class Fit:
         nonfinite: str,
         folder: Folder | None = None,
         every: int | None = None,
-        **settings: Any,
+        steps_per_epoch: int | None = None,
+        **order: Any,
     ) -> None:
-        self.trainer, self.progress, self.nonfinite, self.settings = trainer, progress, nonfinite, settings
-        self.source, self.held_out = source, held_out
+        self.trainer, self.progress, self.nonfinite = trainer, progress, nonfinite
+        self.source, self.held_out, self.steps_per_epoch, self.order = source, held_out, steps_per_epoch, order
         self.keeper = Keeper(trainer, source, folder, every, self._say)
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
         self._check(epochs)
-        counts = self._go_on(self.keeper.begin(resume), epochs)
+        progress = self.keeper.begin(resume)
+        source = on_device(self.source, self.trainer.model.backend)
+        self.feed = Epochs(source, self.steps_per_epoch, self.keeper.placed, **self.order)
+        counts = self._go_on(progress, epochs)
         with self.keeper.keeping():
             self._run(epochs, counts)
 
@@ -68,9 +72,8 @@ class Fit:
         check_training(trainer, self.source)
         if self.held_out is not None:
             self.held_out = check_validation(trainer, self.held_out, epochs)
-        self.keeper.check(**self.settings)
-        backend = trainer.model.backend
-        self.source, self.held_out = on_device(self.source, backend), on_device(self.held_out, backend)
+            self.held_out = on_device(self.held_out, trainer.model.backend)
+        self.keeper.check(steps_per_epoch=self.steps_per_epoch, **self.order)
 
     def _run(self, epochs: int, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
@@ -98,14 +101,15 @@ class Fit:
         return counts
 
     def _say_what_is_left(self, counts: Counts | None) -> None:
-        trainer, skipped = self.trainer, 0 if counts is None or counts.complete else counts.batches
+        trainer, first = self.trainer, self.keeper.first
         if trainer.stopped and counts is None:
             by = [shortened(callback) for callback in trainer.callbacks if callback.is_done] or ["trainer.stop()"]
             self._say(f"nothing is left to do: training was stopped after epoch {trainer.epochs} by {by[0]}")
         elif not is_dataset(self.source) and not self.keeper.placed:
+            skipped = self.feed.done(trainer.epochs, 0 if counts is None or counts.complete else counts.batches, first)
             warnings.warn(
                 f"training goes on with batches of {shortened(type(self.source))}: nothing checks that they are those of before"
-                + f", the first {skipped} of the epoch are skipped by iterating over them" * bool(skipped)
+                + f", the first {skipped} are skipped by iterating over them" * bool(skipped)
                 + "; give it state() and load_state(state), then it goes on from its own place",
                 UserWarning,
                 stacklevel=5,
@@ -119,8 +123,9 @@ class Fit:
             counts = self._new_counts()
             for metric in trainer.metrics:
                 metric.reset()
-        bar = _Progress(self.progress, trainer.epochs)
-        bar.begin(len(self.source) if is_dataset(self.source) else None, counts.samples)
+        bar = Progress()
+        if self.progress:
+            bar = show(trainer.epochs + 1, *self.feed.total(), counts.batches, counts.samples)
         try:
             self._steps(counts, bar)
         except BaseException as error:
@@ -138,13 +143,12 @@ class Fit:
             callback.on_epoch_end(trainer, row)
         keeper.after_epoch(row.get("val_loss", loss))
 
-    def _steps(self, counts: Counts, bar: "_Progress") -> None:
+    def _steps(self, counts: Counts, bar: Progress) -> None:
         """The steps that are left of an epoch."""
         trainer, start, before = self.trainer, time.perf_counter(), counts.seconds
-        settings = self.settings | {"epoch": trainer.epochs, "start": 0 if self.keeper.placed else counts.batches}
         trainer.is_counting = True
         try:
-            for x, t, w in () if counts.complete else batches(self.source, **settings):
+            for x, t, w in () if counts.complete else self.feed.epoch(trainer.epochs, counts.batches, self.keeper.first):
                 z = self._room_for_outputs(len(x))
                 is_made = self._step(x, t, w, z, counts)
                 counts.batches += 1
@@ -222,9 +226,7 @@ class Fit:
 
     def _located(self, batch: tuple[Any, Any, Any], counts: Counts) -> str:
         """Where in a batch the first value is not finite, by the rows of the data set where that says them."""
-        says_rows = callable(getattr(self.source, "rows", None))
-        rows = self.source.rows(counts.batches, epoch=self.trainer.epochs, **self.settings) if says_rows else None
-        return locate(self.trainer.model, *batch, rows)
+        return locate(self.trainer.model, *batch, self.feed.rows(self.trainer.epochs, counts.batches))
 
     def _refuse(self, loss: float, reason: str) -> None:
         trainer = self.trainer
@@ -263,42 +265,4 @@ class Fit:
 
     def _say(self, text: str) -> None:
         if self.progress:
-            print(text, flush=True)
-
-
-class _Progress:
-    """The live bar of one epoch, or a line at its end where the output is no terminal."""
-
-    def __init__(self, wanted: bool, done: int) -> None:
-        self.wanted, self.live = wanted, wanted and sys.stderr.isatty()
-        self.title = f"epoch {done + 1}"
-        self.bar: Any = None
-        self.shown = 0.0
-
-    def begin(self, samples: int | None, done: int) -> None:
-        if self.live:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=samples, initial=done, desc=self.title, unit="sample", unit_scale=False, leave=True)
-
-    def advance(self, samples: int, values: Any) -> None:
-        if self.bar is None:
-            return
-        self.bar.update(samples)
-        if (now := time.monotonic()) - self.shown > 0.2:
-            self.shown = now
-            self.bar.set_postfix({name: f"{value:.4f}" for name, value in values().items()}, refresh=False)
-
-    def close(self) -> None:
-        """The epoch ends in its middle."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def end(self, row: dict[str, float]) -> None:
-        text = {name: f"{v:.4f}" for name, v in row.items() if isinstance(v, float) and "second" not in name}
-        if self.bar is not None:
-            self.bar.set_postfix(text)
-            self.bar.close()
-        elif self.wanted:
-            rest = "  ".join(f"{name} {value}" for name, value in text.items())
-            print(f"{self.title}  {rest}  {row['samples_per_second']:,.0f} samples/s", flush=True)
+            say(text)

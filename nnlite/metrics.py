@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nnlite.arguments import as_call
-from nnlite.backend import backend_of
+from nnlite.backend import backend_of, host_array
 from nnlite.errors import DataError
 from nnlite.state import attributes
 
@@ -254,4 +254,5 @@ def _most_probable(t: NDArray[Any]) -> NDArray[Any]:
 
 
 def _to_host(array: Any) -> NDArray[Any]:
-    return np.asarray(backend_of(array).to_host(array))
+    host: NDArray[Any] = host_array(backend_of(array).to_host(array))
+    return host

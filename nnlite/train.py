@@ -20,7 +20,7 @@ from nnlite.loop import Fit
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
-from nnlite.sources import as_source, batches, on_device
+from nnlite.sources import as_source, batches, gives_once, inputs, on_device
 
 if TYPE_CHECKING:
     from nnlite.groups import ParameterGroups
@@ -76,13 +76,18 @@ class Trainer:
         every: int | None = None,
         keep: int = 2,
         resume: bool = False,
+        steps_per_epoch: int | None = None,
     ) -> History:
         """Train for `epochs` more epochs and return the history, of these and of earlier calls.
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
-        can be gone through once an epoch. validation: the same kinds; gives the columns val_loss, val_<metric>.
+        can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
+        lists, data frames. validation: the same kinds; gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
-        progress: a bar on a terminal, a line an epoch elsewhere.
+        steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
+        data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
+        progress: a bar on a terminal and in a notebook, a line an epoch elsewhere; while nobody knows how long an epoch of
+        an iterable will be, also lines after 1, 2, 4, 8, ... seconds.
         nonfinite: what to do where the loss of a step is NaN or infinite: "raise" NonFiniteError, which says where it comes
         from, or "skip" the step, with a warning. Parameters and statistics are then those before it.
 
@@ -104,16 +109,22 @@ class Trainer:
         if checkpoint is None and (resume or every is not None):
             raise ValueError("resume and every need checkpoint=, the folder of the checkpoints")
         every = None if every is None else _whole("every", every, 1)
+        steps = None if steps_per_epoch is None else _whole("steps_per_epoch", steps_per_epoch, 1)
+        if epochs > 1 and steps is None and gives_once(source):
+            raise DataError(
+                f"the training data, a {type(source).__name__}, can be gone through once: for {epochs} epochs give "
+                "steps_per_epoch=, or an iterable that begins anew, such as a list"
+            )
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
-        settings = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        Fit(self, source, held_out, progress, nonfinite, folder, every, **settings).run(epochs, resume)
+        order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
+        Fit(self, source, held_out, progress, nonfinite, folder, every, steps, **order).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, Any]:
         """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}.
 
-        data: as `fit` takes them. The metrics of an epoch that is under way go on undisturbed.
+        data: as `fit` takes them; an iterator is read to its end. The metrics of an epoch under way go on undisturbed.
         """
         source, backend = as_source(data), self.model.backend
         batch_size, tally = _whole("batch_size", batch_size, 1), backend.tally()
@@ -143,13 +154,15 @@ class Trainer:
                 metric.load_state(state)
 
     def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Iterable[Callable[[Any], Any]] = ()) -> Any:
-        """The model's outputs for x (N, ...), or for the images of a data set, as a host array.
+        """The model's outputs for x (N, ...) as a host array, or for the x of all that `fit` and `evaluate` take.
 
+        A tuple is (x, t) or (x, t, w); targets and weights are left out. An iterable gives batches x, (x, t) or (x, t, w); one
+        that is an iterator is read to its end. A list is x itself, unless it is nested deeper than x has axes: then it is one
+        of batches. Raises DataError for data that do not fit.
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
-        x, augment, batch_size = getattr(x, "images", x), list(augment), _whole("batch_size", batch_size, 1)
-        x = x if hasattr(x, "shape") else np.asarray(x)
-        parts = [self._predict(x[start : start + batch_size], augment) for start in range(0, len(x), batch_size)]
+        batch_size, augment = _whole("batch_size", batch_size, 1), list(augment)
+        parts = [self._predict(batch, augment) for batch in inputs(x, batch_size, len(self.model.in_shape))]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")
         return np.concatenate([self.model.backend.to_host(part) for part in parts])

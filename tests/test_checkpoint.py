@@ -130,7 +130,7 @@ def test_iterables_of_batches_are_resumed_too(tmp_path):
     with pytest.raises(Killed):
         fit(make_trainer(8), batches, checkpoint=tmp_path, every=2)
     trainer = make_trainer()
-    with pytest.warns(UserWarning, match=r"batches of list: nothing checks .* the first 1 of the epoch are skipped"):
+    with pytest.warns(UserWarning, match=r"batches of list: nothing checks .* the first 1 are skipped"):
         fit(trainer, batches, checkpoint=tmp_path, every=2, resume=True)
     assert outcome(trainer) == outcome(expected)
 

@@ -108,8 +108,11 @@ def test_another_run_than_that_of_format_2_is_refused(copied):
     trainer.callbacks.append(Kept())
     with pytest.raises(nn.StateError, match=r"another run: callbacks\.Kept was None, is \{\}"):
         fit(trainer, copied("middle"), resume=True)
+    folder = copied("stopped")
     with pytest.raises(nn.StateError, match=r"another run: batch_size was 8, is 9"):
-        fit(stopped(), copied("stopped"), resume=True, batch_size=9)
+        fit(stopped(), folder, resume=True, batch_size=9)
+    with pytest.raises(nn.StateError, match=r"another run: steps_per_epoch was None, is 3"):
+        fit(stopped(), folder, resume=True, steps_per_epoch=3)
 
 
 if __name__ == "__main__":

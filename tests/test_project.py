@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nnlite"
 
 FLOORS = [
-    {"arguments", "errors"},
+    {"arguments", "atomic", "errors"},
     {"backend"},
     {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
     {"callbacks", "check", "checkpoint", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
-    | {"signals", "sources", "train", "zoo"},
+    | {"progress", "signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -287,14 +287,16 @@ class Placed(Batches):
         self.rng.bit_generator.state, self.order = state["rng"], list(state["order"])
 
 
-@given(places=st.lists(st.integers(1, 15), min_size=1, max_size=3), every=st.integers(1, 6))
-def test_a_source_with_a_state_goes_on_from_its_place(tmp_path_factory, places, every):
-    folder, expected = tmp_path_factory.mktemp("run"), fit(make(), data=Placed())
+@given(
+    places=st.lists(st.integers(1, 15), min_size=1, max_size=3), every=st.integers(1, 6), steps=st.sampled_from([None, 2, 5, 7])
+)  # fmt: skip
+def test_a_source_with_a_state_goes_on_from_its_place(tmp_path_factory, places, every, steps):
+    folder, options = tmp_path_factory.mktemp("run"), {"every": every, "resume": True, "steps_per_epoch": steps}
+    expected = fit(make(), data=Placed(), steps_per_epoch=steps)
     for place in places:
         with suppress(Killed):
-            fit(make([KillAt(place)]), folder, Placed(), every=every, resume=True)
-    source = Placed()
-    trainer = fit(make(), folder, source, every=every, resume=True)
+            fit(make([KillAt(place)]), folder, Placed(), **options)
+    trainer = fit(make(), folder, Placed(), **options)
     assert np.array_equal(trainer.model.params, expected.model.params) and trainer.history["loss"] == expected.history["loss"]
 
 
@@ -308,7 +310,7 @@ def test_its_state_is_checked_before_the_first_step(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("killed", "words"), [(8, "the first 2 of the epoch are skipped"), (6, "before; give it state")])
+@pytest.mark.parametrize(("killed", "words"), [(8, "the first 2 are skipped"), (6, "before; give it state")])
 def test_a_source_without_a_state_is_resumed_with_a_warning(tmp_path, killed, words):
     fit_and_kill(make([KillAt(killed)]), tmp_path, data=Batches(), every=7)
     with pytest.warns(UserWarning, match=f"batches of Batches: nothing checks that they are those of .*{words}") as caught:

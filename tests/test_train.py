@@ -293,9 +293,6 @@ def test_bad_arguments():
             bad(make_trainer())
     with pytest.raises(nn.DataError, match="empty"):
         make_trainer().predict(X[:0])
-    once = iter([(X, T)])
-    with pytest.raises(nn.DataError, match="training data gave no batch"):
-        make_trainer().fit(once, epochs=2, progress=False)
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
