@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnlite.backend import single_threaded_blas
+from nnlite.backend import host_array, single_threaded_blas
 from nnlite.errors import GradientError
 from nnlite.layers.base import Layer
 from nnlite.model import Sequential
@@ -36,7 +36,7 @@ def gradcheck(layer_or_model: Layer, x: Any, seed: int = 0, tolerance: float = 1
     max-pool) lies between the two points of a difference, x and the copy's parameters are moved a little, with a warning.
     Random layers draw the masks of `pass_id` each time; running statistics are held.
     """
-    x = np.array(x, np.float64)
+    x = host_array(x, np.float64)
     rng = np.random.default_rng(
         [seed, 0x6AD]
     )  # not the stream that the user may have drawn x from: u = x is blind for batch norm

@@ -1,7 +1,8 @@
 """Losses: each returns `(loss, delta)`, the loss J as a float and delta = dJ/dz in the shape of the outputs z."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+from nnlite.arguments import as_call
 from nnlite.backend import Array, Backend, backend_of, get_backend
 from nnlite.errors import DataError, ShapeError
 
@@ -13,8 +14,13 @@ class NoWeightError(DataError):
 class Loss:
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
-    A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, dtype) -> t`.
+    A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, dtype) -> t`. `takes_logits`: its y is
+    sigmoid or softmax of z, so that a model that ends with one of these is refused by `Trainer`.
     """
+
+    takes_logits: ClassVar[bool] = False
+
+    __repr__ = as_call
 
     def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Array]:
         """z: (N, ...) outputs   t: targets   sample_weight: (N,) or None   total: what to divide by (None: see above).
@@ -83,6 +89,8 @@ class CrossEntropy(Loss):
     Source: Bishop 2006, equations 4.108 and 4.109; label smoothing: Szegedy et al. 2015, section 7.
     """
 
+    takes_logits = True
+
     def __init__(self, label_smoothing: float = 0.0, class_weight: Any = None) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
@@ -124,6 +132,8 @@ class BinaryCrossEntropy(Loss):
 
     z: (N, ...) logits   t: the same shape, in [0, 1]; (N,) will do for (N, 1).  Raises DataError for other values.
     """
+
+    takes_logits = True
 
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
         xp = backend_of(z).xp

@@ -6,13 +6,14 @@ Formulas and defaults are PyTorch's. r is the learning rate of the step, t the n
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from nnlite.arguments import as_call
 from nnlite.backend import Array, Backend, backend_of
 from nnlite.errors import NonFiniteError, StateError
+from nnlite.state import attributes
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -38,6 +39,7 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
+    __repr__ = as_call
 
     def __init__(self, learning_rate: Rate, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
         if not callable(learning_rate) and not learning_rate >= 0:
@@ -49,12 +51,23 @@ class Optimizer:
         self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
         self.steps = 0
         self.missed: dict[str, int] = {}
-        self.state: dict[str, Array] = {}
+        self.state_vectors: dict[str, Array] = {}
         self._model: Any = None  # a weak reference to whose state it is
         self._tally: Any = None  # of a loop by hand on a device
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_model": None, "_tally": None}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: its attributes, the state vectors, steps and numbers among them, but no schedule.
+
+        Raises StateError for an attribute of a subclass that none can keep.
+        """
+        return attributes(self, without=("_model", "_tally"))
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        vars(self).update(state)
 
     @property
     def rate(self) -> float:
@@ -130,21 +143,21 @@ class Optimizer:
         return self._tally.halted
 
     def _state_of(self, model: "Sequential") -> list[Array]:
-        if self.state and self._model is not None and self._model() is not model:
+        if self.state_vectors and self._model is not None and self._model() is not model:
             raise StateError(f"this {type(self).__name__} holds the state of another model: make a new optimiser for each")
         self._model = weakref.ref(model)
         for name in self.state_names:
-            if name not in self.state:
-                self.state[name] = model.backend.zeros(len(model.params), model.params.dtype)
-            vector = self.state[name]
+            if name not in self.state_vectors:
+                self.state_vectors[name] = model.backend.zeros(len(model.params), model.params.dtype)
+            vector = self.state_vectors[name]
             if vector.shape != model.params.shape:
                 raise StateError(
                     f"this {type(self).__name__} has optimised a model of {len(vector)} parameters, "
                     f"this one has {len(model.params)}: make a new optimiser"
                 )
             if backend_of(vector).device != model.device:
-                self.state[name] = model.backend.asarray(backend_of(vector).to_host(vector))
-        return [self.state[name] for name in self.state_names]
+                self.state_vectors[name] = model.backend.asarray(backend_of(vector).to_host(vector))
+        return [self.state_vectors[name] for name in self.state_names]
 
 
 class SGD(Optimizer):
@@ -223,8 +236,8 @@ class Adam(Optimizer):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
-            if name in self.state:
-                self.state[name] *= (1 - before) / (1 - beta)
+            if name in self.state_vectors:
+                self.state_vectors[name] *= (1 - before) / (1 - beta)
         self._betas = betas
 
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
@@ -313,42 +326,6 @@ class RMSProp(Optimizer):
         xp.divide(g, d, out=d)
         d *= rate
         p -= d
-
-
-class ParameterGroups:
-    """Optimisers by name pattern: each parameter goes to the first pattern that its name matches.
-
-        nn.ParameterGroups({"*.b": nn.SGD(0.1), "0.*": nn.Adam(1e-4), "*": nn.Adam(1e-3)})
-
-    Patterns are those of `fnmatch`; a parameter that none matches is left alone. clip_norm: over all groups together.
-    Raises ValueError for a pattern that matches nothing, and where a group has a clip_norm of its own.
-    """
-
-    def __init__(self, groups: Mapping[str, Optimizer], clip_norm: float | None = None) -> None:
-        if any(optimizer.clip_norm is not None for optimizer in groups.values()):
-            raise ValueError("clip_norm belongs to the ParameterGroups: the norm is that of all gradients together")
-        self.groups, self.clip_norm = dict(groups), clip_norm
-
-    def step(self, model: "Sequential", halted: Any = None) -> None:
-        """One step of every group, as `Optimizer.step`."""
-        self._refuse_idle_patterns([slot.name for slot in model.vectors.trained])
-        if halted is None and model.backend.waits_for_reads:
-            halted = next(iter(self.groups.values()))._halted_by_hand(model)
-        with model.updating():
-            check_and_clip(model, self.clip_norm, halted)
-            for pattern, optimizer in self.groups.items():
-                optimizer.update_slots(model, partial(self._is_in, pattern), halted)
-
-    def _is_in(self, pattern: str, slot: "Slot") -> bool:
-        return self._group_of(slot.name) == pattern
-
-    def _group_of(self, name: str) -> str | None:
-        return next((pattern for pattern in self.groups if fnmatchcase(name, pattern)), None)
-
-    def _refuse_idle_patterns(self, names: list[str]) -> None:
-        for pattern in self.groups:
-            if not any(self._group_of(name) == pattern for name in names):
-                raise ValueError(f"no parameter falls to the group {pattern!r}: the names are {', '.join(names)}")
 
 
 def check_and_clip(model: "Sequential", clip_norm: float | None, halted: Any) -> None:

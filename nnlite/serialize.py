@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import nnlite.layers
+from nnlite.atomic import write_whole
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
 from nnlite.vectors import walk
@@ -25,9 +25,9 @@ Arrays = dict[str, Any]
 
 
 def save(model: "Sequential", path: str | PathLike[str]) -> None:
-    """Write the model's configuration and values; a temporary file is renamed, so an old file is whole until the end.
+    """Write the model's configuration and values, as `nnlite.atomic` writes: an old file is whole until the end.
 
-    Raises StateError for a layer that `describe` cannot describe.
+    Raises StateError for a layer that `describe` cannot describe, FileError where the file cannot be written.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -107,41 +107,6 @@ def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
         return kind(**arguments)
     before, rest = [arguments.pop(name) for name in names[:star]], arguments.pop(names[star])
     return kind(*before, *rest, **arguments)
-
-
-def write_whole(path: str | PathLike[str], data: bytes) -> None:
-    """Write a file so that there is never half of it: a temporary file beside it, renamed."""
-    import tempfile
-
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut; a folder cannot be opened for that everywhere."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _entries(model: "Sequential") -> Arrays:

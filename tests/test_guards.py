@@ -44,7 +44,7 @@ def batches(bad_step=None, steps=4):
 
 def values(model, optimizer):
     parts = getattr(optimizer, "groups", {"": optimizer}).values()
-    state = [vector for part in parts for vector in part.state.values()]
+    state = [vector for part in parts for vector in part.state_vectors.values()]
     return [array.copy() for array in (model.params, model.buffers, *state)]
 
 

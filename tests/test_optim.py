@@ -239,11 +239,11 @@ def test_frozen_parameters_and_their_state_stay():
     model.freeze("0.*")
     params = {name: view.copy() for name, view in model.named_params().items()}
     first = slice(0, model[0].W.size + model[0].b.size)
-    state = {name: vector[first].copy() for name, vector in optimizer.state.items()}
+    state = {name: vector[first].copy() for name, vector in optimizer.state_vectors.items()}
     train(optimizer, model, 2)
     for name, view in model.named_params().items():
         assert np.array_equal(view, params[name]) == name.startswith("0.")
-    assert all(np.array_equal(vector[first], state[name]) for name, vector in optimizer.state.items())
+    assert all(np.array_equal(vector[first], state[name]) for name, vector in optimizer.state_vectors.items())
     model.unfreeze("*")
     train(optimizer, model, 1)
     assert not np.array_equal(model[0].W, params["0.W"])

@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nnlite"
 
 FLOORS = [
-    {"errors"},
+    {"arguments", "atomic", "errors"},
     {"backend"},
-    {"init", "layers", "losses", "muon", "optim", "schedules"},
+    {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
-    {"callbacks", "checkpoint", "data", "history", "loop", "metrics", "train", "zoo"},
+    {"callbacks", "check", "checkpoint", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
+    | {"progress", "signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

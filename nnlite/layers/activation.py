@@ -50,6 +50,7 @@ class Sigmoid(Layer):
     """y = 1 / (1 + exp(-a))      dJ/da = delta y (1 - y)"""
 
     elementwise, keeps, shares_memory = True, "output", False
+    gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
         e = self.xp.exp(-abs(a))  # of -|a|, so that nothing overflows
@@ -174,6 +175,7 @@ class Softmax(Layer):
     """
 
     keeps, shares_memory = "output", False
+    gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
         e = self.xp.exp(a - a.max(axis=-1, keepdims=True))

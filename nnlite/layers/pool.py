@@ -15,6 +15,7 @@ class MaxPool2D(Layer):
     """
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, padding: Padding = 0) -> None:
         self.size, self.stride, self.padding = size, stride, padding
@@ -40,6 +41,7 @@ class AvgPool2D(Layer):
     """
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, padding: Padding = 0) -> None:
         self.size, self.stride, self.padding = size, stride, padding
@@ -59,6 +61,7 @@ class GlobalAvgPool2D(Layer):
     """y = the mean of a over all pixels.     a: (N, H, W, C)   y: (N, C)     Backward: dJ/da = delta / (H W) everywhere."""
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:
@@ -81,6 +84,7 @@ class GlobalMaxPool2D(Layer):
     """
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:
