@@ -1,8 +1,7 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from fnmatch import fnmatchcase
 from functools import wraps
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -14,7 +13,7 @@ from nnlite.layers.base import Layer, Shape
 from nnlite.layers.residual import build_chain
 from nnlite.plan import Plan, Run, make_plan
 from nnlite.shards import TrainingPass, find_first_trained, infer
-from nnlite.vectors import Slot, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
+from nnlite.vectors import Vectors, everything, frozen_whole, refuse_repeats, unchanged_by_errors, walk
 from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 # What `assemble` makes: no part of a copy.
 _MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
-_MADE_ANEW |= {"_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
+_MADE_ANEW |= {"_frozen_whole", "_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -108,6 +107,7 @@ class Sequential(Layer):
 
     def _make_plan(self) -> None:
         self.plan: Plan = make_plan(self.children(), self.in_shape, self._rewrite)
+        self._frozen_whole = frozen_whole(self)
         self._memories: dict[int, RunMemory] = {}
         self.state_pool = Pool(self.backend)
         self._training: TrainingPass | None = None
@@ -300,33 +300,34 @@ class Sequential(Layer):
         with self.updating():
             self.params[...], self.buffers[...] = (self.backend.asarray(v) for v in snapshot)
 
-    def freeze(self, pattern: str) -> None:
-        """Stop training the parameters whose names match, such as "0.*": no gradient, no update. Statistics go on."""
-        for slot in self._matching(pattern):
-            slot.layer.frozen.add(slot.attribute)
+    def freeze(self, pattern: str, *, statistics: bool = True) -> None:
+        """Stop training the parameters whose names match, such as "0.*": no gradient, no update.
+
+        statistics: whether a BatchNorm that is frozen whole keeps its running statistics and normalises by them in training.
+        """
+        self.vectors.freeze(pattern, statistics)
+        self._refresh()
 
     def unfreeze(self, pattern: str) -> None:
-        """Train the parameters whose names match again."""
-        for slot in self._matching(pattern):
-            slot.layer.frozen.discard(slot.attribute)
+        """Train the parameters whose names match again; the statistics of their layers go on, too."""
+        self.vectors.unfreeze(pattern)
+        self._refresh()
 
-    def _matching(self, pattern: str) -> Iterator[Slot]:
-        slots = [slot for slot in self.vectors.trained if fnmatchcase(slot.name, pattern)]
-        if not slots:
-            raise ValueError(f"no parameter matches {pattern!r}: the names are {', '.join(self.named_params())}")
-        yield from slots
-        for _, model in everything(self._root()):
-            if isinstance(model, Sequential):
-                model._refresh()
-        for slot in slots:
-            if slot.frozen:
-                self.grads[slot.place] = 0
+    def set_frozen(self, names: Collection[str]) -> None:
+        """Freeze what has these names, parameters and statistics, and nothing else."""
+        self.vectors.set_frozen(names)
+        self._refresh()
 
     def _refresh(self) -> None:
-        """Take up a change of what is frozen."""
-        self.freezes += 1
-        self.first_trained = find_first_trained(self.plan.training)
-        self.vectors.refresh()
+        """Take up a change of what is frozen, in the whole model."""
+        for _, model in everything(self._root()):
+            if isinstance(model, Sequential):
+                model.freezes += 1
+                model.vectors.refresh()
+                if model._frozen_whole != frozen_whole(model):
+                    model._make_plan()
+                model.first_trained = find_first_trained(model.plan.training)
+        self._root().vectors.clear_frozen()
 
     @property
     def device(self) -> str:
