@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from nnlite.backend.conv import ConvPlan
-from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
+from nnlite.backend.pool import AveragePoolPlan, BlockMaxPoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
@@ -14,6 +14,7 @@ from nnlite.backend.window import Array, Pair, Window
 GELU_LINEAR, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 GELU_FAR = 10.0
 CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
+LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
 MANY = 1 << 20  # rows that constants are made ready for
 FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
@@ -150,9 +151,10 @@ class Backend:
         """The algorithm for a convolution of this shape, with a max-pooling behind it: a rule of the shape, never a timing."""
         return ConvPlan(self, window, filters, groups, bias, pool)
 
-    def max_pool_plan(self, window: Window) -> MaxPoolPlan:
+    def max_pool_plan(self, window: Window) -> MaxPoolPlan | BlockMaxPoolPlan:
         """The algorithm for max-pooling."""
-        return MaxPoolPlan(self, window)
+        is_large = window.is_blockwise and math.prod(window.kernel) > LARGE
+        return BlockMaxPoolPlan(self, window) if is_large else MaxPoolPlan(self, window)
 
     def average_pool_plan(self, window: Window) -> AveragePoolPlan:
         """The algorithm for average-pooling."""
@@ -266,7 +268,7 @@ class Backend:
         """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), in sweeps over temporary arrays."""
         t = self._tanh_u(self._bounded(a))
         t += 1
-        t *= a
+        t *= self._bounded(a, most=math.inf)  # at minus infinity, t is 0
         result: Array = self.xp.multiply(t, 0.5, out=out)
         return result
 
@@ -286,9 +288,9 @@ class Backend:
         result: Array = xp.multiply(slope, 0.5, out=out)
         return result
 
-    def _bounded(self, a: Array) -> Array:
+    def _bounded(self, a: Array, most: float = GELU_FAR) -> Array:
         """a, but at most `GELU_FAR` from zero: beyond, tanh u is 1 to the last bit, and a^3 might overflow."""
-        bounded: Array = self.xp.clip(a, -GELU_FAR, GELU_FAR, out=self.scratch_batch("gelu bounded", a.shape, a.dtype))
+        bounded: Array = self.xp.clip(a, -GELU_FAR, most, out=self.scratch_batch("gelu bounded", a.shape, a.dtype))
         return bounded
 
     def _tanh_u(self, a: Array) -> Array:
