@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from nnlite.arguments import shortened
 from nnlite.backend import Array, Backend, single_threaded_blas
 from nnlite.errors import ShapeError, StateError
 from nnlite.init import initial_values
@@ -68,7 +69,8 @@ def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
     for path, layer in layers:
         if id(layer) in seen:
             raise StateError(
-                f"the same {layer!r} object stands at {seen[id(layer)]} and {path}: make two layers, or copy.deepcopy it"
+                f"the same {shortened(layer)} object stands at {seen[id(layer)]} and {path}: "
+                "make two layers, or copy.deepcopy it"
             )
         seen[id(layer)] = path
 
