@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from nnlite.arguments import choice, flag, number, shortened, whole
 from nnlite.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,17 +47,20 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         monitor: str = "val_loss",
+        *,
         patience: int = 3,
         min_delta: float = 0.0,
         mode: Literal["min", "max"] | None = None,
         restore_best: bool = True,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, not {patience}")
-        if mode not in (None, "min", "max"):
-            raise ValueError(f'mode must be "min" or "max", not {mode!r}')
+        if not isinstance(monitor, str):
+            raise ValueError(f"monitor must be a column of the history, such as val_loss, not {shortened(monitor)}")
+        whole("patience", patience, 1)
+        number("min_delta", min_delta, least=0)
+        choice("mode", mode, "min", "max", None)
+        flag("restore_best", restore_best)
         grows = any(word in monitor for word in ("accuracy", "precision", "recall", "f1"))
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.monitor, self.patience, self.min_delta, self.mode = monitor, patience, min_delta, mode
         self.sign = -1 if (mode or ("max" if grows else "min")) == "max" else 1
         self.restore_best = restore_best
         self.best, self.waited, self.best_epoch = math.inf, 0, 0
@@ -99,10 +103,9 @@ class WeightAverage(Callback):
     Raises ValueError for a decay outside [0, 1).
     """
 
-    def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
-        if decay is not None and not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), not {decay}")
-        self.decay, self.start = decay, start
+    def __init__(self, decay: float | None = 0.999, *, start: int = 0) -> None:
+        self.decay = None if decay is None else number("decay", decay, least=0, below=1)
+        self.start = whole("start", start)
         self.count = 0
         self.average: Any = None
         self.model: Any = None  # whose average it is
@@ -116,7 +119,7 @@ class WeightAverage(Callback):
             return
         values = trainer.model.params, trainer.model.buffers
         self.count += 1
-        weight = max(1 / self.count, 0 if self.decay is None else 1 - self.decay)
+        weight = max(1 / self.count, 0 if self.decay is None else 1 - float(self.decay))
         if self.average is None:
             self.average = trainer.model.snapshot()
         for average, value in zip(self.average, values, strict=True):

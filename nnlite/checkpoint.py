@@ -12,12 +12,14 @@ import signal
 import threading
 import warnings
 from collections.abc import Container, Iterator
+from dataclasses import is_dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnlite.arguments import whole
 from nnlite.backend import backend_of
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
@@ -37,9 +39,7 @@ class Folder:
     """The checkpoints in a folder, the last `keep` of them, and the best model."""
 
     def __init__(self, path: str | PathLike[str], keep: int) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}")
-        self.path, self.keep = Path(path), keep
+        self.path, self.keep = Path(path), int(whole("keep", keep, 1))
 
     def save(self, steps: int, arrays: Arrays, description: dict[str, Any], best: "Sequential | None" = None) -> None:
         """Write a checkpoint, and a model that is the best so far.
@@ -294,8 +294,8 @@ def _plain(value: Any, depth: int = 3) -> Any:
 
 def _schedule(rate: Any) -> Any:
     """Those of `nn.schedules` and objects by their fields, functions by some of their values."""
-    if hasattr(rate, "_asdict"):
-        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in rate._asdict().items()}}
+    if is_dataclass(rate):
+        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in vars(rate).items()}}
     is_function = callable(rate) and (hasattr(rate, "__name__") or not getattr(rate, "__dict__", None))
     return [_sample(rate, step) for step in _SAMPLED] if is_function else _plain(rate)
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from nnlite.arguments import listed, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer
@@ -13,8 +14,6 @@ from nnlite.steps import LayerStep
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
-
-_SHOWN = 10  # places in a message
 
 
 @contextmanager
@@ -41,10 +40,10 @@ def locate(model: "Sequential", x: Any) -> str:
     """Where, on the way of the last training pass over this batch, the first value is not finite."""
     for name, values in {**model.named_params(), **model.named_buffers()}.items():
         if bad := _places(model, values.reshape(-1)):
-            return f"{name} is not finite at {_list(bad)}"
+            return f"{name} is not finite at {listed(bad)}"
     x = model.backend.asarray(x)
     if x.dtype.kind == "f" and (bad := _places(model, x.reshape(len(x), -1))):
-        return f"the inputs of samples {_list(bad)} of the batch are not finite"
+        return f"the inputs of samples {listed(bad)} of the batch are not finite"
     buffers = model.buffers.copy()
     try:
         with debug(model):
@@ -87,7 +86,7 @@ class _Checks:
         """Call it and check what it gives and what it left behind."""
         before = given.copy()
         result = call(given)
-        where = f"layer {self.path} {self.layer!r}, {direction}, pass {ctx.shard.pass_id}"
+        where = f"layer {self.path} {shortened(self.layer)}, {direction}, pass {ctx.shard.pass_id}"
         if not bool(self.xp.array_equal(given, before)) and bool(self.xp.isfinite(before).all()):
             raise StateError(f"{where}: it writes to the array that it was given")
         if result is None:
@@ -106,7 +105,7 @@ class _Checks:
 
     def _finite(self, where: str, result: Array, start: int) -> None:
         if bad := _places(self.model, result.reshape(len(result), -1)):
-            raise NonFiniteError(f"{where}: values are not finite in samples {_list([start + i for i in bad])} of the batch")
+            raise NonFiniteError(f"{where}: values are not finite in samples {listed([start + i for i in bad])} of the batch")
 
     def _finite_gradients(self, where: str, ctx: Context) -> None:
         for name, parameter in self.layer.declared.items():
@@ -120,7 +119,3 @@ def _places(model: "Sequential", values: Array) -> list[int]:
     finite = model.backend.to_host(model.backend.xp.isfinite(values))
     finite = finite if finite.ndim == 1 else finite.all(axis=1)
     return [int(i) for i in (~finite).nonzero()[0]]
-
-
-def _list(places: list[int]) -> str:
-    return ", ".join(map(str, places[:_SHOWN])) + (f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from nnlite.arguments import flag, listed, number, shortened, vector, whole
 from nnlite.backend import Array, backend_of, single_threaded_blas
 from nnlite.errors import StateError
 
@@ -30,21 +31,18 @@ class Optimizer:
     learning_rate: a number, or a schedule, a function of the step (from 0); assignable at any time.
     weight_decay: of an L2 penalty; it is added to the gradient as weight_decay p.
     clip_norm: if the norm of all gradients is larger, they are scaled down to it (Pascanu et al. 2013, algorithm 1).
-    Raises ValueError for a negative rate or decay and a clip_norm that is not positive. One with a state vector belongs to one
-    model: `step` raises StateError for another.
+    Raises ValueError for a negative rate or decay, a clip_norm that is not positive, and what is no number. One with a state
+    vector belongs to one model: `step` raises StateError for another.
     `steps` counts the steps made. A subclass names its state vectors in `state_names` and writes `update`.
     """
 
     state_names: tuple[str, ...] = ()
 
-    def __init__(self, learning_rate: Rate, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
-        if not callable(learning_rate) and not learning_rate >= 0:
-            raise ValueError(f"learning_rate must not be negative, got {learning_rate}")
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive, got {clip_norm}")
-        self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
+    def __init__(self, learning_rate: Rate, *, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
+        if isinstance(learning_rate, type) or not callable(learning_rate):
+            number("learning_rate, unless it is a schedule,", learning_rate, least=0)
+        self.learning_rate, self.weight_decay = learning_rate, number("weight_decay", weight_decay, least=0)
+        self.clip_norm = _checked_clip_norm(clip_norm)
         self.steps = 0
         self.state: dict[str, Array] = {}
         self._model: Any = None  # a weak reference to whose state it is
@@ -126,15 +124,16 @@ class SGD(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.01,
+        *,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        if not 0 <= momentum < 1 or (nesterov and not momentum):
-            raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
-        self.momentum, self.nesterov = momentum, nesterov
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), flag("nesterov", nesterov)
+        if nesterov and not momentum:
+            raise ValueError("nesterov needs a momentum above 0, such as 0.9")
 
     looks_at_halted = True
 
@@ -152,8 +151,8 @@ class Adam(Optimizer):
     """m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      p <- p - r m' / (sqrt(v') + eps)
 
     m' = m / (1 - b1^t), v' = v / (1 - b2^t), betas = (b1, b2).  Source: Kingma and Ba 2015, algorithm 1.
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for betas outside [0, 1).
-    The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
+    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for betas outside [0, 1) and a negative
+    eps. The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
     """
 
     state_names = ("m", "v")
@@ -162,13 +161,14 @@ class Adam(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 1e-3,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        self.betas, self.eps = betas, eps
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.betas, self.eps = betas, number("eps", eps, least=0)
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -177,8 +177,9 @@ class Adam(Optimizer):
 
     @betas.setter
     def betas(self, betas: tuple[float, float]) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be in [0, 1), got {betas}")
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise ValueError(f"betas must be a pair of numbers, not {shortened(betas)}")
+        vector("betas", betas, least=0, below=1)
         for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
             if name in self.state:
                 self.state[name] *= (1 - before) / (1 - beta)
@@ -202,18 +203,20 @@ class AdamW(Adam):
     def __init__(
         self,
         learning_rate: Rate = 1e-3,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, betas, eps, weight_decay, clip_norm)
+        super().__init__(learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm)
 
 
 class RMSProp(Optimizer):
     """v <- alpha v + (1 - alpha) g^2      p <- p - r g / (sqrt(v) + eps)
 
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for alpha outside [0, 1).
+    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for alpha outside [0, 1) and a negative
+    eps.
     Source: Hinton 2012, lecture 6e of Neural Networks for Machine Learning.
     """
 
@@ -222,15 +225,14 @@ class RMSProp(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.01,
+        *,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha must be in [0, 1), got {alpha}")
-        self.alpha, self.eps = alpha, eps
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.alpha, self.eps = number("alpha", alpha, least=0, below=1), number("eps", eps, least=0)
 
     def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
         xp, (v,) = backend_of(p).xp, state
@@ -260,6 +262,7 @@ class Muon(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.02,
+        *,
         momentum: float = 0.95,
         nesterov: bool = True,
         weight_decay: float = 0.0,
@@ -267,10 +270,9 @@ class Muon(Optimizer):
         iterations: int = 5,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        if not 0 <= momentum < 1 or iterations < 1:
-            raise ValueError(f"momentum must be in [0, 1) and iterations at least 1, got {momentum} and {iterations}")
-        self.momentum, self.nesterov, self.renormalize, self.iterations = momentum, nesterov, renormalize, iterations
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), flag("nesterov", nesterov)
+        self.renormalize, self.iterations = flag("renormalize", renormalize), whole("iterations", iterations, 1)
 
     def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None, halted: Any = None) -> None:
         if self._is_halted(halted):
@@ -323,13 +325,15 @@ class ParameterGroups:
         nn.ParameterGroups({"*.b": nn.SGD(0.1), "0.*": nn.Adam(1e-4), "*": nn.Adam(1e-3)})
 
     Patterns are those of `fnmatch`; a parameter that none matches is left alone. clip_norm: over all groups together.
-    Raises ValueError for a pattern that matches nothing, and where a group has a clip_norm of its own.
+    Raises ValueError for a pattern that matches nothing, what is no optimiser, and a group with a clip_norm of its own.
     """
 
-    def __init__(self, groups: Mapping[str, Optimizer], clip_norm: float | None = None) -> None:
+    def __init__(self, groups: Mapping[str, Optimizer], *, clip_norm: float | None = None) -> None:
+        if not isinstance(groups, Mapping) or not all(isinstance(optimizer, Optimizer) for optimizer in groups.values()):
+            raise ValueError(f'groups must be optimisers by pattern, such as {{"*": nn.Adam()}}, not {shortened(groups)}')
         if any(optimizer.clip_norm is not None for optimizer in groups.values()):
             raise ValueError("clip_norm belongs to the ParameterGroups: the norm is that of all gradients together")
-        self.groups, self.clip_norm = dict(groups), clip_norm
+        self.groups, self.clip_norm = groups, _checked_clip_norm(clip_norm)
 
     def step(self, model: "Sequential", halted: Any = None) -> None:
         """One step of every group; halted: as `Optimizer.step` takes it."""
@@ -349,7 +353,11 @@ class ParameterGroups:
     def _refuse_idle_patterns(self, names: list[str]) -> None:
         for pattern in self.groups:
             if not any(self._group_of(name) == pattern for name in names):
-                raise ValueError(f"no parameter falls to the group {pattern!r}: the names are {', '.join(names)}")
+                raise ValueError(f"no parameter falls to the group {shortened(pattern)}: the names are {listed(names)}")
+
+
+def _checked_clip_norm(clip_norm: float | None) -> float | None:
+    return None if clip_norm is None else number("clip_norm", clip_norm, above=0)
 
 
 def clip(gradients: Array, clip_norm: float) -> None:

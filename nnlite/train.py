@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nnlite.arguments import choice, flag, whole
 from nnlite.callbacks import Callback
 from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
@@ -87,12 +88,14 @@ class Trainer:
         A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
         """
         source, held_out = as_source(data), None if validation is None else as_source(validation)
-        if nonfinite not in ("raise", "skip"):
-            raise ValueError(f'nonfinite must be "raise" or "skip", not {nonfinite!r}')
-        epochs, batch_size, seed = _whole("epochs", epochs), _whole("batch_size", batch_size, 1), _whole("seed", seed)
+        choice("nonfinite", nonfinite, "raise", "skip")
+        for name, value in (("shuffle", shuffle), ("progress", progress), ("resume", resume)):
+            flag(name, value)
+        epochs, batch_size = int(whole("epochs", epochs)), int(whole("batch_size", batch_size, 1))
+        seed = int(whole("seed", seed))
         if checkpoint is None and (resume or every is not None):
             raise ValueError("resume and every need checkpoint=, the folder of the checkpoints")
-        every = None if every is None else _whole("every", every, 1)
+        every = None if every is None else int(whole("every", every, 1))
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         settings = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
@@ -105,7 +108,7 @@ class Trainer:
         data: as `fit` takes them. The metrics of an epoch that is under way go on undisturbed.
         """
         source, backend, metrics = as_source(data), self.model.backend, copy.deepcopy(self.metrics)
-        batch_size = _whole("batch_size", batch_size, 1)
+        batch_size = int(whole("batch_size", batch_size, 1))
         for metric in metrics:
             metric.reset()
         tally = backend.tally()
@@ -125,7 +128,7 @@ class Trainer:
 
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
-        x, augment, batch_size = getattr(x, "images", x), list(augment), _whole("batch_size", batch_size, 1)
+        x, augment, batch_size = getattr(x, "images", x), list(augment), int(whole("batch_size", batch_size, 1))
         x = x if hasattr(x, "shape") else np.asarray(x)
         parts = [self._predict(x[start : start + batch_size], augment) for start in range(0, len(x), batch_size)]
         if not parts:
@@ -158,9 +161,3 @@ class Trainer:
             if metric.name in taken:
                 raise ValueError(f"the name {metric.name!r} of a metric is taken: give it another name, metric.name = ...")
             taken.add(metric.name)
-
-
-def _whole(name: str, value: Any, least: int = 0) -> int:
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, not {value!r}")
-    return int(value)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nnlite"
 
 FLOORS = [
-    {"errors"},
+    {"arguments", "errors"},
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
