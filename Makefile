@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 
-.PHONY: help cifar10 test lowest lint wheel parity bench memory accuracy kernels mutants gpu kills fuzz soak clean
+.PHONY: help cifar10 test lowest lint wheel parity differential bench memory accuracy kernels mutants gpu kills fuzz soak clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -13,11 +13,12 @@ help:
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
 	@echo "make parity    compare layers, losses and optimisers with PyTorch (all but Dropout and Muon)"
+	@echo "make differential  train 2,000 random networks beside PyTorch in float64 (a quarter of an hour)"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
 	@echo "make kernels   plant bugs in the CUDA kernels and show that the tests catch each (needs g++, no GPU)"
 	@echo "make mutants   change the code in 300 small ways and show that the tests notice (an hour)"
-	@echo "make gpu       tests and speed on a GPU (sets up nothing: CuPy must be there)"
+	@echo "make gpu       results, speed, kernels and tests on a GPU, 8 minutes (sets up nothing: CuPy must be there)"
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
@@ -61,10 +62,13 @@ accuracy: $(VENV)/.bench
 kernels: $(VENV)/.test
 	$(BIN)/python tests/cuda/mutants.py --out benchmarks/results/kernel_mutants.md
 
+differential: $(VENV)/.bench
+	$(BIN)/python tests/differential.py --out benchmarks/results/differential.md
+
 mutants: $(VENV)/.mutants
 	$(BIN)/python tests/mutants.py --out benchmarks/results/mutants.md
 
-# In the machine's own Python: CuPy for its CUDA and nnlite's dependencies; pytest, hypothesis and torch where they are there.
+# In the machine's own Python: CuPy for its CUDA and nnlite's dependencies; the rest where it is there, see benchmarks/gpu.py.
 gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 

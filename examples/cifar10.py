@@ -19,6 +19,7 @@ from pictures import confusion_picture, sample_picture
 from recipes import RECIPES, Recipe, fit, make_trainer
 
 import nnlite as nn
+from nnlite.atomic import write_whole
 
 IMAGES_A_CHECKPOINT = 10_000  # some seconds' work
 OPTIMIZERS = {
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         "device": args.device,
         "versions": {"nnlite": nn.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
-    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(args.out / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
     history.to_csv(args.out / "history.csv")
     model.save(args.out / "model.safetensors")
     history.plot(args.out / "curves.png")

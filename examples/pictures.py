@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from nnlite.atomic import replacing
+
 
 def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
     """Rows are true classes, columns predictions; each row in percent."""
@@ -19,7 +21,8 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str], path: P
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true", title="test images, percent of each true class")
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=110)
 
 
 def sample_picture(
@@ -42,4 +45,5 @@ def sample_picture(
             axes.imshow(images[i].squeeze(), cmap="gray" if images.shape[-1] == 1 else None)
             title = f"{classes[predicted[i]]} {100 * probabilities[i, predicted[i]]:.0f}%"
             axes.set_title(title if predicted[i] == labels[i] else f"{title}\n({classes[labels[i]]})", color=colour, fontsize=8)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=110)

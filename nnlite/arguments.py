@@ -6,18 +6,19 @@ keeps its arguments as they are; they are converted where they are used.
 
 import math
 import reprlib
-from collections.abc import Collection
-from types import FunctionType
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
 from nnlite.errors import ShapeError
 
+if TYPE_CHECKING:
+    import inspect
+
 T = TypeVar("T")
 
 _LONGEST = 80  # characters of an argument in a message
-_SHOWN = 10  # names in a message
 
 
 def is_whole(value: object) -> bool:
@@ -111,11 +112,11 @@ def _as_float(value: object) -> float:
         return math.nan
 
 
-# ---- how values are shown
+# ---- how arguments are shown
 
 
 class _Short(reprlib.Repr):
-    """The first few values of what is long; numbers of NumPy's as Python's, functions and classes by their names."""
+    """The first few values of what is long; numbers of NumPy's as Python's, functions and classes by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,26 +124,64 @@ class _Short(reprlib.Repr):
 
     def repr1(self, x: Any, level: int) -> str:
         try:
-            if isinstance(x, type | FunctionType):
-                return x.__name__
+            if callable(x) and hasattr(x, "__name__"):
+                return str(x.__name__)
+            show: Any = type(x).__repr__
+            if show is object.__repr__:
+                return as_call(x)
             return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
         except Exception:  # a `repr` that fails must not hide the message that it is for
             return f"<{type(x).__name__}>"
 
     def repr_ndarray(self, x: Any, level: int) -> str:
-        return self.repr1(x[: self.maxlist + 1].tolist(), level) if x.ndim == 1 else f"<{x.dtype} array {x.shape}>"
+        return self.repr1(x[: self.maxlist + 1].tolist(), level) if x.ndim == 1 else f"array({x.shape}, {x.dtype})"
 
 
 _short = _Short()
 
 
 def shortened(value: object) -> str:
-    """`repr(value)` in one line of at most 80 characters."""
+    """The value in one line of at most 80 characters, the middle of long texts left out."""
     text = _short.repr(value).replace("\n", " ")
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}...{text[-17:]}"
 
 
-def listed(names: Collection[Any]) -> str:
-    """The first ten, and how many more there are."""
-    shown = ", ".join(str(name) for name, _ in zip(names, range(_SHOWN), strict=False))
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+def listing(names: Iterable[object], most: int = 8, longest: int = 30) -> str:
+    """Names for a message, the first of many, the beginnings of long ones."""
+    texts = [str(name) for name in names]
+    shown = [text if len(text) <= longest else f"{text[: longest - 3]}..." for text in texts[:most]]
+    return ", ".join(shown) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def constructor(kind: Any) -> "list[inspect.Parameter]":
+    """The parameters of a class's constructor."""
+    import inspect
+
+    if kind.__init__ is object.__init__:
+        return []
+    return list(inspect.signature(kind.__init__).parameters.values())[1:]
+
+
+def as_call(thing: object) -> str:
+    """The call that makes such an object, `Adam(0.01, clip_norm=1.0)`; the arguments are the attributes of their names."""
+    positional, named = list[str](), list[str]()
+    for p in constructor(type(thing)):
+        value: Any = getattr(thing, p.name, ...)
+        if p.kind is p.VAR_POSITIONAL:
+            positional += map(_shown, value if isinstance(value, list | tuple) else ())
+        elif p.default is p.empty and p.kind is not p.VAR_KEYWORD:
+            positional.append("..." if value is ... else _shown(value))
+        elif value is not ... and not _is(value, p.default):
+            named.append(f"{p.name}={_shown(value)}")
+    return f"{type(thing).__name__}({', '.join(positional + named)})"
+
+
+def _shown(value: Any) -> str:
+    """What is shown as a call shortens its own arguments."""
+    show: Any = type(value).__repr__
+    return show(value) if show is as_call else shortened(value)
+
+
+def _is(value: Any, default: Any) -> bool:
+    """Whether it is the default; an empty list is an empty tuple."""
+    return repr(tuple(value) if isinstance(value, list) else value) == repr(default)

@@ -1,11 +1,11 @@
 """What happens around training: four hooks; early stopping and weight averaging built on them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnlite.arguments import choice, flag, number, shortened, whole
+from nnlite.arguments import as_call, choice, flag, listing, number, shortened, whole
 from nnlite.errors import DataError
 
 if TYPE_CHECKING:
@@ -14,10 +14,27 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Four hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch."""
+    """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
+
+    The order: `check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
+    are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
+    run goes on: `load_state` of those that were kept. Steps and epochs. `on_fit_end`.
+    `sets_weights`: whether it gives the model other weights at the end of training; only one of a trainer's may.
+    `is_done`: whether there still is a reason why it stopped training; where there is none, a run that it stopped goes on.
+    `must_match`: the attributes that a run must have had the same to go on.
+    """
+
+    sets_weights: bool = False
+    is_done: bool = False
+    must_match: tuple[str, ...] = ()
+
+    __repr__ = as_call
+
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        """Before anything is done: raise what would fail later. columns: those that the history of this `fit` will have."""
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Before the first step."""
+        """Before the first step of this `fit`; where a run goes on, after its counters were put back."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """After each step of the optimiser."""
@@ -29,7 +46,10 @@ class Callback:
         """After the last step; where a finished run is resumed, once more."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep of it: a dict of arrays and of what JSON can hold, nested as you like."""
+        """What a checkpoint must keep of it: a dict of numbers, text, arrays, and lists, tuples and dicts by text of them.
+
+        A callback that writes this changes training: a run goes on only with all of those that it began with.
+        """
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -40,8 +60,8 @@ class EarlyStopping(Callback):
     """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs; take the best weights back.
 
     restore_best: whether training ends with the best parameters and buffers, or with the last.
-    mode: "min" or "max"; default: "max" for names that hold accuracy, precision, recall or f1, else "min".
-    Raises DataError for a name that the history has not.
+    mode: "min" or "max": whether smaller or larger is better; default: as the metric of this name says, for a loss "min".
+    `fit` raises DataError for a name that the history will not have, and ValueError where no metric says what is better.
     """
 
     def __init__(
@@ -53,32 +73,57 @@ class EarlyStopping(Callback):
         mode: Literal["min", "max"] | None = None,
         restore_best: bool = True,
     ) -> None:
-        if not isinstance(monitor, str):
-            raise ValueError(f"monitor must be a column of the history, such as val_loss, not {shortened(monitor)}")
-        whole("patience", patience, 1)
-        number("min_delta", min_delta, least=0)
-        choice("mode", mode, "min", "max", None)
-        flag("restore_best", restore_best)
-        grows = any(word in monitor for word in ("accuracy", "precision", "recall", "f1"))
-        self.monitor, self.patience, self.min_delta, self.mode = monitor, patience, min_delta, mode
-        self.sign = -1 if (mode or ("max" if grows else "min")) == "max" else 1
-        self.restore_best = restore_best
-        self.best, self.waited, self.best_epoch = math.inf, 0, 0
+        self.monitor, self.patience = monitor, whole("patience", patience, 1)
+        self.min_delta = number("min_delta", min_delta, least=0)
+        self.mode, self.restore_best = choice("mode", mode, "min", "max", None), flag("restore_best", restore_best)
+        self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
         self.snapshot: Any = None
+
+    must_match = ("monitor", "mode")
+
+    @property
+    def is_done(self) -> bool:  # type: ignore[override]
+        """Without an improvement for `patience` epochs."""
+        return self.waited >= self.patience
+
+    @property
+    def sets_weights(self) -> bool:  # type: ignore[override]
+        """It restores the best ones."""
+        return self.restore_best
+
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        if self.monitor not in columns:
+            raise DataError(
+                f"EarlyStopping watches {shortened(self.monitor)}, the history will have {listing(columns)}"
+                + ("" if "val_loss" in columns else ": columns val_... need validation=")
+            )
+        self._sign(trainer)
+
+    def _sign(self, trainer: "Trainer") -> int:
+        """1 where smaller is better, -1 where larger is."""
+        if self.mode is not None:
+            return -1 if self.mode == "max" else 1
+        greater_is_better = trainer.greater_is_better(self.monitor)
+        if greater_is_better is None:
+            raise ValueError(
+                f"EarlyStopping watches {shortened(self.monitor)}, and no metric says whether more of it is better: "
+                'give EarlyStopping mode="max" or "min", or the metric greater_is_better = True or False'
+            )
+        return -1 if greater_is_better else 1
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         self.best, self.waited, self.snapshot = math.inf, 0, None
 
     def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
         if self.monitor not in row:
-            raise DataError(f"EarlyStopping watches {self.monitor!r}, the history has {', '.join(row)}")
-        value = self.sign * row[self.monitor]
+            raise DataError(f"EarlyStopping watches {shortened(self.monitor)}, the history has {listing(row)}")
+        value = self._sign(trainer) * row[self.monitor]
         if value < self.best - self.min_delta:
             self.best, self.waited, self.best_epoch = value, 0, trainer.epochs
             self.snapshot = trainer.model.snapshot() if self.restore_best else None
             return
         self.waited += 1
-        if self.waited >= self.patience:
+        if self.is_done:
             trainer.stop()
 
     def on_fit_end(self, trainer: "Trainer") -> None:
@@ -102,6 +147,8 @@ class WeightAverage(Callback):
     Sources: Polyak and Juditsky 1992; Izmailov et al. 2018, Averaging Weights Leads to Wider Optima.
     Raises ValueError for a decay outside [0, 1).
     """
+
+    sets_weights, must_match = True, ("decay", "start")
 
     def __init__(self, decay: float | None = 0.999, *, start: int = 0) -> None:
         self.decay = None if decay is None else number("decay", decay, least=0, below=1)

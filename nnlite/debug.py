@@ -1,11 +1,11 @@
 """Checks around every layer: shapes, dtypes, finite values, who writes to whose memory. And: where a bad loss comes from."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import listed, shortened
+from nnlite.arguments import listing, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer
@@ -14,6 +14,8 @@ from nnlite.steps import LayerStep
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
+
+Rows = Sequence[int] | None
 
 
 @contextmanager
@@ -25,34 +27,47 @@ def debug(model: "Sequential") -> Iterator["Sequential"]:
     NonFiniteError, ShapeError or StateError, naming layer, direction, pass and samples. Slower by the checks; layers run as
     they were written, without `rewrite`.
     """
+    with _checked(model, None):
+        yield model
+
+
+@contextmanager
+def _checked(model: "Sequential", rows: Rows) -> Iterator[None]:
     rewrite, model.rewrite = model.rewrite, False
     try:
         for before, run in pairwise([None, *model.plan.training, None, model.plan.inference]):
             for step in run.steps if run else ():
                 if isinstance(step, LayerStep):
-                    _watch(step, _Checks(model, step.path, step.layer), before)
-        yield model
+                    _watch(step, _Checks(model, step.path, step.layer, rows), before)
+        yield
     finally:
         model.rewrite = rewrite  # makes the plan anew, without the checks
 
 
-def locate(model: "Sequential", x: Any) -> str:
-    """Where, on the way of the last training pass over this batch, the first value is not finite."""
+def locate(model: "Sequential", x: Any, t: Any, sample_weight: Any, rows: Rows = None) -> str:
+    """Where, on the way of the last training pass over this batch, the first value is not finite, and what may be the cause.
+
+    rows: the places of the samples in the data set, where these are known.
+    """
     for name, values in {**model.named_params(), **model.named_buffers()}.items():
         if bad := _places(model, values.reshape(-1)):
-            return f"{name} is not finite at {listed(bad)}"
-    x = model.backend.asarray(x)
-    if x.dtype.kind == "f" and (bad := _places(model, x.reshape(len(x), -1))):
-        return f"the inputs of samples {listed(bad)} of the batch are not finite"
-    buffers = model.buffers.copy()
+            return f"{name} is not finite at {listing(bad, most=10)}"
+    given = {"inputs": x, "targets": t} | ({} if sample_weight is None else {"weights": sample_weight})
+    arrays = {name: model.backend.asarray(values) for name, values in given.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and (bad := _places(model, array.reshape(len(array), -1))):
+            return f"the {name} of {_samples(bad, rows)} are not finite"
+    buffers, where = model.buffers.copy(), "the outputs are finite, the loss of them is not"
     try:
-        with debug(model):
-            model.forward(x, training=True, pass_id=model.passes)
+        with _checked(model, rows):
+            arrays["outputs"] = model.forward(arrays["inputs"], training=True, pass_id=model.passes)
     except NonFiniteError as error:
-        return str(error)
+        where = str(error)
     finally:
         model.buffers[...] = buffers
-    return "the outputs are finite, the loss of them is not: look at the targets and weights"
+    sizes = {name: float(abs(array).max()) for name, array in {**arrays, "parameters": model.params}.items() if array.size}
+    reach = ", ".join(f"{name} {size:.3g}" for name, size in sizes.items())
+    return f"{where}. The largest values: {reach}. Training may diverge: lower the learning rate, or scale inputs and targets"
 
 
 def _watch(step: LayerStep, checks: "_Checks", before: Run | None) -> None:
@@ -78,8 +93,8 @@ def _watch(step: LayerStep, checks: "_Checks", before: Run | None) -> None:
 class _Checks:
     """What is checked of one layer."""
 
-    def __init__(self, model: "Sequential", path: str, layer: Layer) -> None:
-        self.model, self.xp = model, model.backend.xp
+    def __init__(self, model: "Sequential", path: str, layer: Layer, rows: Rows) -> None:
+        self.model, self.xp, self.rows = model, model.backend.xp, rows
         self.path, self.layer = path, layer
 
     def around(self, direction: str, call: Callable[[Array], Any], given: Array, ctx: Context) -> Any:
@@ -105,7 +120,7 @@ class _Checks:
 
     def _finite(self, where: str, result: Array, start: int) -> None:
         if bad := _places(self.model, result.reshape(len(result), -1)):
-            raise NonFiniteError(f"{where}: values are not finite in samples {listed([start + i for i in bad])} of the batch")
+            raise NonFiniteError(f"{where}: values are not finite in {_samples([start + i for i in bad], self.rows)}")
 
     def _finite_gradients(self, where: str, ctx: Context) -> None:
         for name, parameter in self.layer.declared.items():
@@ -119,3 +134,10 @@ def _places(model: "Sequential", values: Array) -> list[int]:
     finite = model.backend.to_host(model.backend.xp.isfinite(values))
     finite = finite if finite.ndim == 1 else finite.all(axis=1)
     return [int(i) for i in (~finite).nonzero()[0]]
+
+
+def _samples(places: list[int], rows: Rows) -> str:
+    """Samples of a batch by their rows in the data set, where these are known."""
+    if rows is None:
+        return f"samples {listing(places, most=10)} of the batch"
+    return f"row{'s' * (len(places) > 1)} {listing([int(rows[i]) for i in places], most=10)} of the data set"

@@ -17,8 +17,8 @@ class DownloadError(DataError, OSError):
     """A data set was not found and could not be fetched. The message says what was tried and what to do."""
 
 
-class FileError(NNLiteError, ValueError):
-    """A saved model is damaged, or does not fit the model that it is loaded into."""
+class FileError(NNLiteError, ValueError, OSError):
+    """A saved model is damaged, or does not fit the model that it is loaded into; or a file cannot be written."""
 
 
 class DeviceError(NNLiteError, RuntimeError):

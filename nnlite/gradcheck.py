@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlite.arguments import number, shortened, whole
-from nnlite.backend import single_threaded_blas
+from nnlite.backend import host_array, single_threaded_blas
 from nnlite.errors import GradientError
 from nnlite.layers.base import Layer
 from nnlite.model import Sequential
@@ -40,7 +40,7 @@ def gradcheck(layer_or_model: Layer, x: Any, *, seed: int = 0, tolerance: float 
     for name, value in (("seed", seed), ("pass_id", pass_id)):
         whole(name, value)
     number("tolerance", tolerance, least=0)
-    x = np.array(x, np.float64)
+    x = host_array(x, np.float64)
     # Not the stream that the user may have drawn x from: u = x is blind for batch norm.
     rng = np.random.default_rng([seed, 0x6AD])
     with single_threaded_blas:

@@ -1,11 +1,13 @@
 """What training showed, epoch by epoch."""
 
 import math
+import os
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from nnlite.serialize import write_whole
+from nnlite.atomic import replacing, write_whole
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -28,7 +30,7 @@ class History(dict[str, list[float]]):
             self.setdefault(name, [math.nan] * epochs).append(float(row.get(name, math.nan)))
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write a line for each epoch, counted from 1."""
+        """Write a line for each epoch, counted from 1. Raises FileError where that cannot be done."""
         import csv
         import io
 
@@ -39,17 +41,22 @@ class History(dict[str, list[float]]):
         write_whole(path, text.getvalue().encode())
 
     def plot(self, path: str | PathLike[str]) -> None:
-        """Draw the curves: losses at the left, everything else that has a validation at the right. Needs matplotlib."""
+        """Draw the curves: losses at the left, everything else that has a validation at the right. Needs matplotlib.
+
+        path: its suffix says the format; default: .png. Raises FileError where the file cannot be written.
+        """
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("the plot needs matplotlib: pip install 'nnlite[examples]'") from error
+            raise ImportError("the plot needs matplotlib: pip install 'nnlite-numpy[examples]'") from error
         losses = [name for name in self if name.removeprefix("val_") == "loss"]
         others = [name for name in self if name not in losses and name not in ("seconds", "samples_per_second")]
         figure = Figure(figsize=(10, 4) if others else (5.5, 4), layout="constrained")
         for axes, names in zip(figure.subplots(1, 2 if others else 1, squeeze=False)[0], (losses, others), strict=False):
             self._draw(axes, names)
-        figure.savefig(path, dpi=110)
+        path = Path(path) if Path(path).suffix else Path(f"{os.fspath(path)}.png")
+        with replacing(path) as file:
+            figure.savefig(file, dpi=110, format=path.suffix[1:])
 
     def _draw(self, axes: Any, names: list[str]) -> None:
         for name in names:

@@ -1,8 +1,8 @@
 """Losses: each returns `(loss, delta)`, the loss J as a float and delta = dJ/dz in the shape of the outputs z."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-from nnlite.arguments import number, vector, whole
+from nnlite.arguments import as_call, number, vector, whole
 from nnlite.backend import Array, Backend, backend_of, get_backend
 from nnlite.errors import DataError, ShapeError
 
@@ -15,8 +15,13 @@ class Loss:
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
     A sample of weight 0 is not there: whatever its outputs and its target are, loss and delta have nothing of it.
-    A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, dtype) -> t`.
+    A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, dtype) -> t`. `takes_logits`: its y is
+    sigmoid or softmax of z, so that a model that ends with one of these is refused by `Trainer`.
     """
+
+    takes_logits: ClassVar[bool] = False
+
+    __repr__ = as_call
 
     def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Array]:
         """z: (N, ...) outputs   t: targets   sample_weight: (N,) or None   total: what to divide by (None: see above).
@@ -100,6 +105,8 @@ class CrossEntropy(Loss):
     Source: Bishop 2006, equations 4.108 and 4.109; label smoothing: Szegedy et al. 2015, section 7.
     """
 
+    takes_logits = True
+
     def __init__(self, *, label_smoothing: float = 0.0, class_weight: Any = None, ignore_index: int | None = None) -> None:
         self.label_smoothing = number("label_smoothing", label_smoothing, least=0, below=1)
         self.class_weight = None if class_weight is None else vector("class_weight", class_weight, least=0)
@@ -147,6 +154,8 @@ class BinaryCrossEntropy(Loss):
 
     z: (N, ...) logits   t: the same shape, in [0, 1]; (N,) will do for (N, 1).  Raises DataError for other values.
     """
+
+    takes_logits = True
 
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
         xp = backend_of(z).xp

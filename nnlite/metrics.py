@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnlite.arguments import choice, whole
-from nnlite.backend import backend_of
+from nnlite.arguments import as_call, choice, whole
+from nnlite.backend import backend_of, host_array
 from nnlite.errors import DataError
+from nnlite.state import attributes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,11 +22,15 @@ Average = Literal["macro", "micro"] | None
 class Metric:
     """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`.
 
-    What it counts are attributes: numbers, text, arrays, lists of them and dicts by text, so that checkpoints can keep them.
-    One with other counts writes `state` and `load_state`, too.
+    `greater_is_better`: True or False, for those that compare epochs, such as `EarlyStopping`; None where a result is neither.
+    What it counts are attributes: numbers, text, arrays, and lists, tuples and dicts by text of them, so that checkpoints can
+    keep them. One with other attributes, such as an open file, writes `state` and `load_state`, too.
     """
 
     name: str
+    greater_is_better: bool | None = None
+
+    __repr__ = as_call
 
     def reset(self) -> None:
         """Begin anew."""
@@ -41,12 +46,8 @@ class Metric:
         """The value over all batches since `reset`. Raises DataError where there was none."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: the attributes that are arrays or that JSON can hold, nested as they like."""
-        return {
-            name: _to_host(value)[()] if hasattr(value, "__cuda_array_interface__") else value
-            for name, value in vars(self).items()
-            if _can_be_kept(value)
-        }
+        """What a checkpoint keeps of it: its attributes. Raises StateError for one that none can keep."""
+        return attributes(self)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -55,6 +56,8 @@ class Metric:
 
 class _Share(Metric):
     """The weighted share of samples for which `hits` says true."""
+
+    greater_is_better = True
 
     def __init__(self, *, ignore_index: int | None = None) -> None:
         self.ignore_index = _checked_index(ignore_index)
@@ -157,6 +160,11 @@ class _PerClass(ConfusionMatrix):
         super().__init__(ignore_index=ignore_index)
         self.average = choice("average", average, "macro", "micro", None)
 
+    @property
+    def greater_is_better(self) -> bool | None:  # type: ignore[override]
+        """Of one number; the figures of all classes are none."""
+        return True if self.average else None
+
     def result(self) -> Any:
         matrix = super().result()
         hits, predicted, true = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
@@ -217,15 +225,6 @@ def classification_report(matrix: NDArray[Any], classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _can_be_kept(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _can_be_kept(v) for key, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_can_be_kept, value))
-    kind = getattr(getattr(value, "dtype", None), "kind", None)
-    return isinstance(value, int | float | str | None) or kind in ("b", "i", "u", "f")
-
-
 def _ratio(a: Any, b: Any) -> Any:
     return np.divide(a, b, out=np.zeros(np.shape(b)), where=np.asarray(b) > 0)
 
@@ -281,4 +280,5 @@ def _most_probable(t: NDArray[Any]) -> NDArray[Any]:
 
 
 def _to_host(array: Any) -> NDArray[Any]:
-    return np.asarray(backend_of(array).to_host(array))
+    host: NDArray[Any] = host_array(backend_of(array).to_host(array))
+    return host

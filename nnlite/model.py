@@ -7,8 +7,8 @@ from functools import wraps
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from nnlite.arguments import choice, flag, listed, sample_shape, shortened, whole
-from nnlite.backend import Array, ReadersWriterLock, get_backend, single_threaded_blas
+from nnlite.arguments import choice, flag, listing, sample_shape, shortened, whole
+from nnlite.backend import Array, ReadersWriterLock, count, get_backend, single_threaded_blas
 from nnlite.backend.memory import Pool
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape
@@ -149,14 +149,13 @@ class Sequential(Layer):
             self._drop_training()
             # A copy, because the user may write to x before backward.
             current = TrainingPass(self, self._input(x).copy(), self._next_pass(pass_id))
-            current.forward(current.last)
-            current.commit()
+            z = current.forward_by_hand()
         self._training = current
-        return current.states[-1][0]
+        return z
 
     @_says_what_memory_was_missing
     def backward(self, delta: Any) -> Array:  # type: ignore[override]
-        """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. Raises StateError without one."""
+        """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. StateError if values changed since."""
         current = self._training
         if current is None:
             raise StateError("backward needs a forward(x, training=True) before it, one for each call")
@@ -183,8 +182,8 @@ class Sequential(Layer):
         x: (N, *input_shape)   t: targets as the criterion takes them   sample_weight: (N,)   out: (N, *out_shape), receives z
         """
         x = self._input(x)
-        if len(t) != len(x):
-            raise DataError(f"{len(x)} samples, but {len(t)} targets")
+        if count(t) != len(x):
+            raise DataError(f"{len(x)} samples, but {count(t)} targets")
         shape = (len(x), *self.out_shape)
         if out is not None and out.shape != shape:
             raise ShapeError(f"out must have shape {shape}, not {out.shape}")
@@ -311,7 +310,7 @@ class Sequential(Layer):
     def _matching(self, pattern: str) -> Iterator[Slot]:
         slots = [slot for slot in self.vectors.trained if fnmatchcase(slot.name, pattern)]
         if not slots:
-            names = listed(self.named_params())
+            names = listing(self.named_params())
             raise ValueError(f"no parameter matches {shortened(pattern)}: the names are {names}")
         yield from slots
         for _, model in everything(self._root()):

@@ -6,14 +6,14 @@ Formulas and defaults are PyTorch's. r is the learning rate of the step, t the n
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import flag, listed, number, shortened, vector, whole
-from nnlite.backend import Array, backend_of, single_threaded_blas
-from nnlite.errors import StateError
+from nnlite.arguments import as_call, flag, number, shortened, vector
+from nnlite.backend import Array, Backend, backend_of
+from nnlite.errors import NonFiniteError, StateError
+from nnlite.state import attributes
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -23,6 +23,7 @@ Rate = float | Callable[[int], float]
 _WORTH_THREADS = 1 << 16  # values of a block: for fewer, waking a thread takes longer than what it does
 _LINE = 16  # values of a line of the cache, where blocks begin
 _EVEN = 2  # blocks of a long vector are a multiple of it, so that 2 threads end together
+_LOOKS = 64  # steps after which a loop by hand asks a device whether a gradient was bad: asking waits for the device
 
 
 class Optimizer:
@@ -33,22 +34,37 @@ class Optimizer:
     clip_norm: if the norm of all gradients is larger, they are scaled down to it (Pascanu et al. 2013, algorithm 1).
     Raises ValueError for a negative rate or decay, a clip_norm that is not positive, and what is no number. One with a state
     vector belongs to one model: `step` raises StateError for another.
-    `steps` counts the steps made. A subclass names its state vectors in `state_names` and writes `update`.
+    `steps` counts the steps made, `missed` those in which a parameter was frozen: its own count is the difference.
+    A subclass names its state vectors in `state_names` and writes `update`.
     """
 
     state_names: tuple[str, ...] = ()
+    __repr__ = as_call
 
     def __init__(self, learning_rate: Rate, *, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
         if isinstance(learning_rate, type) or not callable(learning_rate):
             number("learning_rate, unless it is a schedule,", learning_rate, least=0)
         self.learning_rate, self.weight_decay = learning_rate, number("weight_decay", weight_decay, least=0)
-        self.clip_norm = _checked_clip_norm(clip_norm)
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
         self.steps = 0
-        self.state: dict[str, Array] = {}
+        self.missed: dict[str, int] = {}
+        self.state_vectors: dict[str, Array] = {}
         self._model: Any = None  # a weak reference to whose state it is
+        self._tally: Any = None  # of a loop by hand on a device
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_model": None}
+        return self.__dict__ | {"_model": None, "_tally": None}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: its attributes, the state vectors, steps and numbers among them, but no schedule.
+
+        Raises StateError for an attribute of a subclass that none can keep.
+        """
+        return attributes(self, without=("_model", "_tally"))
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        vars(self).update(state)
 
     @property
     def rate(self) -> float:
@@ -58,60 +74,87 @@ class Optimizer:
     def step(self, model: "Sequential", halted: Any = None) -> None:
         """Update the model's parameters, except the frozen ones, from its gradients.
 
+        Raises NonFiniteError, naming the first of them, where a gradient is not finite; nothing is changed then. On a device,
+        where asking for it would wait, nothing is updated from then on, and a loop by hand is told within 64 steps.
         halted: of a device's tally of losses: after one that is not finite nothing is updated.
         """
+        if halted is None and model.backend.waits_for_reads:
+            halted = self._halted_by_hand(model)
         with model.updating():
-            if self.clip_norm is not None:
-                clip(model.grads, self.clip_norm)
+            check_and_clip(model, self.clip_norm, halted)
             self.update_slots(model, halted=halted)
 
     def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None, halted: Any = None) -> None:
         """One step for the parameters that are wanted (all, for None) and not frozen."""
-        if self._is_halted(halted):
-            return
-        vectors = [model.params, model.grads, *self._state_of(model)]
-        rate, blocks = self.rate, _blocks(model.vectors.select(wanted), model.backend.sweep_values)
+        vectors, rate = [model.params, *self._state_of(model)], self.rate
+        model.backend.unless_halted(halted, vectors, lambda: self._sweep(model, wanted, vectors, rate))
         self.steps += 1
 
-        def work(i: int) -> None:
-            p, g, *state = (vector[blocks[i]] for vector in vectors)
-            temporary = model.backend.scratch("update", p.shape, p.dtype)
+    def _sweep(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None", vectors: list[Array], rate: float) -> None:
+        """`update` for each stretch of parameters with the same clock, in blocks."""
+        work = [
+            (step, block)
+            for step, places in self._clocks(model, wanted)
+            for block in _blocks(places, model.backend.sweep_values)
+        ]
+
+        def update(i: int) -> None:
+            step, block = work[i]
+            p, *state = (vector[block] for vector in vectors)
+            g = model.grads[block]
             if self.weight_decay and not self.decouples_decay:
                 g = g + self.weight_decay * p
-            self.update(p, g, temporary, *state, rate=rate, halted=halted)
+            self.update(model.backend, p, g, *state, rate=rate, step=step)
 
-        if any(block.stop - block.start > _WORTH_THREADS for block in blocks):
-            model.backend.map_shards(work, len(blocks))
+        if any(block.stop - block.start > _WORTH_THREADS for _, block in work):
+            model.backend.map_shards(update, len(work))
         else:
-            for i in range(len(blocks)):
-                work(i)
+            for i in range(len(work)):
+                update(i)
+
+    def _clocks(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None") -> list[tuple[int, list[slice]]]:
+        """The stretches that are updated, by the steps that their parameters have taken part in: frozen ones miss a step."""
+        for slot in model.vectors.frozen:
+            if wanted is None or wanted(slot):
+                self.missed[slot.name] = self.missed.get(slot.name, 0) + 1
+        if not self.missed:
+            return [(self.steps + 1, model.vectors.select(wanted))]
+        stretches = model.vectors.stretches(lambda slot: self._clock(slot) if wanted is None or wanted(slot) else 0)
+        return [(clock, places) for clock, places in sorted(stretches.items()) if clock]
+
+    def _clock(self, slot: "Slot") -> int:
+        """The number, from 1, of this step for a parameter."""
+        return self.steps + 1 - self.missed.get(slot.name, 0)
 
     decouples_decay = False
-    looks_at_halted = False  # whether `update` does so itself, on the device
 
-    def _is_halted(self, halted: Any) -> bool:
-        return halted is not None and not self.looks_at_halted and bool(halted[1])
-
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
-        """Write one update into p and the state; g is only read, d is room for the steps in between."""
+    def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
+        """Write one update into p and the state; g is only read.  step: of these parameters, from 1."""
         raise TypeError(f"{type(self).__name__} has no update")
 
+    def _halted_by_hand(self, model: "Sequential") -> Any:
+        if self._tally is None:
+            self._tally = model.backend.tally()
+        if self.steps % _LOOKS == 0 and self._tally.read()[1]:
+            raise NonFiniteError(f"a gradient was not finite in one of the last {_LOOKS} steps: nothing was updated since")
+        return self._tally.halted
+
     def _state_of(self, model: "Sequential") -> list[Array]:
-        if self.state and self._model is not None and self._model() is not model:
+        if self.state_vectors and self._model is not None and self._model() is not model:
             raise StateError(f"this {type(self).__name__} holds the state of another model: make a new optimiser for each")
         self._model = weakref.ref(model)
         for name in self.state_names:
-            if name not in self.state:
-                self.state[name] = model.backend.zeros(len(model.params), model.params.dtype)
-            vector = self.state[name]
+            if name not in self.state_vectors:
+                self.state_vectors[name] = model.backend.zeros(len(model.params), model.params.dtype)
+            vector = self.state_vectors[name]
             if vector.shape != model.params.shape:
                 raise StateError(
                     f"this {type(self).__name__} has optimised a model of {len(vector)} parameters, "
                     f"this one has {len(model.params)}: make a new optimiser"
                 )
             if backend_of(vector).device != model.device:
-                self.state[name] = model.backend.asarray(backend_of(vector).to_host(vector))
-        return [self.state[name] for name in self.state_names]
+                self.state_vectors[name] = model.backend.asarray(backend_of(vector).to_host(vector))
+        return [self.state_vectors[name] for name in self.state_names]
 
 
 class SGD(Optimizer):
@@ -135,16 +178,29 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise ValueError("nesterov needs a momentum above 0, such as 0.9")
 
-    looks_at_halted = True
-
     @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """No velocity where there is no momentum."""
         return ("velocity",) if self.momentum else ()
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
+    def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
         v = state[0] if state else None
-        backend_of(p).sgd(p, g, v, d, rate, self.momentum, self.nesterov, halted)
+        (backend.sgd or partial(sgd, backend))(p, g, v, rate, self.momentum, self.nesterov)
+
+
+def sgd(backend: Backend, p: Array, g: Array, v: Array | None, rate: float, momentum: float, nesterov: bool) -> None:
+    """v <- momentum v + g      p <- p - rate v      or, with nesterov, p - rate (g + momentum v); v may be None."""
+    d = backend.scratch("update", p.shape, p.dtype)
+    d[...] = g
+    if v is not None:
+        v *= momentum
+        v += g
+        d[...] = v
+        if nesterov:
+            d *= momentum
+            d += g
+    d *= rate
+    p -= d
 
 
 class Adam(Optimizer):
@@ -156,7 +212,6 @@ class Adam(Optimizer):
     """
 
     state_names = ("m", "v")
-    looks_at_halted = True
 
     def __init__(
         self,
@@ -181,15 +236,42 @@ class Adam(Optimizer):
             raise ValueError(f"betas must be a pair of numbers, not {shortened(betas)}")
         vector("betas", betas, least=0, below=1)
         for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
-            if name in self.state:
-                self.state[name] *= (1 - before) / (1 - beta)
+            if name in self.state_vectors:
+                self.state_vectors[name] *= (1 - before) / (1 - beta)
         self._betas = betas
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
+    def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
         (m, v), (b1, b2) = state, self.betas
         decay = 1 - rate * self.weight_decay if self.decouples_decay else 1.0
-        m_scale, v_scale = (1 - b1) / (1 - b1**self.steps), math.sqrt((1 - b2) / (1 - b2**self.steps))
-        backend_of(p).adam(p, g, m, v, d, self.betas, self.eps / v_scale, rate * m_scale / v_scale, decay, halted)
+        m_scale, v_scale = (1 - b1) / (1 - b1**step), math.sqrt((1 - b2) / (1 - b2**step))
+        numbers = self.betas, self.eps / v_scale, rate * m_scale / v_scale, decay
+        (backend.adam or partial(adam, backend))(p, g, m, v, *numbers)
+
+
+def adam(
+    backend: Backend,
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    betas: tuple[float, float],
+    eps: float,
+    rate: float,
+    decay: float,
+) -> None:
+    """m <- b1 m + g      v <- b2 v + g^2      p <- decay p - rate m / (sqrt(v) + eps), in ten sweeps."""
+    xp, d = backend.xp, backend.scratch("update", p.shape, p.dtype)
+    if decay != 1:
+        p *= decay
+    m *= betas[0]
+    m += g
+    v *= betas[1]
+    v += xp.multiply(g, g, out=d)
+    xp.sqrt(v, out=d)
+    d += eps
+    xp.divide(m, d, out=d)
+    d *= rate
+    p -= d
 
 
 class AdamW(Adam):
@@ -234,9 +316,9 @@ class RMSProp(Optimizer):
         super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
         self.alpha, self.eps = number("alpha", alpha, least=0, below=1), number("eps", eps, least=0)
 
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
-        xp, (v,) = backend_of(p).xp, state
-        xp.multiply(g, g, out=d)
+    def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
+        xp, (v,) = backend.xp, state
+        d = xp.multiply(g, g, out=backend.scratch("update", p.shape, p.dtype))
         d -= v
         d *= 1 - self.alpha
         v += d
@@ -247,125 +329,19 @@ class RMSProp(Optimizer):
         p -= d
 
 
-class Muon(Optimizer):
-    """v <- momentum v + g      p <- p - r orthogonal(g + momentum v)      or, without nesterov, p <- p - r orthogonal(v)
-
-    For matrices and filters: p (n, ...) is seen as (n, all the rest). orthogonal(M) is M with all its singular values brought
-    close to 1, by `iterations` of Newton and Schulz. weight_decay: p <- (1 - r weight_decay) p before the step.
-    renormalize: before the step p is scaled to the norm sqrt(n), which a batch norm behind it does not notice.
-    Raises StateError for a parameter that is a vector: give those to another optimiser, by `ParameterGroups`.
-    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
-    """
-
-    state_names = ("velocity",)
-
-    def __init__(
-        self,
-        learning_rate: Rate = 0.02,
-        *,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        weight_decay: float = 0.0,
-        renormalize: bool = False,
-        iterations: int = 5,
-        clip_norm: float | None = None,
-    ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
-        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), flag("nesterov", nesterov)
-        self.renormalize, self.iterations = flag("renormalize", renormalize), whole("iterations", iterations, 1)
-
-    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None, halted: Any = None) -> None:
-        if self._is_halted(halted):
-            return
-        slots = [slot for slot in model.vectors.trained if not slot.frozen and (wanted is None or wanted(slot))]
-        for slot in slots:
-            if len(slot.parameter.shape) < 2:
-                raise StateError(f"Muon optimises matrices and filters; {slot.name} has shape {slot.parameter.shape}")
-        vectors = [model.params, model.grads, *self._state_of(model)]
-        rate = self.rate
-        self.steps += 1
-
-        def work(i: int) -> None:
-            matrices = [v[slots[i].place].reshape(slots[i].parameter.shape[0], -1) for v in vectors]
-            self.update(matrices[0], matrices[1], matrices[0], matrices[2], rate=rate)
-
-        with single_threaded_blas:
-            model.backend.map_shards(work, len(slots))
-
-    def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
-        (v,), xp = state, backend_of(p).xp
-        v *= self.momentum
-        v += g
-        step = orthogonalize(g + self.momentum * v if self.nesterov else v, self.iterations)
-        if self.renormalize:
-            p *= math.sqrt(len(p)) / (xp.linalg.norm(p) + 1e-12)
-        p *= 1 - rate * self.weight_decay
-        p -= rate * step
-
-
-def orthogonalize(M: Array, iterations: int) -> Array:
-    """M (n, k) with singular values near 1 (0.7 to 1.2): X <- a X + (b X X' + c (X X')^2) X from X = M / |M|.
-
-    Newton-Schulz in a fifth-degree form whose slope at zero is large (Jordan et al. 2024).
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    xp = backend_of(M).xp
-    X = M / (xp.linalg.norm(M) + 1e-7)
-    if len(X) > X.shape[1]:
-        X = X.T
-    for _ in range(iterations):
-        A = X @ X.T
-        X = a * X + (b * A + c * (A @ A)) @ X
-    return X if X.shape == M.shape else X.T
-
-
-class ParameterGroups:
-    """Optimisers by name pattern: each parameter goes to the first pattern that its name matches.
-
-        nn.ParameterGroups({"*.b": nn.SGD(0.1), "0.*": nn.Adam(1e-4), "*": nn.Adam(1e-3)})
-
-    Patterns are those of `fnmatch`; a parameter that none matches is left alone. clip_norm: over all groups together.
-    Raises ValueError for a pattern that matches nothing, what is no optimiser, and a group with a clip_norm of its own.
-    """
-
-    def __init__(self, groups: Mapping[str, Optimizer], *, clip_norm: float | None = None) -> None:
-        if not isinstance(groups, Mapping) or not all(isinstance(optimizer, Optimizer) for optimizer in groups.values()):
-            raise ValueError(f'groups must be optimisers by pattern, such as {{"*": nn.Adam()}}, not {shortened(groups)}')
-        if any(optimizer.clip_norm is not None for optimizer in groups.values()):
-            raise ValueError("clip_norm belongs to the ParameterGroups: the norm is that of all gradients together")
-        self.groups, self.clip_norm = groups, _checked_clip_norm(clip_norm)
-
-    def step(self, model: "Sequential", halted: Any = None) -> None:
-        """One step of every group; halted: as `Optimizer.step` takes it."""
-        self._refuse_idle_patterns([slot.name for slot in model.vectors.trained])
-        with model.updating():
-            if self.clip_norm is not None:
-                clip(model.grads, self.clip_norm)
-            for pattern, optimizer in self.groups.items():
-                optimizer.update_slots(model, partial(self._is_in, pattern), halted)
-
-    def _is_in(self, pattern: str, slot: "Slot") -> bool:
-        return self._group_of(slot.name) == pattern
-
-    def _group_of(self, name: str) -> str | None:
-        return next((pattern for pattern in self.groups if fnmatchcase(name, pattern)), None)
-
-    def _refuse_idle_patterns(self, names: list[str]) -> None:
-        for pattern in self.groups:
-            if not any(self._group_of(name) == pattern for name in names):
-                raise ValueError(f"no parameter falls to the group {shortened(pattern)}: the names are {listed(names)}")
-
-
-def _checked_clip_norm(clip_norm: float | None) -> float | None:
-    return None if clip_norm is None else number("clip_norm", clip_norm, above=0)
-
-
-def clip(gradients: Array, clip_norm: float) -> None:
-    """Scale the gradients so that their Euclidean norm is at most `clip_norm`."""
-    xp = backend_of(gradients).xp
-    with single_threaded_blas:
-        norm = xp.sqrt(gradients @ gradients)
-    gradients *= xp.minimum(clip_norm / (norm + 1e-6), 1).astype(gradients.dtype)
+def check_and_clip(model: "Sequential", clip_norm: float | None, halted: Any) -> None:
+    """Refuse gradients that are not finite; scale them so that their Euclidean norm is at most `clip_norm` (None: any)."""
+    backend = model.backend
+    norm = backend.norm(model.grads)
+    if halted is not None:
+        backend.halt_unless_finite(norm, halted)
+    elif not math.isfinite(norm):
+        bad = next(name for name, g in model.named_grads().items() if not backend.xp.isfinite(g).all())
+        raise NonFiniteError(
+            f"the gradient of {bad} is not finite: nothing was updated; lower the learning rate, or scale inputs and targets"
+        )
+    if clip_norm is not None:
+        backend.scale_to_norm(model.grads, norm, clip_norm)
 
 
 def _blocks(places: list[slice], size: int) -> list[slice]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
     running statistics and the count of passes stay as they are; `grads` are those of the last pass.
     """
     whole("passes", passes, 1)
-    clock = _Clock(criterion or CrossEntropy())
+    clock = _Clock(criterion or CrossEntropy(), model.backend.wait)
     values, number = model.snapshot(), model.passes
     try:
         model.loss_and_grad(x, t, clock.criterion)  # makes what later passes use again
@@ -40,6 +40,7 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
             start = time.perf_counter()
             for _ in range(passes):
                 model.loss_and_grad(x, t, clock)  # type: ignore[arg-type]
+            clock.wait()
             wall = (time.perf_counter() - start) / passes
     finally:
         model.restore(values)
@@ -50,8 +51,8 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
 class _Clock:
     """Notes when the calls of steps, by (path, direction), begin and end; stands in for the criterion and times it too."""
 
-    def __init__(self, criterion: Loss) -> None:
-        self.criterion = criterion
+    def __init__(self, criterion: Loss, wait: Callable[[], None]) -> None:
+        self.criterion, self.wait = criterion, wait
         self.prepare = criterion.prepare
         self._edges: list[tuple[float, int, Key]] = []  # appended to by all threads: +1 at a beginning, -1 at an end
 
@@ -84,8 +85,10 @@ class _Clock:
 
     def _timed(self, method: Any, path: str, direction: int) -> Any:
         def timed(*args: Any, **kwargs: Any) -> Array:
+            self.wait()
             start = time.perf_counter()
             result = method(*args, **kwargs)
+            self.wait()
             self._edges += [(start, 1, (path, direction)), (time.perf_counter(), -1, (path, direction))]
             return result
 

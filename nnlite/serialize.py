@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import nnlite.layers
-from nnlite.arguments import listed, shortened
+from nnlite.arguments import listing, shortened
+from nnlite.atomic import write_whole
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
 from nnlite.vectors import walk
@@ -26,9 +26,9 @@ Arrays = dict[str, Any]
 
 
 def save(model: "Sequential", path: str | PathLike[str]) -> None:
-    """Write the model's configuration and values; a temporary file is renamed, so an old file is whole until the end.
+    """Write the model's configuration and values, as `nnlite.atomic` writes: an old file is whole until the end.
 
-    Raises StateError for a layer that `describe` cannot describe.
+    Raises StateError for a layer that `describe` cannot describe, FileError where the file cannot be written.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -110,41 +110,6 @@ def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
     return kind(*before, *rest, **arguments)
 
 
-def write_whole(path: str | PathLike[str], data: bytes) -> None:
-    """Write a file so that there is never half of it: a temporary file beside it, renamed."""
-    import tempfile
-
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut; a folder cannot be opened for that everywhere."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _entries(model: "Sequential") -> Arrays:
     return model.named_params() | model.named_buffers()
 
@@ -170,7 +135,10 @@ def _encode(value: Any, layer: Layer, name: str) -> Any:
 def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:
     if isinstance(value, dict):
         return build(value, classes)
-    return tuple(_decode(v, classes) for v in value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        values = [_decode(v, classes) for v in value]
+        return values if any(isinstance(v, Layer) for v in values) else tuple(values)
+    return value
 
 
 def read_tensors(path: str | PathLike[str], what: str) -> tuple[Arrays, dict[str, Any]]:
@@ -210,7 +178,7 @@ def _take(model: "Sequential", arrays: Arrays, strict: bool, path: Any) -> list[
     problems += [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
     problems += [f"{n} has shape {arrays[n].shape}, here {own[n].shape}" for n in sorted(wrong)]
     if strict and problems:
-        raise FileError(f"{path} does not fit this model: {listed(problems)}")
+        raise FileError(f"{path} does not fit this model: {listing(problems, most=5, longest=80)}")
     taken = [n for n in own if n in arrays and n not in wrong]
     with model.updating():
         for name in taken:

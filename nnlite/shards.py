@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite.backend import Array, Backend, Turnstile
 from nnlite.backend.memory import Buffers
+from nnlite.errors import StateError
 from nnlite.layers.base import Context, Shape, Shard
 from nnlite.plan import Run
 from nnlite.steps import LayerStep
@@ -142,6 +143,14 @@ class TrainingPass(Pass):
 
     # ---- forward
 
+    def forward_by_hand(self) -> Array:
+        """The outputs; `backward` may follow."""
+        self.values = self.model.params.copy()
+        self.forward(self.last)
+        self.commit()
+        outputs: Array = self.states[-1][0]
+        return outputs
+
     def forward(self, last: int) -> None:
         """Run 0 ... `last`, keeping workspaces for backward."""
         for k in range(last + 1):
@@ -180,11 +189,17 @@ class TrainingPass(Pass):
             space.contexts[0].a, space.contexts[0].batch = a, self.batches[k]
         return space.forward(a, stack, target), stack
 
-    def commit(self, loss: Any = 0.0) -> None:
-        """Take what the batch showed into the running statistics, while nobody infers; not after a bad loss."""
-        if len(self.runs) > 1:
-            with self.model.lock.writing():
-                self.model.backend.unless_bad(loss, self.model.buffers, self._commit)
+    def commit(self, loss: Any = None) -> None:
+        """Take what the batch showed into the running statistics, while nobody infers.
+
+        loss: after backward. Nothing is taken in where it or a gradient is not finite.
+        """
+        if self.last == 0:
+            return
+        model = self.model
+        numbers = () if loss is None else (loss, model.backend.norm(model.grads))
+        with model.lock.writing():
+            model.backend.unless_bad(numbers, model.buffers, self._commit)
 
     def _commit(self) -> None:
         for run, batch in zip(self.runs, self.batches, strict=True):
@@ -194,12 +209,19 @@ class TrainingPass(Pass):
     # ---- backward
 
     def backward(self, delta: Array) -> Array:
-        """From dJ/d(output) to dJ/dx, gradients on the way."""
+        """From dJ/d(output) to dJ/dx, gradients on the way, after `forward_by_hand`."""
+        self._refuse_changes()
         deltas: State = [delta]
         for k in range(self.last, -1, -1):
             deltas = self._backward_run(k, deltas)
         self._end()
         return deltas[0]
+
+    def _refuse_changes(self) -> None:
+        """Some layers would go backward with the new values, some with the old."""
+        bits = f"u{self.itemsize}"  # of NaN, too
+        if not bool((self.values.view(bits) == self.model.params.view(bits)).all()):
+            raise StateError("parameters changed after forward(x, training=True): call it again before backward")
 
     def sweep(self, t: Array, criterion: "Loss", sample_weight: Array | None, total: float, out: Array | None) -> Any:
         """Forward, loss and backward; stops at the first layer that is trained. Returns the loss."""
@@ -218,7 +240,7 @@ class TrainingPass(Pass):
         for k in range(self.last - 1, self.first_trained[0] - 1, -1):
             deltas = self._backward_run(k, deltas)
         self._end()
-        return sum(losses)
+        return sum(losses[1:], losses[0])
 
     def _end(self) -> None:
         self.model.vectors.clear_frozen()

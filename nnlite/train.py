@@ -1,26 +1,30 @@
 """The trainer: a model, a loss, an optimiser, metrics and callbacks; what it does in an epoch stands in `loop.py`."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnlite.arguments import choice, flag, whole
+from nnlite.arguments import as_call, choice, flag, whole
 from nnlite.callbacks import Callback
+from nnlite.check import check_parts, listed
 from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
+from nnlite.fingerprint import Print
 from nnlite.history import History
-from nnlite.loop import Fit, as_source, batches, on_device
+from nnlite.loop import Fit
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
+from nnlite.sources import as_source, batches, gives_once, inputs, on_device
 
 if TYPE_CHECKING:
-    from nnlite.optim import Optimizer, ParameterGroups
+    from nnlite.groups import ParameterGroups
+    from nnlite.optim import Optimizer
 
 _INFERENCE_BATCH = 1024
 
@@ -31,10 +35,14 @@ class Trainer:
     loss: such as `nn.CrossEntropy()`.   optimizer: such as `nn.Adam()`, or `nn.ParameterGroups`.
     metrics: such as `nn.Accuracy()`, each with a name of its own; they are streamed over the outputs of training and of
     validation. Those whose result is no number, such as `nn.ConfusionMatrix()`, are given by `evaluate`, the history has no
-    column of them. Raises ValueError for what is no metric and for a name that is taken.
+    column of them.
     callbacks: called around training, see `nn.Callback`.
+    Raises ValueError for a part of another kind, for a metric's name that is taken, and for probabilities at the end of the
+    model where the loss takes logits.
     `epochs` and `steps` count what was done, over all calls of `fit`; `history` has one row an epoch.
     """
+
+    __repr__ = as_call
 
     def __init__(
         self,
@@ -45,12 +53,14 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.metrics, self.callbacks = list(metrics), list(callbacks)
-        self._check_metrics()
+        self.metrics, self.callbacks = listed("metrics", metrics), listed("callbacks", callbacks)
+        check_parts(self)
         self.epochs = self.steps = 0
         self.history = History()
-        self.stopped = False
-        self.folders: set[Path] = set()  # where its checkpoints lie
+        self.stopped = self.is_counting = False  # is_counting: the metrics count the batches of an epoch
+        self.folders: dict[
+            Path, Print
+        ] = {}  # where its checkpoints are, and how a call of fit left what may change in training
 
     def fit(
         self,
@@ -66,13 +76,18 @@ class Trainer:
         every: int | None = None,
         keep: int = 2,
         resume: bool = False,
+        steps_per_epoch: int | None = None,
     ) -> History:
         """Train for `epochs` more epochs and return the history, of these and of earlier calls.
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
-        can be gone through once an epoch. validation: the same kinds; gives the columns val_loss, val_<metric>.
+        can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
+        lists, data frames. validation: the same kinds; gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
-        progress: a bar on a terminal, a line an epoch elsewhere.
+        steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
+        data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
+        progress: a bar on a terminal and in a notebook, a line an epoch elsewhere; while nobody knows how long an epoch of
+        an iterable will be, also lines after 1, 2, 4, 8, ... seconds.
         nonfinite: what to do where the loss of a step is NaN or infinite: "raise" NonFiniteError, which says where it comes
         from, or "skip" the step, with a warning. Parameters and statistics are then those before it.
 
@@ -96,41 +111,60 @@ class Trainer:
         if checkpoint is None and (resume or every is not None):
             raise ValueError("resume and every need checkpoint=, the folder of the checkpoints")
         every = None if every is None else int(whole("every", every, 1))
+        steps = None if steps_per_epoch is None else int(whole("steps_per_epoch", steps_per_epoch, 1))
+        if epochs > 1 and steps is None and gives_once(source):
+            raise DataError(
+                f"the training data, a {type(source).__name__}, can be gone through once: for {epochs} epochs give "
+                "steps_per_epoch=, or an iterable that begins anew, such as a list"
+            )
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
-        settings = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        Fit(self, source, held_out, progress, nonfinite, folder, every, **settings).run(epochs, resume)
+        order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
+        Fit(self, source, held_out, progress, nonfinite, folder, every, steps, **order).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, Any]:
         """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}.
 
-        data: as `fit` takes them. The metrics of an epoch that is under way go on undisturbed.
+        data: as `fit` takes them; an iterator is read to its end. The metrics of an epoch under way go on undisturbed.
         """
-        source, backend, metrics = as_source(data), self.model.backend, copy.deepcopy(self.metrics)
-        batch_size = int(whole("batch_size", batch_size, 1))
-        for metric in metrics:
+        source, backend = as_source(data), self.model.backend
+        batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
+        with self._metrics_anew():
+            for x, t, w in batches(on_device(source, backend), batch_size):
+                z = self.model(x)
+                with suppress(NoWeightError):
+                    prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
+                    tally.add(self.loss(z, *prepared)[0], prepared[2])
+                for metric in self.metrics:
+                    metric.update(z, t, w)
+            if not tally.count:
+                raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
+            return {"loss": tally.read()[0], **self.results()}
+
+    @contextmanager
+    def _metrics_anew(self) -> Iterator[None]:
+        """The metrics count something else; those of an epoch that is under way go on from their states afterwards."""
+        states = copy.deepcopy([metric.state() for metric in self.metrics]) if self.is_counting else None
+        for metric in self.metrics:
             metric.reset()
-        tally = backend.tally()
-        for x, t, w in batches(on_device(source, backend), batch_size):
-            z = self.model(x)
-            with suppress(NoWeightError):
-                prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
-                tally.add(self.loss(z, *prepared)[0], prepared[2])
-            for metric in metrics:
-                metric.update(z, t, w)
-        if not tally.count:
-            raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
-        return {"loss": tally.read()[0], **{metric.name: metric.result() for metric in metrics}}
+        try:
+            yield
+        finally:
+            for metric, state in zip(self.metrics, states or (), strict=states is not None):
+                metric.reset()
+                metric.load_state(state)
 
     def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Iterable[Callable[[Any], Any]] = ()) -> Any:
-        """The model's outputs for x (N, ...), or for the images of a data set, as a host array.
+        """The model's outputs for x (N, ...) as a host array, or for the x of all that `fit` and `evaluate` take.
 
+        A tuple is (x, t) or (x, t, w); targets and weights are left out. An iterable gives batches x, (x, t) or (x, t, w); one
+        that is an iterator is read to its end. A list is x itself, unless it is nested deeper than x has axes: then it is one
+        of batches. Raises DataError for data that do not fit.
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
-        x, augment, batch_size = getattr(x, "images", x), list(augment), int(whole("batch_size", batch_size, 1))
-        x = x if hasattr(x, "shape") else np.asarray(x)
-        parts = [self._predict(x[start : start + batch_size], augment) for start in range(0, len(x), batch_size)]
+        batch_size, augment = int(whole("batch_size", batch_size, 1)), list(augment)
+        parts = [self._predict(batch, augment) for batch in inputs(x, batch_size, len(self.model.in_shape))]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")
         return np.concatenate([self.model.backend.to_host(part) for part in parts])
@@ -144,20 +178,11 @@ class Trainer:
         """End training after this epoch."""
         self.stopped = True
 
-    def update_metrics(self, z: Any, t: Any, w: Any) -> None:
-        """Show all metrics a batch of outputs, targets and weights."""
-        for metric in self.metrics:
-            metric.update(z, t, w)
+    def greater_is_better(self, column: str) -> bool | None:
+        """Whether more is better in this column of the history; None where nobody says so."""
+        said = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.metrics}}
+        return said.get(column, said.get(column.removeprefix("val_")))
 
-    def results(self) -> dict[str, Any]:
-        """The metrics over what they have seen since their `reset`."""
-        return {metric.name: metric.result() for metric in self.metrics}
-
-    def _check_metrics(self) -> None:
-        taken = {"loss", "val_loss", "seconds", "samples_per_second"}
-        for metric in self.metrics:
-            if not isinstance(metric, Metric):
-                raise ValueError(f"metrics must be objects such as nn.Accuracy(), not {metric!r}")
-            if metric.name in taken:
-                raise ValueError(f"the name {metric.name!r} of a metric is taken: give it another name, metric.name = ...")
-            taken.add(metric.name)
+    def results(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """The metrics over what they have seen since their `reset`, but for those of some names."""
+        return {metric.name: metric.result() for metric in self.metrics if metric.name not in without}

@@ -122,12 +122,21 @@ class Vectors:
         """Where the wanted (None: all), unfrozen parameters lie, neighbours as one slice."""
         if wanted is None:
             return self._unfrozen
-        return _merge([slot.place for slot in self.trained if not slot.frozen and wanted(slot)])
+        return self.stretches(wanted).get(True, [])
+
+    def stretches(self, key: Callable[[Slot], Any]) -> dict[Any, list[slice]]:
+        """Where the unfrozen parameters are, by `key(slot)`, neighbours as one slice."""
+        places: dict[Any, list[slice]] = {}
+        for slot in self.trained:
+            if not slot.frozen:
+                places.setdefault(key(slot), []).append(slot.place)
+        return {value: _merge(same) for value, same in places.items()}
 
     def refresh(self) -> None:
         """Take up a change of what is frozen."""
+        self.frozen = [slot for slot in self.trained if slot.frozen]
         self._unfrozen = _merge([slot.place for slot in self.trained if not slot.frozen])
-        self._frozen = _merge([slot.place for slot in self.trained if slot.frozen])
+        self._frozen = _merge([slot.place for slot in self.frozen])
 
     def _fill(self, seed: int) -> None:
         """Values of layers that were built before move here; the others are drawn, in order, from one generator."""

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite import checkpoint
+from nnlite.backend import Tally
 from nnlite.data import cifar, download, idx
+from nnlite.keeper import Counts
 
 MEMORY = 20  # a reader may hold so many times the file's size,
 SPARE = 4 << 20  # and so many bytes more
@@ -65,7 +67,8 @@ class Files:
         self.model = (self.folder / "model").read_bytes()
         x, t = rng.standard_normal((20, 6, 6, 2)), rng.integers(0, 3, 20)
         trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(), [nn.Accuracy()], [nn.WeightAverage()])
-        trainer.fit((x, t), batch_size=8, progress=False, checkpoint=self.folder / "run")
+        trainer.fit((x, t), batch_size=8, progress=False, checkpoint=self.folder / "run", every=2)
+        (self.folder / "run" / "step-000000003.safetensors").unlink()  # the one before is of the middle of the epoch
         self.arrays, self.description = checkpoint.read(checkpoint.Folder(self.folder / "run", 1).files()[-1])
         self.trainer = trainer
 
@@ -104,7 +107,13 @@ class Files:
         text = mutate(json.dumps(self.description).encode(), mutation).decode("utf-8", "replace")
         metadata = {"nnlite": json.dumps({"digest": checkpoint._digest(self.arrays, text), "state": text})}
         path = self.write(save(self.arrays, metadata))
-        return path.stat().st_size, lambda: checkpoint.restore(self.trainer, *checkpoint.read(path))
+        return path.stat().st_size, lambda: self.take_up(*checkpoint.read(path))
+
+    def take_up(self, arrays, description):
+        progress = checkpoint.restore(self.trainer, None, arrays, description)
+        checkpoint.restore_callbacks(self.trainer, arrays, description)
+        if progress["counts"] is not None:
+            Counts(Tally(), 0).load_state(progress["counts"])
 
     def archive(self, mutation):
         """Members with names from anywhere, links, folders: nothing lands outside the target folder."""

@@ -120,7 +120,7 @@ def test_memory_begins_at_lines_of_the_cache():
     model = nn.Sequential(nn.Conv2D(3, 3), nn.BatchNorm(), nn.Flatten(), nn.Dense(3), input_shape=(5, 5, 1))
     optimizer = nn.Adam()
     optimizer.step(model)
-    kept = [model.params, model.grads, model.buffers, *optimizer.state.values()]
+    kept = [model.params, model.grads, model.buffers, *optimizer.state_vectors.values()]
     for size in range(1, 20):
         kept += [backend.empty(size, "float32"), backend.scratch(f"a test's {size}", (size,), "float64")]
     assert {array.ctypes.data % 64 for array in kept} == {0}

@@ -1,9 +1,13 @@
 """Bad numbers are found and located; layers that break the rules are named."""
 
 import pickle
+import re
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import nnlite as nn
 
@@ -131,7 +135,7 @@ def test_a_nan_in_the_data_is_located_and_nothing_is_lost():
     x, t = images()
     x[23, 1, 1] = np.nan
     model = small_cnn()
-    with pytest.raises(nn.NonFiniteError, match=r"at step 2 \(epoch 1\): the inputs of samples 3 of the batch"):
+    with pytest.raises(nn.NonFiniteError, match=r"at step 2 \(epoch 1\): the inputs of row 23 of the data set"):
         fit(model, x, t)
     expected = fit(small_cnn(), x[:20], t[:20]).model
     assert np.array_equal(model.params, expected.params) and np.array_equal(model.buffers, expected.buffers)
@@ -148,8 +152,78 @@ def test_an_overflow_on_the_way_is_located():
     model = nn.Sequential(nn.Dense(3), nn.Dense(3), input_shape=(2,))
     model[0].W = np.full((3, 2), 1e30)
     model[1].W = np.full((3, 3), 1e30)
-    with pytest.raises(nn.NonFiniteError, match=r"layer 1 Dense\(3\), forward.*samples 0, 1, 2, .*, 9 of the batch"):
+    with pytest.raises(
+        nn.NonFiniteError, match=r"layer 1 Dense\(3\), forward.*rows 0, 1, 2, .*, 9 of the data set.* parameters 1e"
+    ):
         fit(model, np.ones((20, 2)), np.zeros(20, int))
+
+
+class Spoil(nn.Callback):
+    """Spoils rows of an array after some epochs."""
+
+    def __init__(self, array, rows, epochs):
+        self.array, self.rows, self.epochs = array, rows, epochs
+
+    def on_fit_begin(self, trainer):
+        self.on_epoch_end(trainer, {})
+
+    def on_epoch_end(self, trainer, row):
+        if trainer.epochs == self.epochs:
+            self.array[self.rows] = np.nan if self.array.ndim > 1 else np.inf
+
+
+@given(
+    what=st.sampled_from(["inputs", "targets", "weights"]), rows=st.sets(st.integers(0, 96), min_size=1, max_size=12),
+    epochs=st.integers(0, 2), batch_size=st.integers(1, 100), seed=st.integers(0, 5), shuffle=st.booleans(),
+    nonfinite=st.sampled_from(["raise", "skip"]), mirrored=st.booleans(),
+)  # fmt: skip
+def test_bad_values_are_named_by_their_rows_in_the_data_set(what, rows, epochs, batch_size, seed, shuffle, nonfinite, mirrored):
+    given = {"inputs": np.ones((97, 2, 2, 1)), "targets": np.ones((97, 1)), "weights": np.ones(97)}
+    data = nn.data.Dataset(given["inputs"], given["targets"], weights=given["weights"])
+    data = data.augmented(nn.data.RandomFlip()) if mirrored else data
+    order = np.random.default_rng([seed, epochs]).permutation(97) if shuffle else np.arange(97)
+    batches = [order[i : i + batch_size] for i in range(0, 97, batch_size)]
+    wanted = [row for row in next(b for b in batches if rows & set(b.tolist())) if row in rows]
+    shown = f"row{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted[:10]))}"
+    model = nn.Sequential(nn.Flatten(), nn.Dense(1), input_shape=(2, 2, 1))
+    trainer = nn.Trainer(model, nn.MSE(), nn.SGD(1e-3), callbacks=[Spoil(given[what], sorted(rows), epochs)])
+    options = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "progress": False, "nonfinite": nonfinite}
+    words = rf"\(epoch {epochs + 1}\): the {what} of {shown}( and \d+ more)? of the data set are not finite$"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            trainer.fit(data, epochs=3, **options)
+            texts = [str(w.message) for w in caught]
+        except nn.NonFiniteError as error:
+            texts = [str(w.message) for w in caught if "skipped" in str(w.message)] + [str(error)]
+    assert re.search(words, texts[0]), texts
+
+
+def test_a_data_set_says_which_rows_a_batch_has():
+    x = np.arange(23)
+    data = nn.data.Dataset(x[:, None], x)
+    for shuffle in (True, False):
+        for k, (_, t) in enumerate(data.batches(5, epoch=3, seed=1, shuffle=shuffle)):
+            assert np.array_equal(data.rows(k, 5, epoch=3, seed=1, shuffle=shuffle), t)
+
+
+def test_batches_of_the_users_own_are_named_by_their_samples():
+    x, t = images()
+    x[23] = np.nan
+    trainer = nn.Trainer(small_cnn(), nn.CrossEntropy(), nn.SGD())
+    with pytest.raises(nn.NonFiniteError, match=r"step 2 .*the inputs of samples 3 of the batch are not finite"):
+        trainer.fit([(x[i : i + 10], t[i : i + 10]) for i in range(0, 40, 10)], progress=False)
+
+
+@pytest.mark.parametrize(("layers", "scale"), [((), 1e3), ((nn.Tanh(),), 1e30), ((nn.ReLU(), nn.Dense(30)), 1e4)])
+def test_divergence_is_blamed_on_rate_and_scale(layers, scale):
+    """Not on targets and weights, which are as they should be."""
+    x = np.random.default_rng(0).standard_normal((96, 4)) * scale
+    model = nn.Sequential(nn.Dense(8), *layers, nn.Dense(1), input_shape=(4,))
+    trainer = nn.Trainer(model, nn.MSE(), nn.SGD(0.1))
+    with pytest.raises(nn.NonFiniteError, match=r"largest values: inputs .* parameters .*learning rate, or scale") as caught:
+        trainer.fit((x, x[:, 0], np.ones(96)), epochs=100, progress=False)
+    assert "targets and weights" not in str(caught.value) and len(str(caught.value)) <= 600
 
 
 def test_steps_are_skipped_where_that_is_asked_for():

@@ -178,6 +178,22 @@ def test_copies_are_the_same_model(case, data, tmp_path):
         assert same(expected, (other(x), *train(other, x, t)))
 
 
+@each_case
+@given(data=st.data())
+def test_values_that_change_before_backward_are_refused(case, data):
+    model, _ = draw_model(data, case, "float32")
+    x, delta = draw_batch(data, model)
+    if not len(model.params):
+        return
+    model.forward(x, training=True)
+    i = data.draw(st.integers(0, len(model.params) - 1))
+    model.params[i] += 1
+    with pytest.raises(nn.StateError, match="parameters changed after forward"):
+        model.backward(delta)
+    model.forward(x, training=True)
+    model.backward(delta)
+
+
 def test_in_place_and_in_the_same_memory():
     """`elementwise` layers may overwrite their input; only results of `shares_memory` layers may be their input."""
     kinds = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
@@ -215,7 +231,7 @@ def test_batch_norm_combines_shards_of_different_means():
     m, mean, var, _ = model[0].combine([model[0].statistics(part) for part in (a[:7], a[7:20], a[20:])])
     assert m == 50
     np.testing.assert_allclose(mean, a.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(var, a.var(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(var, a.var(axis=0, ddof=1), rtol=1e-12)
 
 
 def test_activations_have_the_values_of_their_equations():

@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite import optim
 from nnlite.backend import single_threaded_blas
 from nnlite.optim import _blocks
 
@@ -110,7 +111,7 @@ def test_muon_multiplies_on_one_blas_thread(threads, monkeypatch):
         seen.append(single_threaded_blas.is_on)
         return M
 
-    monkeypatch.setattr(optim, "orthogonalize", spy)
+    monkeypatch.setattr("nnlite.muon.orthogonalize", spy)
     model = nn.Sequential(nn.Dense(8, bias=False), nn.Dense(3, bias=False), input_shape=(5,))
     train(nn.Muon(), model, 2)
     assert seen == [True] * 4 and not single_threaded_blas.is_on
@@ -199,7 +200,7 @@ def test_muon_by_itself_makes_five_iterations_and_follows_a_schedule():
 
 @pytest.mark.parametrize("shape", [(30, 30), (10, 90), (90, 10)])
 def test_orthogonalized_matrices_have_singular_values_near_one(shape):
-    from nnlite.optim import orthogonalize
+    from nnlite.muon import orthogonalize
 
     M = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     result, (U, _, Vt) = orthogonalize(M, 5), np.linalg.svd(M, full_matrices=False)
@@ -241,11 +242,11 @@ def test_frozen_parameters_and_their_state_stay():
     model.freeze("0.*")
     params = {name: view.copy() for name, view in model.named_params().items()}
     first = slice(0, model[0].W.size + model[0].b.size)
-    state = {name: vector[first].copy() for name, vector in optimizer.state.items()}
+    state = {name: vector[first].copy() for name, vector in optimizer.state_vectors.items()}
     train(optimizer, model, 2)
     for name, view in model.named_params().items():
         assert np.array_equal(view, params[name]) == name.startswith("0.")
-    assert all(np.array_equal(vector[first], state[name]) for name, vector in optimizer.state.items())
+    assert all(np.array_equal(vector[first], state[name]) for name, vector in optimizer.state_vectors.items())
     model.unfreeze("*")
     train(optimizer, model, 1)
     assert not np.array_equal(model[0].W, params["0.W"])
@@ -339,3 +340,51 @@ def test_momentum_may_begin_later():
         v = 0.9 * v + 1 if t else 0
         p = p - 0.1 * (v if t else 1)
     np.testing.assert_allclose(model.params, p, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", [nn.SGD, lambda: nn.SGD(0.1, momentum=0.9), nn.Adam, nn.AdamW, nn.RMSProp])
+@given(pattern=st.lists(st.sets(st.sampled_from(["0.W", "0.b", "2.W", "2.b"])), min_size=1, max_size=12))
+def test_each_parameter_has_its_own_clock(make, pattern):
+    """Frozen in some steps, it moves in the others as one that is optimised alone, and in those steps only."""
+    rng, model, optimizer = np.random.default_rng(0), make_model(), make()
+    alone = {}
+    for name, value in model.named_params().items():
+        single = nn.Sequential(nn.Dense(value.size, bias=False), input_shape=(1,), dtype="float64")
+        single.params[...] = value.reshape(-1)
+        alone[name] = single, make()
+    for frozen in pattern:
+        model.unfreeze("*")
+        for name in frozen:
+            model.freeze(name)
+        model.grads[...] = rng.standard_normal(model.grads.shape)
+        for name, (single, own) in alone.items():
+            if name not in frozen:
+                single.grads[...] = model.named_grads()[name].reshape(-1)
+                own.step(single)
+        optimizer.step(model)
+    for name, (single, _) in alone.items():
+        np.testing.assert_allclose(model.named_params()[name].reshape(-1), single.params, rtol=1e-12, err_msg=name)
+
+
+def test_after_long_freezing_the_first_step_of_adam_is_one_learning_rate():
+    model, optimizer = make_model(), nn.Adam(1e-3)
+    model.freeze("0.*")
+    for _ in range(3000):
+        model.grads[...] = 0.1
+        optimizer.step(model)
+    model.unfreeze("0.*")
+    before = model[0].W.copy()
+    model.grads[...] = 0.1
+    optimizer.step(model)
+    np.testing.assert_allclose(before - model[0].W, 1e-3, rtol=1e-6)
+
+
+def test_groups_have_clocks_of_their_own():
+    model = make_model()
+    groups = {"0.*": nn.Adam(1e-3), "*": nn.Adam(1e-3)}
+    optimizer = nn.ParameterGroups(groups)
+    model.freeze("0.W")
+    for _ in range(3):
+        model.grads[...] = 0.1
+        optimizer.step(model)
+    assert [dict(group.missed) for group in groups.values()] == [{"0.W": 3}, {}]

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from nnlite.backend.arrays import by_position, count, host_array, is_array
 from nnlite.backend.base import Backend
 from nnlite.backend.blas import single_threaded_blas
 from nnlite.backend.memory import Memory
@@ -23,8 +24,12 @@ __all__ = [
     "Turnstile",
     "Window",
     "backend_of",
+    "by_position",
+    "count",
     "get_backend",
     "get_num_threads",
+    "host_array",
+    "is_array",
     "set_conv_algorithm",
     "set_num_threads",
     "single_threaded_blas",

@@ -1,7 +1,7 @@
 """What a backend offers: an array module and a dozen operations, written here in plain `xp` for every backend."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,11 +11,11 @@ from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 
-GELU_LINEAR, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
-GELU_FAR = 10.0
 CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
 LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
 MANY = 1 << 20  # rows that constants are made ready for
+_PART = 1 << 16  # values that are summed in their own dtype: float32 loses no digits over so many
+_SMALL = 1e-30
 FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
 
@@ -55,15 +55,23 @@ class Backend:
     images are a matrix (m, N C) as they lie, which Winograd's transforms multiply without a tile being copied; and what a
     channel is multiplied by meets rows of N C values.
 
+    waits_for_reads: whether a value that is read back keeps Python waiting for all that was asked of a device before.
     joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
     fuses_relu: whether `with_relu` gives a backend whose `add_bias` and `normalize` end with max(y, 0).
     sweep_values: how many values of the flat vectors an optimiser takes at a time.
+    gelu_tanh, gelu_tanh_delta, adam, sgd: the formulas of `layers/activation.py` and `optim.py` in one sweep each, where the
+    backend has that.
     """
 
     device: str
     xp: Any
+    waits_for_reads = False
     joins_pool = True
     fuses_relu = False
+    gelu_tanh: Callable[..., Array] | None = None
+    gelu_tanh_delta: Callable[..., Array] | None = None
+    adam: Callable[..., None] | None = None
+    sgd: Callable[..., None] | None = None
     sweep_values = 1 << 18  # fewer fit a nearer cache, but threads wait for each other between short calls
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
@@ -82,10 +90,20 @@ class Backend:
         """An empty tally."""
         return Tally(skip)
 
-    def unless_bad(self, loss: Any, vector: Array, change: Callable[[], None]) -> None:
-        """Do `change()`, which writes to `vector`, if the loss is finite."""
-        if math.isfinite(loss):
+    def unless_bad(self, numbers: Sequence[Any], vector: Array, change: Callable[[], None]) -> None:
+        """Do `change()`, which writes to `vector`, if these numbers are finite."""
+        if all(map(math.isfinite, numbers)):
             change()
+
+    def halt_unless_finite(self, number: Any, halted: Any) -> None:
+        """Let `halted`, of a device's tally, say so where a number is not finite."""
+
+    def unless_halted(self, halted: Any, vectors: list[Array], change: Callable[[], None]) -> None:
+        """Do `change()`, which writes to these vectors, unless `halted`, of a device's tally, says that a loss was bad."""
+        change()
+
+    def wait(self) -> None:
+        """Until all that was asked of a device is done."""
 
     def has_room(self, size: int) -> bool:
         """Whether `size` bytes more may be kept."""
@@ -172,6 +190,24 @@ class Backend:
         squares = self.column_products(d, d) - total * total / len(d)
         return a[0] + total / len(d), self.xp.maximum(squares, 0)
 
+    def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
+        """(m, mean, unbiased variance, 1 / sqrt(biased variance + eps)) of the columns of several arrays.
+
+        parts: (rows, *moments) of each, in a fixed order.  m: rows of all.  The means are float64, inv_std as the arrays.
+        Deviations within the arrays plus those of the arrays' means: Chan, Golub and LeVeque 1983.
+        """
+        xp, m = self.xp, float(sum(rows for rows, _, _ in parts))
+        n = xp.asarray([float(rows) for rows, _, _ in parts])[:, None]
+        means = xp.stack([mean for _, mean, _ in parts]).astype("float64")
+        mean = means[0] + (n * (means - means[0])).sum(axis=0) / m  # exact for equal ones
+        squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
+        var = squares / m
+        return m, mean, var * m / max(m - 1, 1), (1 / xp.sqrt(var + eps)).astype(parts[0][1].dtype)
+
+    def lerp(self, a: Array, b: Array, weight: float) -> None:
+        """a += weight (b - a)"""
+        a += weight * (b - a)
+
     def normalization(
         self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int = 1
     ) -> Normalization:
@@ -222,6 +258,15 @@ class Backend:
             return total, self.column_products(delta, deviation) * by.inv_std
         return total, (self.column_products(delta, a) - by.mean * total) * by.inv_std
 
+    def combine_delta_sums(self, parts: list[Any], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
+        """The sums over all parts, in their order, of what `delta_sums` gave, into dbeta and dgamma; returned: both over m."""
+        total, total_x = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
+        for target, sums in ((dbeta, total), (dgamma, total_x)):
+            if target is not None:
+                target[...] = sums
+        dtype = parts[0][0].dtype
+        return (total / m).astype(dtype), (total_x / m).astype(dtype)
+
     def column_sums(self, a: Array) -> Array:
         """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction."""
         sums: Array = self.xp.ones(len(a), a.dtype) @ a
@@ -263,43 +308,6 @@ class Backend:
     def with_relu(self) -> "Backend":
         """The same backend, but `add_bias` and `normalize` end with max(y, 0)."""
         raise NotImplementedError
-
-    def gelu_tanh(self, a: Array, out: Any) -> Array:
-        """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), in sweeps over temporary arrays."""
-        t = self._tanh_u(self._bounded(a))
-        t += 1
-        t *= self._bounded(a, most=math.inf)  # at minus infinity, t is 0
-        result: Array = self.xp.multiply(t, 0.5, out=out)
-        return result
-
-    def gelu_tanh_delta(self, delta: Array, a: Array, out: Any) -> Array:
-        """delta times the derivative of `gelu_tanh`: (1 + t) (1 + (1 - t) a du/da) / 2 with t = tanh u."""
-        xp, a = self.xp, self._bounded(a)
-        t = self._tanh_u(a)
-        slope = xp.multiply(a, a, out=self.scratch_batch("gelu slope", a.shape, a.dtype))
-        slope *= 3 * GELU_LINEAR * GELU_CUBIC
-        slope += GELU_LINEAR
-        slope *= a
-        slope *= xp.subtract(1, t, out=self.scratch_batch("gelu rest", a.shape, a.dtype))
-        slope += 1
-        t += 1
-        slope *= t
-        slope *= delta
-        result: Array = xp.multiply(slope, 0.5, out=out)
-        return result
-
-    def _bounded(self, a: Array, most: float = GELU_FAR) -> Array:
-        """a, but at most `GELU_FAR` from zero: beyond, tanh u is 1 to the last bit, and a^3 might overflow."""
-        bounded: Array = self.xp.clip(a, -GELU_FAR, most, out=self.scratch_batch("gelu bounded", a.shape, a.dtype))
-        return bounded
-
-    def _tanh_u(self, a: Array) -> Array:
-        t = self.xp.multiply(a, a, out=self.scratch_batch("gelu", a.shape, a.dtype))
-        t *= GELU_LINEAR * GELU_CUBIC
-        t += GELU_LINEAR
-        t *= a
-        result: Array = self.xp.tanh(t, out=t)
-        return result
 
     def erf(self, x: Array) -> Array:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""
@@ -343,49 +351,28 @@ class Backend:
         losses = log_sums[:, 0] - (q * self.xp.where(q, shifted, 0)).sum(axis=1)
         return losses, y
 
-    def adam(
-        self,
-        p: Array,
-        g: Array,
-        m: Array,
-        v: Array,
-        d: Array,
-        betas: tuple[float, float],
-        eps: float,
-        rate: float,
-        decay: float,
-        halted: Any = None,
-    ) -> None:
-        """m <- b1 m + g      v <- b2 v + g^2      p <- decay p - rate m / (sqrt(v) + eps), in ten sweeps; d: room.
+    def norm(self, vector: Array) -> Any:
+        """sqrt(sum of squares) of a vector: finite if all values are, whatever their size; those below 1e-20 may count as 0."""
+        with self.xp.errstate(over="ignore", invalid="ignore"):
+            squares = sum(float(self.xp.dot(part, part)) for part in self._parts(vector))
+        if math.isfinite(squares):
+            return math.sqrt(squares)
+        largest = float(abs(vector).max())  # the squares may overflow where the values do not
+        return (
+            largest * math.sqrt(float(((vector / largest) ** 2).sum(dtype="float64"))) if math.isfinite(largest) else math.inf
+        )
 
-        halted: of a tally; nothing is updated after a bad loss.
-        """
-        if decay != 1:
-            p *= decay
-        m *= betas[0]
-        m += g
-        v *= betas[1]
-        v += self.xp.multiply(g, g, out=d)
-        self.xp.sqrt(v, out=d)
-        d += eps
-        self.xp.divide(m, d, out=d)
-        d *= rate
-        p -= d
+    def _parts(self, vector: Array) -> Iterator[Array]:
+        return (vector[i : i + _PART] for i in range(0, len(vector), _PART))
 
-    def sgd(
-        self, p: Array, g: Array, v: Array | None, d: Array, rate: float, momentum: float, nesterov: bool, halted: Any = None
-    ) -> None:
-        """v <- momentum v + g      p <- p - rate v      or, with nesterov, p - rate (g + momentum v); v may be None."""
-        d[...] = g
-        if v is not None:
-            v *= momentum
-            v += g
-            d[...] = v
-            if nesterov:
-                d *= momentum
-                d += g
-        d *= rate
-        p -= d
+    def scale_to_norm(self, vector: Array, norm: Any, most: float) -> None:
+        """Scale a vector of this norm down so that its norm is at most `most`."""
+        factor = most / (norm + 1e-6)
+        if factor < _SMALL:  # in two steps, because float32 has no such number
+            vector *= math.sqrt(factor)
+            vector *= math.sqrt(factor)
+        elif factor < 1:
+            vector *= factor
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
         """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays.

@@ -5,11 +5,13 @@ Nothing here reads a value back from the device, which would wait for it.
 
 import functools
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from nnlite.backend.base import GELU_CUBIC, GELU_LINEAR, Backend, Normalization
+from nnlite.backend.base import Backend, Normalization
 from nnlite.backend.conv import ConvPlan, GroupedPlan
+from nnlite.backend.cublas import Products
 from nnlite.backend.cupy_plans import CudaAveragePoolPlan, CudaConvPlan, CudaDepthwisePlan, CudaMaxPoolPlan, CudaPointwisePlan
 from nnlite.backend.kernels import Kernels
 from nnlite.backend.tally import Tally
@@ -17,7 +19,7 @@ from nnlite.backend.window import Array, Pair, Window
 from nnlite.errors import DataError, DeviceError
 
 Precision = Literal["float32", "tf32"]
-_COMPUTE_TYPES = {"float32": 1, "tf32": 7}  # CuPy's COMPUTE_TYPE_DEFAULT and COMPUTE_TYPE_TF32
+_PATCHES = 16  # the share of the device's memory that patches may take is 1 / _PATCHES
 _ROWS_A_BLOCK = 1024  # of a sum of columns: each block of 8 rows of threads takes about so many rows
 _MASK = (1 << 64) - 1
 
@@ -29,14 +31,15 @@ class CupyBackend(Backend):
     """
 
     device = "cuda"
-    joins_pool, fuses_relu = False, True
+    joins_pool, fuses_relu, waits_for_reads = False, True, True
     sweep_values = 1 << 62
 
     def __init__(self, precision: Precision = "float32") -> None:
-        if precision not in _COMPUTE_TYPES:
+        if precision not in ("float32", "tf32"):
             raise ValueError(f'precision must be "float32" or "tf32", not {precision!r}')
         self.xp, self.precision = _import_cupy(), precision
-        self.kernels = Kernels(self.xp)
+        self.kernels, self.products = Kernels(self.xp), Products(self.xp, precision == "tf32")
+        self.room_for_patches = int(self.xp.cuda.runtime.memGetInfo()[1]) // _PATCHES
         self._relu = False
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
@@ -58,11 +61,33 @@ class CupyBackend(Backend):
         """A tally on the device."""
         return DeviceTally(self, skip)
 
-    def unless_bad(self, loss: Any, vector: Array, change: Callable[[], None]) -> None:
-        """As the base class: the change is made, and undone on the device where the loss was bad."""
+    def unless_bad(self, numbers: Sequence[Any], vector: Array, change: Callable[[], None]) -> None:
+        """As the base class: the change is made, and undone on the device where a number was bad."""
+        if not numbers:
+            change()
+            return
         before = vector.copy()
         change()
-        vector[...] = self.xp.where(self.xp.isfinite(loss), vector, before)
+        good = functools.reduce(operator.and_, map(self.xp.isfinite, numbers))
+        vector[...] = self.xp.where(good, vector, before)
+
+    def halt_unless_finite(self, number: Any, halted: Any) -> None:
+        """As the base class, on the device."""
+        self.kernels.launch("note_number", "float32", (1, 1, 1), (1, 1, 1), number, halted)
+
+    def unless_halted(self, halted: Any, vectors: list[Array], change: Callable[[], None]) -> None:
+        """As the base class: the change is made, and taken back on the device where it is halted."""
+        if halted is None:
+            change()
+            return
+        before = [vector.copy() for vector in vectors]
+        change()
+        for vector, old in zip(vectors, before, strict=True):
+            self.kernels.values("take_back", vector.dtype, vector.size, vector, old, halted, vector.size)
+
+    def wait(self) -> None:
+        """Until the device has done all that it was asked for."""
+        self.xp.cuda.runtime.deviceSynchronize()
 
     def has_room(self, size: int) -> bool:
         """Whether `size` bytes may be kept: half of what is free."""
@@ -90,14 +115,14 @@ class CupyBackend(Backend):
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """a b by cuBLAS, in this backend's precision."""
-        linalg = self.xp._core._routines_linalg
-        before = linalg.get_compute_type("float32")
-        linalg.set_compute_type("float32", _COMPUTE_TYPES[self.precision])
-        try:
-            result: Array = self.xp.dot(a, b, out=out)
-        finally:
-            linalg.set_compute_type("float32", before)
-        return result
+        return self.products(a, b, out)
+
+    def column_sums(self, a: Array) -> Array:
+        """The sums of the columns of `a` (M, C): partial sums, then their sum in double."""
+        partial, blocks = self._partial("column_sums", a)
+        sums = self.xp.empty(a.shape[1], a.dtype)
+        self._finish("finish_sums", a, partial, sums, blocks)
+        return sums
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
         """Plain products for 1 x 1, a kernel for depthwise, blocks for groups, else patches."""
@@ -117,21 +142,30 @@ class CupyBackend(Backend):
         """Average-pooling by a kernel."""
         return CudaAveragePoolPlan(self, window)
 
-    # ---- batch normalisation
+    # ---- batch normalisation: there is one part, the batch
 
     def moments(self, a: Array) -> tuple[Array, Array]:
-        """As the base class: partial sums about the first row, then their sum."""
-        partial, blocks = self._partial("column_moments", a)
-        mean, squares = (self.xp.empty(a.shape[1], a.dtype) for _ in range(2))
-        self.kernels.values("finish_moments", a.dtype, a.shape[1], partial, a, mean, squares, blocks, len(a), a.shape[1])
-        return mean, squares
+        """Partial sums about the first row, and that row: what `combine_moments` makes the moments of."""
+        return self._partial("column_moments", a)[0], a[0]
+
+    def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
+        """As the base class, in one kernel."""
+        ((rows, partial, first_row),) = parts
+        mean, unbiased, inv_std = self.xp.empty((3, len(first_row)), first_row.dtype)
+        self._finish("finish_moments", first_row, partial, first_row, mean, unbiased, inv_std, eps, len(partial), rows)
+        return float(rows), mean, unbiased, inv_std
 
     def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
-        """As the base class."""
-        partial, blocks = self._partial("column_deltas", delta, a, by.mean)
-        total, total_x = (self.xp.empty(a.shape[1], a.dtype) for _ in range(2))
-        self.kernels.values("finish_deltas", a.dtype, a.shape[1], partial, by.inv_std, total, total_x, blocks, a.shape[1])
-        return total, total_x
+        """Partial sums, and 1 / sqrt(var + eps): what `combine_delta_sums` makes the sums of."""
+        return self._partial("column_deltas", delta, a, by.mean)[0], by.inv_std
+
+    def combine_delta_sums(self, parts: list[Any], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
+        """As the base class, in one kernel."""
+        ((partial, inv_std),) = parts
+        mean_delta, mean_delta_x = self.xp.empty((2, len(inv_std)), inv_std.dtype)
+        results = (dgamma, dbeta, mean_delta, mean_delta_x)
+        self._finish("finish_deltas", inv_std, partial, inv_std, *results, m, len(partial))
+        return mean_delta, mean_delta_x
 
     def _partial(self, name: str, a: Array, *arrays: Array) -> tuple[Array, int]:
         """Sums of the columns by block, (blocks, C, 2)."""
@@ -140,6 +174,15 @@ class CupyBackend(Backend):
         partial = self.xp.empty((blocks, channels, 2), a.dtype)
         self.kernels.launch(name, a.dtype, (blocks, -(-channels // 32), 1), (32, 8, 1), a, *arrays, partial, rows, channels)
         return partial, blocks
+
+    def _finish(self, name: str, like: Array, *args: Any) -> None:
+        """What a kernel makes of partial sums, column by column; `like` (..., C)."""
+        channels = like.shape[-1]
+        self.kernels.launch(name, like.dtype, (-(-channels // 32), 1, 1), (32, 16, 1), *args, channels)
+
+    def lerp(self, a: Array, b: Array, weight: float) -> None:
+        """As the base class, in one sweep."""
+        self.kernels.values("lerp", a.dtype, a.size, a, b, weight, a.size)
 
     def normalization(
         self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int = 1
@@ -150,7 +193,7 @@ class CupyBackend(Backend):
     def normalize(self, a: Array, by: Normalization, out: Any) -> Array:
         """As the base class, in one sweep."""
         y = self._like(a, out)
-        self.kernels.values("normalize", a.dtype, a.size, a, *by[:4], y, a.size, a.shape[-1], self._relu)
+        self.kernels.rows("normalize", y, a, *by[:4], y, a.size // a.shape[-1], a.shape[-1], self._relu)
         return y
 
     def delta_normalization(self, by: Normalization, mean_delta: Array, mean_delta_x: Array) -> Normalization:
@@ -161,7 +204,7 @@ class CupyBackend(Backend):
         """As the base class, in one sweep."""
         da = self._like(a, out)
         columns = (by.mean, by.inv_std, by.gamma, *by.means)
-        self.kernels.values("normalize_delta", a.dtype, a.size, delta, a, *columns, da, a.size, a.shape[-1])
+        self.kernels.rows("normalize_delta", da, delta, a, *columns, da, a.size // a.shape[-1], a.shape[-1])
         return da
 
     # ---- value by value
@@ -177,7 +220,7 @@ class CupyBackend(Backend):
 
     def add_bias(self, z: Array, b: Array) -> None:
         """As the base class, in one sweep."""
-        self.kernels.values("add_bias", z.dtype, z.size, z, b, z.size, z.shape[-1], self._relu)
+        self.kernels.rows("add_bias", z, z, b, z.size // z.shape[-1], z.shape[-1], self._relu)
 
     def with_relu(self) -> "CupyBackend":
         """The same backend, but `add_bias` and `normalize` end with max(y, 0)."""
@@ -185,16 +228,16 @@ class CupyBackend(Backend):
         vars(twin).update(vars(self), _relu=True)
         return twin
 
-    def gelu_tanh(self, a: Array, out: Any) -> Array:
-        """As the base class, in one sweep."""
+    def gelu_tanh(self, a: Array, linear: float, cubic: float, out: Any) -> Array:
+        """As in `layers/activation.py`, in one sweep."""
         y = self._like(a, out)
-        self.kernels.values("gelu_tanh", a.dtype, a.size, a, y, GELU_LINEAR, GELU_CUBIC, a.size)
+        self.kernels.values("gelu_tanh", a.dtype, a.size, a, y, linear, cubic, a.size)
         return y
 
-    def gelu_tanh_delta(self, delta: Array, a: Array, out: Any) -> Array:
-        """As the base class, in one sweep."""
+    def gelu_tanh_delta(self, delta: Array, a: Array, linear: float, cubic: float, out: Any) -> Array:
+        """As in `layers/activation.py`, in one sweep."""
         da = self._like(a, out)
-        self.kernels.values("gelu_tanh_delta", a.dtype, a.size, delta, a, da, GELU_LINEAR, GELU_CUBIC, a.size)
+        self.kernels.values("gelu_tanh_delta", a.dtype, a.size, delta, a, da, linear, cubic, a.size)
         return da
 
     def erf(self, x: Array) -> Array:
@@ -224,38 +267,38 @@ class CupyBackend(Backend):
     def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
         """As the base class; a label out of range gives NaN, so that the loss shows it."""
         q = self.xp.empty((len(t), classes), dtype)
-        self.kernels.values("one_hot", dtype, q.size, self.xp.asarray(t, "int64"), q, q.size, classes)
+        self.kernels.rows("one_hot", q, self.xp.asarray(t, "int64"), q, len(t), classes)
         return q
 
     def cross_entropy(self, z: Array, q: Array, sums_to_one: bool) -> tuple[Array, Array]:
         """As the base class, in one sweep."""
         losses, delta = self.xp.empty(len(z), z.dtype), self.xp.empty(z.shape, z.dtype)
-        z, rows = self.xp.ascontiguousarray(z), 4
+        rows = 4
         grid = (-(-len(z) // rows), 1, 1)
         self.kernels.launch("cross_entropy", z.dtype, grid, (32, rows, 1), z, q, losses, delta, *z.shape, sums_to_one)
         return losses, delta
 
-    def adam(
-        self,
-        p: Array,
-        g: Array,
-        m: Array,
-        v: Array,
-        d: Array,
-        betas: tuple[float, float],
-        eps: float,
-        rate: float,
-        decay: float,
-        halted: Any = None,
-    ) -> None:
-        """As the base class, in one sweep."""
-        self.kernels.values("adam", p.dtype, len(p), p, g, m, v, halted, *betas, eps, rate, decay, len(p))
+    def norm(self, vector: Array) -> Array:
+        """As the base class, an array without axes on the device."""
+        blocks = max(1, min(-(-len(vector) // (256 * 64)), 1 << 10))
+        partial, norm = self.xp.empty(blocks, "float64"), self.xp.empty((), "float64")
+        self.kernels.launch("squares", vector.dtype, (blocks, 1, 1), (256, 1, 1), vector, partial, len(vector))
+        self.kernels.launch("finish_norm", vector.dtype, (1, 1, 1), (256, 1, 1), partial, norm, blocks)
+        return norm
 
-    def sgd(
-        self, p: Array, g: Array, v: Array | None, d: Array, rate: float, momentum: float, nesterov: bool, halted: Any = None
+    def scale_to_norm(self, vector: Array, norm: Array, most: float) -> None:
+        """As the base class, on the device."""
+        self.kernels.values("scale_to_norm", vector.dtype, len(vector), vector, norm, most, len(vector))
+
+    def adam(
+        self, p: Array, g: Array, m: Array, v: Array, betas: tuple[float, float], eps: float, rate: float, decay: float
     ) -> None:
-        """As the base class, in one sweep."""
-        self.kernels.values("sgd", p.dtype, len(p), p, g, v, halted, rate, momentum, nesterov, len(p))
+        """As in `optim.py`, in one sweep."""
+        self.kernels.values("adam", p.dtype, len(p), p, g, m, v, *betas, eps, rate, decay, len(p))
+
+    def sgd(self, p: Array, g: Array, v: Array | None, rate: float, momentum: float, nesterov: bool) -> None:
+        """As in `optim.py`, in one sweep."""
+        self.kernels.values("sgd", p.dtype, len(p), p, g, v, rate, momentum, nesterov, len(p))
 
     def __reduce__(self) -> Any:
         return get_cupy_backend, (self.precision,)
@@ -301,7 +344,7 @@ def _import_cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise DeviceError("device 'cuda' needs CuPy: pip install 'nnlite[cuda12]' or 'nnlite[cuda13]'") from error
+        raise DeviceError("device 'cuda' needs CuPy: pip install 'nnlite-numpy[cuda12]' or 'nnlite-numpy[cuda13]'") from error
     if not cupy.cuda.is_available():
         raise DeviceError("device 'cuda': CuPy is installed, but there is no usable CUDA driver or device")
     return cupy

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend.conv import ConvPlan
+from nnlite.backend.kernels import Geometry
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Array, Window
 
@@ -11,81 +12,88 @@ if TYPE_CHECKING:
     from nnlite.backend.cupy import CupyBackend
     from nnlite.backend.memory import Memory
 
-WORKSPACE = 32 << 20  # bytes of patches at a time: they stay in the L2 cache of a large GPU
+_EVEN = 4  # values that a row of patches is a multiple of: cuBLAS reads as many at once
 _MOST_TAPS = 1 << 16  # of a pooling window: the winner is kept in 16 bits
 
 
-def _geometry(backend: "CupyBackend", w: Window) -> Array:
-    """`struct Window` of common.h, on the device."""
-    (top, _), (left, _) = w.padding
-    sizes = (*w.in_shape[:2], *w.out_size, *w.kernel, *w.stride, *w.dilation, top, left)
-    return backend.xp.asarray(sizes, "int32")
-
-
 class CudaConvPlan(ConvPlan):
-    """Products with patches, so many images at a time that the patches fit into the workspace."""
+    """Products with patches, of all images at once where memory allows.
+
+    row: values of a row of patches, those of the window and zeros behind them; the filters have as many.
+    """
 
     backend: "CupyBackend"
 
     def __init__(self, backend: "CupyBackend", window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, 1, bias)
-        self.geometry = _geometry(backend, window)
+        self.geometry = Geometry(window)
+        self.row = -(-self.patch // _EVEN) * _EVEN
 
     def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
-        return W.reshape(self.filters, self.patch), b
+        W = W.reshape(self.filters, self.patch)
+        if self.row == self.patch:
+            return W, b
+        rows = memory.persist("filters", (self.filters, self.row), W.dtype)
+        rows[...] = 0
+        rows[:, : self.patch] = W
+        return rows, b
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         (W, b), a = filters, self.backend.xp.ascontiguousarray(a)
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         for images in self._chunks(a):
-            self.backend.product(self._columns(a[images]), W.T, z[images].reshape(-1, self.filters))
+            self.backend.products(self._columns(a[images]), W.T, z[images].reshape(-1, self.filters))
         if b is not None:
             self.backend.add_bias(z, b)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
-        a, dW = self.backend.xp.ascontiguousarray(a), dW.reshape(self.filters, self.patch)
-        for i, images in enumerate(self._chunks(a)):
+        a, delta = (self.backend.xp.ascontiguousarray(v) for v in (a, delta))
+        target = dW = dW.reshape(self.filters, self.patch)
+        if self.row != self.patch:
+            target = self.backend.xp.empty((self.filters, self.row), dW.dtype)
+        for images in self._chunks(a):
             chunk = delta[images].reshape(-1, self.filters).T
-            if i == 0:
-                self.backend.product(chunk, self._columns(a[images]), dW)
-            else:
-                dW += self.backend.product(chunk, self._columns(a[images]), None)
+            self.backend.products(chunk, self._columns(a[images]), target, add=images.start > 0)
+        if target is not dW:
+            dW[...] = target[:, : self.patch]
         if db is not None:
             db[...] = self.backend.column_sums(delta.reshape(-1, self.filters))
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
-        W, _ = filters
+        (W, _), delta = filters, self.backend.xp.ascontiguousarray(delta)
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         for images in self._chunks(delta):
+            columns = self.backend.products(delta[images].reshape(-1, self.filters), W)
             part = da[images]
-            columns = self.backend.product(delta[images].reshape(-1, self.filters), W, None)
-            pixels = part.size // self.channels
-            self.backend.kernels.rows(
-                "col2im", part.dtype, pixels, self.channels, columns, part, self.geometry, len(part), self.channels
-            )
+            self.backend.kernels.images("col2im", part.dtype, self.geometry, part.shape, columns, part, self.row)
         return da
 
     def _columns(self, a: Array) -> Array:
-        """The patches, (N OH OW, kh kw C)."""
-        patches = self.backend.xp.empty((len(a) * self.positions, self.patch), a.dtype)
-        self.backend.kernels.rows("im2col", a.dtype, len(patches), self.patch, a, patches, self.geometry, len(a), self.channels)
+        """The patches, (N OH OW, row)."""
+        patches = self.backend.xp.empty((len(a) * self.positions, self.row), a.dtype)
+        shape = (len(a), *self.window.out_size, self.channels)
+        self.backend.kernels.images("im2col", a.dtype, self.geometry, shape, a, patches, self.row)
         return patches
 
     def _chunks(self, a: Array) -> Iterator[slice]:
-        count = max(1, WORKSPACE // (self.positions * self.patch * a.itemsize))
+        count = max(1, self.backend.room_for_patches // (self.positions * self.row * a.itemsize))
         return (slice(first, first + count) for first in range(0, len(a), count))
 
 
 class CudaPointwisePlan(CudaConvPlan):
     """1 x 1: the patches are the pixels."""
 
+    def __init__(self, backend: "CupyBackend", window: Window, filters: int, bias: bool) -> None:
+        super().__init__(backend, window, filters, bias)
+        self.row = self.patch
+
     def _columns(self, a: Array) -> Array:
         return a.reshape(-1, self.channels)
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
-        self.backend.product(delta.reshape(-1, self.filters), filters[0], da.reshape(-1, self.channels))
+        self.backend.products(delta.reshape(-1, self.filters), filters[0], da.reshape(-1, self.channels))
         return da
 
     def _chunks(self, a: Array) -> Iterator[slice]:
@@ -99,37 +107,32 @@ class CudaDepthwisePlan(ConvPlan):
 
     def __init__(self, backend: "CupyBackend", window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, filters, bias)
-        self.geometry = _geometry(backend, window)
+        self.geometry = Geometry(window)
 
     def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
         return W.reshape(self.filters, self.patch), b
 
     def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
-        (W, b), a = filters, self.backend.xp.ascontiguousarray(a)
+        W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
-        self._launch("depthwise", z, a, W, b, z)
+        self.backend.kernels.images("depthwise", z.dtype, self.geometry, z.shape, a, W, b, z)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
-        xp = self.backend.xp
-        a, delta = xp.ascontiguousarray(a), xp.ascontiguousarray(delta)
-        blocks = max(1, min(len(a) * self.positions // 1024, 256))
-        partial = xp.empty((blocks, self.filters, self.patch), a.dtype)
-        sizes = (self.geometry, len(a), self.filters)
-        self.backend.kernels.launch("depthwise_weight", a.dtype, (blocks, self.patch, 1), (32, 8, 1), a, delta, partial, *sizes)
+        n, xp = len(a), self.backend.xp
+        grid = min(n, 64), self.patch, min(-(-self.positions // 256), 8)
+        partial = xp.empty((grid[0] * grid[2], self.filters, self.patch), a.dtype)
+        arguments = a, delta, partial, self.geometry.value, n, self.filters
+        macros = self.geometry.macros
+        self.backend.kernels.launch("depthwise_weight", a.dtype, grid, (32, 8, 1), *arguments, macros=macros)
         xp.sum(partial, axis=0, out=dW.reshape(self.filters, self.patch))
         if db is not None:
             db[...] = self.backend.column_sums(delta.reshape(-1, self.filters))
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
-        delta = self.backend.xp.ascontiguousarray(delta)
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
-        self._launch("depthwise_input", da, delta, filters[0], da)
+        self.backend.kernels.images("depthwise_input", da.dtype, self.geometry, da.shape, delta, filters[0], da)
         return da
-
-    def _launch(self, name: str, result: Array, *args: Array | None) -> None:
-        pixels = result.size // self.filters
-        self.backend.kernels.rows(name, result.dtype, pixels, self.filters, *args, self.geometry, len(result), self.filters)
 
 
 class CudaMaxPoolPlan(MaxPoolPlan):
@@ -141,15 +144,12 @@ class CudaMaxPoolPlan(MaxPoolPlan):
         super().__init__(backend, window)
         if len(window.taps) >= _MOST_TAPS:
             raise ValueError(f"max-pooling on 'cuda' takes windows of fewer than {_MOST_TAPS} pixels, not {window.kernel}")
-        self.geometry = _geometry(backend, window)
+        self.geometry = Geometry(window)
 
     def forward(self, a: Array, memory: "Memory", out: Array | None) -> Array:
-        a, channels = self.backend.xp.ascontiguousarray(a), a.shape[3]
         y = self._out((len(a), *self.out_shape), a.dtype, out)
         winner = memory.persist("winner", y.shape, "uint16") if memory.training else None
-        self.backend.kernels.rows(
-            "max_pool", a.dtype, y.size // channels, channels, a, y, winner, self.geometry, len(a), channels
-        )
+        self.backend.kernels.images("max_pool", y.dtype, self.geometry, y.shape, a, y, winner)
         return y
 
     def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:
@@ -163,12 +163,11 @@ class CudaAveragePoolPlan(AveragePoolPlan):
 
     def __init__(self, backend: "CupyBackend", window: Window) -> None:
         super().__init__(backend, window)
-        self.geometry = _geometry(backend, window)
+        self.geometry = Geometry(window)
 
     def forward(self, a: Array, out: Array | None) -> Array:
-        a, channels = self.backend.xp.ascontiguousarray(a), a.shape[3]
         y = self._out((len(a), *self.out_shape), a.dtype, out)
-        self.backend.kernels.rows("average_pool", a.dtype, y.size // channels, channels, a, y, self.geometry, len(a), channels)
+        self.backend.kernels.images("average_pool", y.dtype, self.geometry, y.shape, a, y)
         return y
 
     def backward(self, delta: Array, out: Array | None) -> Array:
@@ -177,8 +176,6 @@ class CudaAveragePoolPlan(AveragePoolPlan):
 
 def _spread(plan: Any, name: str, delta: Array, more: list[Array | None], out: Array | None) -> Array:
     """Deltas of windows to the pixels that lie in them."""
-    backend, channels = plan.backend, delta.shape[3]
-    delta = backend.xp.ascontiguousarray(delta)
-    da = plan._out((len(delta), *plan.window.in_shape), delta.dtype, out)
-    backend.kernels.rows(name, da.dtype, da.size // channels, channels, delta, *more, da, plan.geometry, len(delta), channels)
+    da: Array = plan._out((len(delta), *plan.window.in_shape), delta.dtype, out)
+    plan.backend.kernels.images(name, da.dtype, plan.geometry, da.shape, delta, *more, da)
     return da

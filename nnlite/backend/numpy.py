@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nnlite.backend.arrays import host_array
 from nnlite.backend.base import Backend, by_pixel
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
@@ -15,7 +16,7 @@ from nnlite.backend.products import largest_divisor, multiply, multiply_rows
 from nnlite.backend.threads import is_one_of_many, map_shards
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
-from nnlite.errors import DataError, DeviceError
+from nnlite.errors import DeviceError
 
 _WORTH_THREADS = 1 << 24  # multiplications of a product that is cut, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
@@ -73,13 +74,10 @@ class NumpyBackend(Backend):
         self._own = _PerThread(self)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """A real numeric NumPy array; raises DataError for other kinds, DeviceError for arrays of a GPU."""
-        if hasattr(x, "__cuda_array_interface__"):
+        """As `host_array`; raises DeviceError for arrays of a GPU."""
+        if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
             raise DeviceError(f"the model is on 'cpu', this {type(x).__module__} array on 'cuda': move one of them")
-        array: Array = np.asarray(x, dtype)
-        if array.dtype.kind not in "biuf":
-            raise DataError(f"expects real numbers, got an array of {array.dtype}")
-        return array
+        return host_array(x, dtype)
 
     def to_host(self, x: Array) -> Array:
         """`x` itself."""

@@ -149,11 +149,11 @@ class _View:
         self.shift, self.mirrored = shift, mirrored
 
     def __call__(self, images: Array) -> Array:
-        size, (_, height, width, _) = abs(self.shift), images.shape
+        xp, size, (_, height, width, _) = backend_of(images).xp, abs(self.shift), images.shape
         if size:
-            padded = np.pad(images, ((0, 0), (size, size), (size, size), (0, 0)), mode="reflect")
+            padded = xp.pad(images, ((0, 0), (size, size), (size, size), (0, 0)), mode="reflect")
             images = padded[:, size + self.shift :, size + self.shift :][:, :height, :width]
-        return mirror(np.ascontiguousarray(images)) if self.mirrored else images
+        return mirror(xp.ascontiguousarray(images)) if self.mirrored else images
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import flag, is_whole, shortened, whole
-from nnlite.backend import Backend, backend_of
+from nnlite.backend import Backend, backend_of, host_array
 from nnlite.data.augment import Augmentation
 from nnlite.errors import DataError
 
@@ -34,8 +34,8 @@ class Dataset:
         weights: Any = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
-        self.images, self.labels = _real(images, "images"), _real(labels, "labels")
-        self.weights = None if weights is None else _real(weights, "weights")
+        self.images, self.labels = _samples(images, "images"), _samples(labels, "labels")
+        self.weights = None if weights is None else _samples(weights, "weights")
         self.classes = None if classes is None else tuple(classes)
         self.augmentations = tuple(augmentations)
         for augmentation in self.augmentations:
@@ -95,8 +95,16 @@ class Dataset:
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
             return (self._gather(slice(first, first + batch_size)) for first in firsts)
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        order = self._order(epoch, seed)
         return (self._augment(order[first : first + batch_size], epoch, seed) for first in firsts)
+
+    def rows(self, batch: int, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True) -> Array:
+        """The places in the data set of the samples of batch number `batch`, as `batches` gives it."""
+        order = self._order(epoch, seed) if shuffle else np.arange(len(self))
+        return order[batch * batch_size : (batch + 1) * batch_size]
+
+    def _order(self, epoch: int, seed: int) -> Array:
+        return np.random.default_rng([seed, epoch]).permutation(len(self))
 
     def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
         x, *rest = self._gather(index)
@@ -137,13 +145,8 @@ def _check_labels(labels: Array, n_classes: int) -> None:
         raise DataError(f"labels must be in 0 ... {n_classes - 1}, found {labels.min()} ... {labels.max()}")
 
 
-def _real(values: Any, what: str) -> Array:
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:  # ragged lists, arrays of a device
-        raise DataError(f"{what} cannot be made a NumPy array: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{what} must be real numbers, not {array.dtype}")
+def _samples(values: Any, what: str) -> Array:
+    array: Array = host_array(values, what=what)
     if array.ndim == 0:
         raise DataError(f"{what} must be an array of samples, not a single number")
     return array

@@ -1,10 +1,12 @@
 """Fetching a file, unpacking an archive: into a temporary place first, checked, then renamed."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from nnlite.atomic import replacing
 from nnlite.data.files import check_md5
 from nnlite.errors import DataError, DownloadError
 
@@ -71,14 +73,9 @@ def _extract_members(tar: Any, wanted: dict[str, Path]) -> None:
 def _fetch(url: str, target: Path, md5: str) -> None:
     from urllib.request import urlopen
 
-    partial = _partial(target)
-    try:
-        with urlopen(url, timeout=_TIMEOUT) as response, partial.open("wb") as file:
-            found = _copy(response, file, target.name)
-        check_md5("what it sent", md5, found, partial.stat().st_size)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as file, urlopen(url, timeout=_TIMEOUT) as response:
+        found = _copy(response, file, target.name)
+        check_md5("what it sent", md5, found, file.tell())
 
 
 def _copy(response: Any, file: IO[bytes], name: str) -> str:
@@ -88,7 +85,8 @@ def _copy(response: Any, file: IO[bytes], name: str) -> str:
     from tqdm.auto import tqdm
 
     digest, length = hashlib.md5(usedforsecurity=False), response.headers.get("Content-Length", "")
-    with tqdm(total=int(length) if length.isdigit() else None, desc=name, unit="B", unit_scale=True) as bar:
+    options = {"desc": name, "unit": "B", "unit_scale": True, "disable": sys.stderr is None}  # None: in a service
+    with tqdm(total=int(length) if length.isdigit() else None, **options) as bar:
         while chunk := response.read(_CHUNK):
             file.write(chunk)
             digest.update(chunk)

@@ -1,12 +1,15 @@
 """Activation functions: a = f(z), value by value (Softmax: row by row). Their input is called a, their output y."""
 
 import math
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from nnlite.arguments import choice, number
-from nnlite.backend import Array
+from nnlite.backend import Array, Backend
 from nnlite.layers.base import Context, Layer
 
+_LINEAR, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+_FAR_OF_TANH = 10.0  # beyond, tanh u is 1 to the last bit, and a^3 might overflow
 _FAR = 30.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow
 _STEEP = 1000.0  # beyond, exp(-|a|) is 0; both bounds are for infinite a, too: 0 times infinity would be NaN
 
@@ -50,6 +53,7 @@ class Sigmoid(Layer):
     """y = 1 / (1 + exp(-a))      dJ/da = delta y (1 - y)"""
 
     elementwise, keeps, shares_memory = True, "output", False
+    gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
         e = self.xp.exp(-abs(a))  # of -|a|, so that nothing overflows
@@ -88,19 +92,60 @@ class GELU(Layer):
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
         if self.approximate == "tanh":
-            return self.backend.gelu_tanh(a, ctx.out)
+            return (self.backend.gelu_tanh or partial(gelu_tanh, self.backend))(a, _LINEAR, _CUBIC, ctx.out)
         a = self.xp.clip(a, -_FAR, math.inf)
         return self.xp.multiply(a, self._Phi(self.xp.clip(a, -_FAR, _FAR)), out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         if self.approximate == "tanh":
-            return self.backend.gelu_tanh_delta(delta, ctx.a, ctx.out)
+            sweep = self.backend.gelu_tanh_delta or partial(gelu_tanh_delta, self.backend)
+            return sweep(delta, ctx.a, _LINEAR, _CUBIC, ctx.out)
         a = self.xp.clip(ctx.a, -_FAR, _FAR)
         slope = self._Phi(a) + a * self.xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
         return self.xp.multiply(delta, slope, out=ctx.out)
 
     def _Phi(self, a: Array) -> Array:
         return 0.5 * (1 + self.backend.erf(a * (1 / math.sqrt(2))))
+
+
+def gelu_tanh(backend: Backend, a: Array, linear: float, cubic: float, out: Any) -> Array:
+    """a (1 + tanh u) / 2 with u = linear (a + cubic a^3), in sweeps over temporary arrays."""
+    t = _tanh_u(backend, _bounded(backend, a), linear, cubic)
+    t += 1
+    t *= _bounded(backend, a, most=math.inf)  # at minus infinity, t is 0
+    y: Array = backend.xp.multiply(t, 0.5, out=out)
+    return y
+
+
+def gelu_tanh_delta(backend: Backend, delta: Array, a: Array, linear: float, cubic: float, out: Any) -> Array:
+    """delta times the derivative of `gelu_tanh`: (1 + t) (1 + (1 - t) a du/da) / 2 with t = tanh u."""
+    xp, a = backend.xp, _bounded(backend, a)
+    t = _tanh_u(backend, a, linear, cubic)
+    slope = xp.multiply(a, a, out=backend.scratch_batch("gelu slope", a.shape, a.dtype))
+    slope *= 3 * linear * cubic
+    slope += linear
+    slope *= a
+    slope *= xp.subtract(1, t, out=backend.scratch_batch("gelu rest", a.shape, a.dtype))
+    slope += 1
+    t += 1
+    slope *= t
+    slope *= delta
+    da: Array = xp.multiply(slope, 0.5, out=out)
+    return da
+
+
+def _bounded(backend: Backend, a: Array, most: float = _FAR_OF_TANH) -> Array:
+    bounded: Array = backend.xp.clip(a, -_FAR_OF_TANH, most, out=backend.scratch_batch("gelu bounded", a.shape, a.dtype))
+    return bounded
+
+
+def _tanh_u(backend: Backend, a: Array, linear: float, cubic: float) -> Array:
+    t = backend.xp.multiply(a, a, out=backend.scratch_batch("gelu", a.shape, a.dtype))
+    t *= linear * cubic
+    t += linear
+    t *= a
+    result: Array = backend.xp.tanh(t, out=t)
+    return result
 
 
 class SiLU(Layer):
@@ -128,6 +173,7 @@ class Softmax(Layer):
     """
 
     keeps, shares_memory = "output", False
+    gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
         e = self.xp.exp(a - a.max(axis=-1, keepdims=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 if TYPE_CHECKING:
     import inspect
 
-from nnlite.arguments import shortened, whole
+from nnlite.arguments import as_call, constructor, shortened, whole
 from nnlite.backend import Array, Backend, Memory, get_backend
 from nnlite.errors import ShapeError
 from nnlite.init import DeclaredShape
@@ -101,13 +101,15 @@ class Layer:
 
     It also says what `plan.py` may rely on; the defaults are the careful ones. `samplewise`: each sample is treated by itself.
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
-    `shares_memory`: the result may be the input's memory, as with Flatten.
+    `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
+    which a loss of logits must not be given; None where the layer gives them if it is given them.
     """
 
     samplewise: ClassVar[bool] = True
     elementwise: ClassVar[bool] = False
     keeps: ClassVar[Literal["input", "output", "both"] | None] = "both"
     shares_memory: ClassVar[bool] = True
+    gives_probabilities: ClassVar[bool | None] = False
 
     backend: Backend = get_backend("cpu")
     in_shape: Shape
@@ -203,11 +205,7 @@ class Layer:
     @classmethod
     def arguments(cls) -> "list[inspect.Parameter]":
         """The constructor's parameters."""
-        import inspect
-
-        if cls.__init__ is object.__init__:
-            return []
-        return list(inspect.signature(cls.__init__).parameters.values())[1:]
+        return constructor(cls)
 
     @classmethod
     def _refuse_unnamed(cls, args: Any, kwargs: Any) -> None:
@@ -246,22 +244,7 @@ class Layer:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "owner"}
 
-    def __repr__(self) -> str:
-        positional, named = [], []
-        for p in self.arguments():
-            value = getattr(self, p.name)
-            if p.kind is p.VAR_POSITIONAL:
-                positional += [repr(v) for v in value]
-            elif p.default is p.empty:
-                positional.append(_shown(value))
-            elif _shown(value) != _shown(p.default):
-                named.append(f"{p.name}={_shown(value)}")
-        return f"{type(self).__name__}({', '.join(positional + named)})"
-
-
-def _shown(value: Any) -> str:
-    """A list as the tuple that it comes back as from a file."""
-    return shortened(tuple(value) if isinstance(value, list) else value)
+    __repr__ = as_call
 
 
 class BatchLayer(Layer):

@@ -12,11 +12,11 @@ Numbers = float | tuple[float, ...]
 
 
 class Moments(NamedTuple):
-    """Of a batch: m values a channel, their mean and variance (C,), and the normalisation by these."""
+    """Of a batch: m values a channel, their mean and unbiased variance (C,), and the normalisation by mean and variance."""
 
     m: float
     mean: Array
-    var: Array
+    unbiased_var: Array
     normalization: Any
 
 
@@ -56,25 +56,21 @@ class BatchNorm(BatchLayer):
         return len(a), *self.backend.moments(a)
 
     def combine(self, parts: list[Any]) -> Any:
-        # Chan, Golub and LeVeque 1983: deviations within the shards plus those of the shards' means.
-        m = float(sum(count for count, _, _ in parts))
-        n = self.xp.asarray([float(count) for count, _, _ in parts])[:, None]
-        means = self.xp.stack([mean for _, mean, _ in parts]).astype("float64")
-        mean = means[0] + (n * (means - means[0])).sum(axis=0) / m  # exact for equal means
-        squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
-        return Moments(m, mean, squares / m, self._normalization(mean, squares / m, int(m)))
+        m, mean, unbiased_var, inv_std = self.backend.combine_moments(parts, float(self.eps))
+        return Moments(m, mean, unbiased_var, self._normalization(mean, inv_std, int(m)))
 
     def commit(self, batch: Moments) -> None:
-        m, weight = batch.m, 1 - float(self.momentum)
-        self.running_mean += weight * (batch.mean - self.running_mean)
-        if m > 1:
-            self.running_var += weight * (batch.var * m / (m - 1) - self.running_var)
+        weight = 1 - float(self.momentum)
+        self.backend.lerp(self.running_mean, batch.mean, weight)
+        if batch.m > 1:
+            self.backend.lerp(self.running_var, batch.unbiased_var, weight)
 
     def forward(self, a: Array, ctx: Context) -> Array:
         if ctx.training:
             by = ctx.batch.normalization
         else:
-            by = self._normalization(self.running_mean, self.running_var, a.size // a.shape[-1])
+            inv_std = 1 / self.xp.sqrt(self.running_var + float(self.eps))
+            by = self._normalization(self.running_mean, inv_std, a.size // a.shape[-1])
         return self.backend.normalize(a, by, ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
@@ -82,20 +78,16 @@ class BatchNorm(BatchLayer):
         return self.backend.delta_sums(delta, a, ctx.batch.normalization)
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
-        dbeta, dgamma = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
-        if self.shift:
-            ctx.dbeta[...] = dbeta
-        if self.scale:
-            ctx.dgamma[...] = dgamma
-        means = ((d / ctx.batch.m).astype(self.running_mean.dtype) for d in (dbeta, dgamma))
+        dgamma, dbeta = ctx.dgamma if self.scale else None, ctx.dbeta if self.shift else None
+        means = self.backend.combine_delta_sums(parts, ctx.batch.m, dgamma, dbeta)
         return self.backend.delta_normalization(ctx.batch.normalization, *means)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.normalize_delta(delta, ctx.a, ctx.delta_batch, ctx.out)
 
-    def _normalization(self, mean: Array, var: Array, rows: int) -> Any:
+    def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Any:
         """The normalisation by these moments, in the dtype of the model, of so many values a channel."""
-        mean, inv_std = (v.astype(self.running_mean.dtype) for v in (mean, 1 / self.xp.sqrt(var + float(self.eps))))
+        mean, inv_std = (v.astype(self.running_mean.dtype, copy=False) for v in (mean, inv_std))
         gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
         return self.backend.normalization(mean, inv_std, gamma, beta, rows)
 

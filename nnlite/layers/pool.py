@@ -16,6 +16,7 @@ class MaxPool2D(Layer):
     """
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
         self.size, self.padding = pair("size", size), window_padding(padding)
@@ -42,6 +43,7 @@ class AvgPool2D(Layer):
     """
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
         self.size, self.padding = pair("size", size), window_padding(padding)
@@ -62,6 +64,7 @@ class GlobalAvgPool2D(Layer):
     """y = the mean of a over all pixels.     a: (N, H, W, C)   y: (N, C)     Backward: dJ/da = delta / (H W) everywhere."""
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:
@@ -84,6 +87,7 @@ class GlobalMaxPool2D(Layer):
     """
 
     keeps, shares_memory = None, False
+    gives_probabilities = None
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:

@@ -12,6 +12,7 @@ class Flatten(Layer):
     """(N, ...) -> (N, n): each sample as a vector, in row-major order."""
 
     keeps, shares_memory = None, True
+    gives_probabilities = None
 
     def build(self, in_shape: Shape) -> Shape:
         return (math.prod(in_shape),)
@@ -30,6 +31,7 @@ class Reshape(Layer):
     """
 
     keeps, shares_memory = None, True
+    gives_probabilities = None
 
     def __init__(self, shape: Shape) -> None:
         entries = shape if isinstance(shape, list | tuple) else [None]

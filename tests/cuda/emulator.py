@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ EMULATE = Path(__file__).with_name("emulate.h")
 COMPILER = shutil.which("g++")
 GUARD = 256  # bytes before and behind every buffer, which no kernel may touch
 PATTERN = 0xA5
+_one_at_a_time = threading.Lock()  # emulate.h has one grid of threads
 _folder = tempfile.TemporaryDirectory(prefix="nnlite-kernels-")
 
 
@@ -63,7 +65,8 @@ class Module:
         run = getattr(self.library, f"run_{name}")
         run.restype = ctypes.c_char_p
         self.seed += 1
-        error = run((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), ctypes.c_ulonglong(self.seed), pointers)
+        with _one_at_a_time:
+            error = run((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), ctypes.c_ulonglong(self.seed), pointers)
         if error:
             raise KernelFailure(f"{name}: {error.decode()}")
         for arg in args:

@@ -1,6 +1,7 @@
 """A pretended CuPy: arrays that refuse whatever CuPy refuses, on NumPy, and kernels run by `emulator`.
 
-`install(monkeypatch)` puts it in the place of cupy. `reads` counts how often a value went back to the host.
+`install(monkeypatch)` puts it in the place of cupy. `counter`: how often a value went back to the host ("reads"), and what
+the device was asked to run ("launches"): kernels of nnlite's own ("kernels"), products, array operations and copies.
 """
 
 import math
@@ -11,7 +12,7 @@ import types
 import emulator
 import numpy as np
 
-counter = {"reads": 0, "launches": 0}
+counter = {"reads": 0, "launches": 0, "kernels": 0}
 
 
 class DeviceArray:
@@ -33,6 +34,7 @@ class DeviceArray:
     strides = property(lambda self: self._host.strides)
     flags = property(lambda self: self._host.flags)
     base = property(lambda self: self._base)
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: self.transpose())
     __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "typestr": self.dtype.str, "version": 3})
 
@@ -82,6 +84,7 @@ class DeviceArray:
         return wrap(self._host[index(key)], self)
 
     def __setitem__(self, key, value):
+        counter["launches"] += 1
         self._host[index(key)] = unwrap(value)
 
     def __iter__(self):
@@ -98,9 +101,11 @@ class DeviceArray:
     def astype(self, dtype, copy=True):
         if not copy and self.dtype == np.dtype(dtype):
             return self
+        counter["launches"] += 1
         return wrap(self._host.astype(dtype))
 
     def copy(self):
+        counter["launches"] += 1
         return wrap(self._host.copy())
 
     def ravel(self):
@@ -111,11 +116,12 @@ class DeviceArray:
 
 
 def own(host):
-    """The same values between guard zones, where they are not there already."""
+    """The same values between guard zones, where they are not there already; the order in memory stays, as in CuPy."""
     raw = emulator.root(host)
     if raw.dtype == np.uint8 and raw.ndim == 1 and raw.size >= 2 * emulator.GUARD and (raw[0] == emulator.PATTERN):
         return host
-    array = emulator.guarded(host.shape, host.dtype)
+    by_columns = host.flags.f_contiguous and not host.flags.c_contiguous
+    array = emulator.guarded(host.shape[::-1], host.dtype).T if by_columns else emulator.guarded(host.shape, host.dtype)
     array[...] = host
     return array
 
@@ -147,15 +153,17 @@ def index(key):
 
 def call(function, *args, out=None, **kwargs):
     """A NumPy function on device arrays; writes to `out` and gives that back, as CuPy does."""
+    counter["launches"] += 1
     inputs = [unwrap(value) for value in args]
     options = {name: unwrap(value) for name, value in kwargs.items()}
     if isinstance(out, tuple):
         (out,) = out
-    if out is None:
-        return wrap(function(*inputs, **options))
-    if not isinstance(out, DeviceArray):
+    if out is not None and not isinstance(out, DeviceArray):
         raise TypeError("out must be a device array")
-    function(*inputs, out=out._host, **options)
+    with np.errstate(all="ignore"):  # a device does not warn
+        if out is None:
+            return wrap(function(*inputs, **options))
+        function(*inputs, out=out._host, **options)
     return out
 
 
@@ -208,6 +216,7 @@ class RawModule:
     def get_function(self, name):
         def kernel(grid, block, args):
             counter["launches"] += 1
+            counter["kernels"] += 1
             self.module.launch(name, grid, block, [_argument(value) for value in args])
 
         return kernel
@@ -216,6 +225,8 @@ class RawModule:
 def _argument(value):
     if isinstance(value, DeviceArray):
         return value._host
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.fields:
+        return value[0]  # a struct is passed by value
     if not isinstance(value, np.generic):
         raise TypeError(f"Unsupported type {type(value)}")
     return value
@@ -224,11 +235,15 @@ def _argument(value):
 def asarray(x, dtype=None):
     if isinstance(x, DeviceArray):
         return x if dtype is None or x.dtype == np.dtype(dtype) else x.astype(dtype)
+    counter["launches"] += 1
     return wrap(np.array(x, dtype))
 
 
 def ascontiguousarray(x):
-    return x if x.flags.c_contiguous else wrap(np.ascontiguousarray(unwrap(x)))
+    if x.flags.c_contiguous:
+        return x
+    counter["launches"] += 1
+    return wrap(np.ascontiguousarray(unwrap(x)))
 
 
 def empty(shape, dtype=float):
@@ -239,16 +254,48 @@ def asnumpy(x):
     return x.get()
 
 
-def dot(a, b, out=None):
-    """cuBLAS: two matrices, a result in one piece."""
-    if a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype or (out is not None and not out.flags.c_contiguous):
-        raise ValueError(f"dot of {a.shape} {a.dtype} and {b.shape} {b.dtype}")
-    return call(np.dot, a, b, out=out)
+class Cublas(types.SimpleNamespace):
+    """gemmEx on addresses, as cuBLAS: by columns, with leading dimensions. `computes`: the compute types it was asked for."""
+
+    CUBLAS_GEMM_DEFAULT, CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32F_FAST_TF32 = -1, 68, 70, 77
+
+    def __init__(self):
+        self.computes = []
+
+    def gemmEx(self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo):
+        if handle != HANDLE or not Atype == Btype == Ctype or (compute == self.CUBLAS_COMPUTE_64F) != (Ctype == 1):
+            raise ValueError(f"gemmEx of types {Atype}, {Btype}, {Ctype} by {compute}")
+        dtype = (np.float32, np.float64)[Ctype]
+        a = _columns(A, (k, m) if transa else (m, k), lda, dtype)
+        b = _columns(B, (n, k) if transb else (k, n), ldb, dtype)
+        c, (one,), (of_c,) = _columns(C, (m, n), ldc, dtype), _numbers(alpha, dtype), _numbers(beta, dtype)
+        counter["launches"] += 1
+        self.computes.append(compute)
+        with np.errstate(all="ignore"):
+            product = one * ((a.T if transa else a) @ (b.T if transb else b))
+        c[...] = product + of_c * c if of_c else product
+
+
+HANDLE = 4711
+
+
+def _numbers(address, dtype, size=1):
+    kind = np.ctypeslib.as_ctypes_type(dtype)
+    return np.ctypeslib.as_array((kind * size).from_address(address))
+
+
+def _columns(address, shape, leading, dtype):
+    """The matrix at an address, column by column."""
+    rows, columns = shape
+    if leading < max(1, rows):
+        raise ValueError(f"a leading dimension of {leading} for {rows} rows")
+    flat = _numbers(address, dtype, leading * (columns - 1) + rows)
+    return np.lib.stride_tricks.as_strided(flat, shape, (flat.itemsize, flat.itemsize * leading))
 
 
 _SAME = str.split(
     "add subtract multiply divide maximum minimum exp log log1p sqrt tanh where clip sign copysign zeros zeros_like ones "
-    "arange matmul einsum stack broadcast_to take sum array_equal isfinite may_share_memory"
+    "arange matmul einsum stack broadcast_to take sum array_equal isfinite may_share_memory pad"
 )
 
 
@@ -259,18 +306,16 @@ def install(monkeypatch):
     cupy = types.ModuleType("cupy")
     for name in _SAME:
         setattr(cupy, name, lambda *a, function=getattr(np, name), **k: call(function, *a, **k))
-    for value in (asarray, ascontiguousarray, empty, asnumpy, dot, RawModule):
+    for value in (asarray, ascontiguousarray, empty, asnumpy, RawModule):
         setattr(cupy, value.__name__, value)
     cupy.ndarray = DeviceArray
     cupy.linalg = types.SimpleNamespace(norm=lambda x: call(np.linalg.norm, x))
-    runtime = types.SimpleNamespace(memGetInfo=lambda: (1 << 30, 1 << 31))
+    runtime = types.SimpleNamespace(
+        memGetInfo=lambda: (1 << 30, 1 << 31), deviceSynchronize=lambda: None, CUDA_R_32F=0, CUDA_R_64F=1
+    )
     memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     cupy.cuda = types.SimpleNamespace(is_available=lambda: True, runtime=runtime, memory=memory)
-    compute = {"float32": 1}
-    routines = types.SimpleNamespace(
-        get_compute_type=lambda dtype: compute[dtype], set_compute_type=lambda dtype, kind: compute.update({dtype: kind})
-    )
-    cupy._core = types.SimpleNamespace(_routines_linalg=routines)
+    cupy.cuda.cublas, cupy.cuda.get_cublas_handle = Cublas(), lambda: HANDLE
     special = types.ModuleType("cupyx.scipy.special")
     special.erf = lambda x: call(np.vectorize(math.erf, otypes=[x.dtype]), x)
     modules = {"cupy": cupy, "cupyx": types.ModuleType("cupyx"), "cupyx.scipy": types.ModuleType("cupyx.scipy")}

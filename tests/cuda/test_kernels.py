@@ -14,6 +14,8 @@ from nnlite.backend.memory import Memory
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Window
 from nnlite.errors import ShapeError
+from nnlite.layers.activation import gelu_tanh, gelu_tanh_delta
+from nnlite.optim import adam, sgd
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 LAUNCHED = set()
@@ -35,7 +37,9 @@ twin = Twin()
 def backend(cuda, monkeypatch):
     monkeypatch.setattr("nnlite.backend.kernels._MOST_BLOCKS", 3)  # so that threads go round their loops
     launch = Kernels.launch
-    monkeypatch.setattr(Kernels, "launch", lambda self, name, *rest: (LAUNCHED.add(name), launch(self, name, *rest)))
+    monkeypatch.setattr(
+        Kernels, "launch", lambda self, name, *rest, **more: (LAUNCHED.add(name), launch(self, name, *rest, **more))
+    )
     return get_cupy_backend()
 
 
@@ -68,6 +72,10 @@ def close(backend, ours, expected):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[a.dtype.name], atol=TOLERANCE[a.dtype.name] * (1 + largest))
 
 
+def host(backend, value):
+    return backend.to_host(value) if hasattr(value, "__cuda_array_interface__") else value
+
+
 def run_conv(backend, plan, a, W, b, delta):
     """A plan's three directions; with host arrays for NumPy's, device arrays for the other."""
     a, W, b, delta = (backend.asarray(v) for v in (a, W, b, delta))
@@ -93,7 +101,7 @@ def test_patches_and_their_adjoint(backend, window, n, dtype, filters):
 
 
 def test_patches_in_several_pieces(backend, monkeypatch):
-    monkeypatch.setattr("nnlite.backend.cupy_plans.WORKSPACE", 20_000)
+    monkeypatch.setattr(backend, "room_for_patches", 20_000)
     window = Window.of((9, 8, 3), 3, 1, 1)
     compare_conv(backend, ConvPlan(twin, window, 4, 1, True), window, 4, 1, 7, "float64")
 
@@ -112,8 +120,9 @@ def test_depthwise(backend, window, n, dtype):
 
 
 def test_depthwise_of_many_images(backend):
-    window = Window.of((12, 13, 35), 3, 1, 1)
-    compare_conv(backend, DepthwisePlan(twin, window, 35, True), window, 35, 35, 17, "float64")
+    for size, n in (((12, 13, 35), 17), ((20, 19, 2), 3)):  # the second is more than one block's part of an image
+        window = Window.of(size, 3, 1, 1)
+        compare_conv(backend, DepthwisePlan(twin, window, size[2], True), window, size[2], size[2], n, "float64")
 
 
 def run_pool(backend, plan, a, delta, *memory):
@@ -135,6 +144,13 @@ def test_pooling(backend, window, n, dtype, ties):
     close(backend, run_pool(backend, backend.average_pool_plan(window), a, delta), expected)
 
 
+def test_padding_is_never_the_largest(backend):
+    plan, memory = backend.max_pool_plan(Window.of((2, 2, 1), 2, 2, 1)), Memory(backend)
+    memory.swept = True
+    plan.forward(backend.asarray(np.array([[-np.inf, 0.0], [0.0, 0.0]]).reshape(1, 2, 2, 1)), memory, None)
+    assert backend.to_host(plan.backward(backend.asarray(np.ones((1, 2, 2, 1))), memory, None)).ravel().tolist() == [1, 1, 1, 1]
+
+
 def test_max_pooling_shows_a_nan(backend):
     a = np.zeros((1, 4, 4, 1))
     a[0, 1, 1] = np.nan
@@ -146,19 +162,22 @@ def test_max_pooling_shows_a_nan(backend):
 def test_batch_norm(backend, rows, images, channels, dtype, offset, affine):
     a = drawn(0, images * rows, channels, dtype=dtype) + np.dtype(dtype).type(offset)
     delta, d = drawn(1, *a.shape, dtype=dtype), backend.asarray
-    mean, M2 = twin.moments(a)
     tolerance = TOLERANCE[dtype] * (1 + offset)
-    for ours, expected in zip(backend.moments(d(a)), (mean, M2), strict=True):
-        np.testing.assert_allclose(backend.to_host(ours), expected, rtol=tolerance, atol=tolerance * rows * images)
-    inv_std = (1 / np.sqrt(M2 / len(a) + 1e-3)).astype(dtype)
+    _, mean, _, inv_std = combined = twin.combine_moments([(len(a), *twin.moments(a))], 1e-3)
+    for ours, expected in zip(backend.combine_moments([(len(a), *backend.moments(d(a)))], 1e-3), combined, strict=True):
+        np.testing.assert_allclose(host(backend, ours), expected, rtol=tolerance, atol=tolerance)
+    mean = mean.astype(dtype)
     gamma, beta = (drawn(i, channels, dtype=dtype) if affine else None for i in (2, 3))
     maybe = [None if v is None else d(v) for v in (gamma, beta)]
     by, twin_by = backend.normalization(d(mean), d(inv_std), *maybe), twin.normalization(mean, inv_std, gamma, beta)
     y = backend.normalize(d(a), by, None)
     expected = twin.normalize(a, twin_by, None)
     np.testing.assert_allclose(backend.to_host(y), expected, rtol=tolerance, atol=10 * tolerance)
-    sums = backend.delta_sums(d(delta), d(a), by)
-    for ours, other in zip(sums, twin.delta_sums(delta, a, twin_by), strict=True):
+    results = []
+    for arrays, sums in ((backend, backend.delta_sums(d(delta), d(a), by)), (twin, twin.delta_sums(delta, a, twin_by))):
+        gradients = [arrays.xp.empty(channels, dtype) for _ in range(2)] if affine else [None, None]
+        results.append([*arrays.combine_delta_sums([sums], float(len(a)), *gradients), *gradients[: 2 * affine]])
+    for ours, other in zip(*results, strict=True):
         np.testing.assert_allclose(backend.to_host(ours), other, rtol=tolerance, atol=10 * tolerance * rows * images)
     part = drawn(4, channels, dtype=dtype), drawn(5, channels, dtype=dtype)
     da = backend.normalize_delta(d(delta), d(a), backend.delta_normalization(by, *map(d, part)), None)
@@ -168,9 +187,12 @@ def test_batch_norm(backend, rows, images, channels, dtype, offset, affine):
 
 def test_moments_of_many_rows(backend):
     a = drawn(0, 9000, 33, dtype="float32") + np.float32(100)
-    mean, M2 = (backend.to_host(v) for v in backend.moments(backend.asarray(a)))
+    moments = backend.combine_moments([(len(a), *backend.moments(backend.asarray(a)))], 0.0)
+    m, mean, var, inv_std = (host(backend, v) for v in moments)
+    assert m == len(a)
     np.testing.assert_allclose(mean, a.astype("f8").mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(M2, a.astype("f8").var(axis=0) * len(a), rtol=1e-4)
+    np.testing.assert_allclose(var, a.astype("f8").var(axis=0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(inv_std, a.astype("f8").std(axis=0) ** -1, rtol=1e-4)
 
 
 @given(st.integers(1, 90), st.integers(1, 9), dtypes)
@@ -189,11 +211,15 @@ def test_relu_in_the_sweep_before_it(backend, rows, channels, dtype):
 @given(st.integers(1, 700), dtypes, st.sampled_from([1, 100, 1e30]))
 def test_gelu(backend, n, dtype, scale):
     a, delta = drawn(0, n, dtype=dtype) * np.dtype(dtype).type(scale), drawn(1, n, dtype=dtype)
-    ours = [backend.gelu_tanh(backend.asarray(a), None), backend.gelu_tanh_delta(*map(backend.asarray, (delta, a)), None)]
+    numbers = np.sqrt(2 / np.pi), 0.044715, None
+    ours = [
+        backend.gelu_tanh(backend.asarray(a), *numbers),
+        backend.gelu_tanh_delta(*map(backend.asarray, (delta, a)), *numbers),
+    ]
     if scale > 100:  # where u overflows the function is still max(a, 0)
         expected = [np.maximum(a, 0), delta * (a > 0)]
     else:
-        expected = [twin.gelu_tanh(a, None), twin.gelu_tanh_delta(delta, a, None)]
+        expected = [gelu_tanh(twin, a, *numbers), gelu_tanh_delta(twin, delta, a, *numbers)]
     close(backend, ours, expected)
 
 
@@ -244,15 +270,20 @@ def test_a_label_out_of_range_makes_the_loss_nan(backend):
 @given(st.integers(1, 700), dtypes, st.sampled_from([0.0, 0.9]), st.booleans(), st.sampled_from([1.0, 0.99]))
 def test_optimisers(backend, n, dtype, momentum, nesterov, decay):
     p, g, m = (drawn(i, n, dtype=dtype) for i in range(3))
-    v, d = abs(drawn(3, n, dtype=dtype)), np.empty(n, dtype)
+    v = abs(drawn(3, n, dtype=dtype))
     moved = [backend.asarray(x) for x in (p, g, m, v)]
-    twin.adam(p, g, m, v, d, (0.9, 0.99), 1e-3, 0.1, decay)
-    backend.adam(*moved, None, (0.9, 0.99), 1e-3, 0.1, decay)
+    adam(twin, p, g, m, v, (0.9, 0.99), 1e-3, 0.1, decay)
+    backend.adam(*moved, (0.9, 0.99), 1e-3, 0.1, decay)
     close(backend, moved, [p, g, m, v])
     moved, velocity = moved[:3], bool(momentum)
-    twin.sgd(p, g, m if velocity else None, d, 0.1, momentum, nesterov and velocity)
-    backend.sgd(moved[0], moved[1], moved[2] if velocity else None, None, 0.1, momentum, nesterov and velocity)
+    sgd(twin, p, g, m if velocity else None, 0.1, momentum, nesterov and velocity)
+    backend.sgd(moved[0], moved[1], moved[2] if velocity else None, 0.1, momentum, nesterov and velocity)
     close(backend, moved, [p, g, m])
+
+
+def step_down(backend, p, tally):
+    """One update of an optimiser, which the device takes back after a bad number."""
+    backend.unless_halted(tally.halted, [p], lambda: backend.sgd(p, backend.asarray(np.ones(5)), None, 0.25, 0.0, False))
 
 
 def test_a_tally_finds_the_first_bad_loss_and_halts_the_optimisers(backend):
@@ -261,25 +292,69 @@ def test_a_tally_finds_the_first_bad_loss_and_halts_the_optimisers(backend):
         tally.add(backend.asarray(np.float64(loss)), weight)
         expected.add(loss, weight)
     assert tally.read() == expected.read()
-    p, g = backend.asarray(np.ones(5)), backend.asarray(np.ones(5))
-    backend.sgd(p, g, None, None, 0.5, 0.0, False, tally.halted)
+    p = backend.asarray(np.ones(5))
+    step_down(backend, p, tally)
     for loss in (np.inf, 1.0, np.nan):
         tally.add(backend.asarray(np.float64(loss)), 1.0)
     assert tally.read()[1] == 3
-    backend.sgd(p, g, None, None, 0.5, 0.0, False, tally.halted)
-    backend.adam(p, g, backend.asarray(np.ones(5)), backend.asarray(np.ones(5)), None, (0.9, 0.9), 1.0, 1.0, 1.0, tally.halted)
-    assert backend.to_host(p).tolist() == [0.5] * 5
+    step_down(backend, p, tally)
+    assert backend.to_host(p).tolist() == [0.75] * 5
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_bad_gradient_halts_the_optimisers(backend, skip):
+    tally, p = backend.tally(skip), backend.asarray(np.ones(5))
+    for g in (1.0, np.inf, 1.0):
+        tally.add(backend.asarray(np.float64(2.0)), 1.0)
+        backend.halt_unless_finite(backend.norm(backend.asarray(np.full(3, g))), tally.halted)
+        step_down(backend, p, tally)
+    assert tally.read() == (2.0, 0 if skip else 2)
+    assert backend.to_host(p).tolist() == [0.5 if skip else 0.75] * 5
 
 
 def test_a_tally_leaves_bad_losses_out(backend):
     tally, expected = backend.tally(skip=True), twin.tally(skip=True)
-    p, g = backend.asarray(np.ones(5)), backend.asarray(np.ones(5))
+    p = backend.asarray(np.ones(5))
     for loss in (1.5, np.nan, 0.5):
         tally.add(backend.asarray(np.float64(loss)), 2.0)
         expected.add(loss, 2.0)
-        backend.sgd(p, g, None, None, 0.25, 0.0, False, tally.halted)
+        step_down(backend, p, tally)
     assert tally.read() == expected.read() == (1.0, 0)
     assert backend.to_host(p).tolist() == [0.5] * 5
+
+
+@given(st.sampled_from([1, 2, 700, 40_000]), dtypes, st.sampled_from([1e-10, 1.0, 1e19, 3e38]), st.sampled_from([0.5, 1e9]))
+def test_norm_and_scaling_to_it(backend, n, dtype, scale, most):
+    g = drawn(0, n, dtype=dtype)
+    g = (g / abs(g).max() * scale).astype(dtype)
+    ours, norm = backend.asarray(g), float(np.linalg.norm(g.astype("f8")))
+    for arrays, vector in ((backend, ours), (twin, g)):
+        found = arrays.norm(vector)
+        assert float(found) == pytest.approx(norm, rel=2e-6)
+        arrays.scale_to_norm(vector, found, most)
+        host = vector if arrays is twin else backend.to_host(vector)
+        assert np.linalg.norm(host.astype("f8")) == pytest.approx(min(norm, most), rel=1e-5)
+
+
+@given(st.sampled_from([1, 31, 3000]), st.sampled_from([1, 5, 32, 40]), dtypes)
+def test_column_sums(backend, rows, channels, dtype):
+    a = drawn(0, rows, channels, dtype=dtype)
+    sums = backend.to_host(backend.column_sums(backend.asarray(a)))
+    np.testing.assert_allclose(sums, a.sum(axis=0, dtype="f8"), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * rows**0.5)
+
+
+def test_column_sums_of_more_parts_than_rows_of_threads(backend):
+    a = drawn(0, 20_000, 2, dtype="float64")
+    np.testing.assert_allclose(backend.to_host(backend.column_sums(backend.asarray(a))), a.sum(axis=0), rtol=1e-10)
+
+
+@given(st.integers(1, 700), dtypes)
+def test_lerp(backend, n, dtype):
+    a, b = drawn(0, n, dtype=dtype), drawn(1, n, dtype=dtype)
+    ours = backend.asarray(a)
+    backend.lerp(ours, backend.asarray(b), 0.1)
+    twin.lerp(a, b, 0.1)
+    close(backend, [ours], [a])
 
 
 def test_of_equal_values_the_first_takes_the_delta(backend):
@@ -295,7 +370,8 @@ def test_the_same_bits_whatever_the_order_of_warps_and_blocks(backend):
     delta, W, b = drawn(1, *a.shape, dtype="float32"), drawn(2, 35, 3, 3, 1, dtype="float32"), drawn(3, 35, dtype="float32")
 
     def once():
-        results = [*backend.moments(backend.asarray(a.reshape(-1, 35)))]
+        rows = backend.asarray(a.reshape(-1, 35))
+        results = [*backend.combine_moments([(len(rows), *backend.moments(rows))], 0.0)[1:]]
         results += run_conv(backend, backend.conv_plan(window, 35, 35, True), a, W, b, delta)
         return [backend.to_host(v) for v in results]
 
@@ -304,10 +380,10 @@ def test_the_same_bits_whatever_the_order_of_warps_and_blocks(backend):
 
 def test_launches_are_checked(backend):
     wrong = backend.asarray(np.ones((4, 4)))
-    with pytest.raises(TypeError, match="needs float32 in one piece"):
+    with pytest.raises(TypeError, match="needs float32"):
         backend.kernels.values("gelu_tanh", "float32", 16, wrong, wrong, 1.0, 1.0, 16)
     with pytest.raises(TypeError, match="strides"):
-        backend.kernels.values("gelu_tanh", "float64", 16, wrong.T, wrong, 1.0, 1.0, 16)
+        backend.kernels.values("gelu_tanh", "float64", 16, wrong, wrong.T, 1.0, 1.0, 16)
 
 
 def test_the_emulator_notices_what_a_gpu_would_not_forgive():

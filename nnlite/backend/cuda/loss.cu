@@ -47,11 +47,13 @@ KERNEL cross_entropy(const real* z, const real* q, real* losses, real* delta, in
 }
 
 // q[n, c] = 1 at the label of n, else 0; NaN where the label is out of range.
-KERNEL one_hot(const long long* t, real* q, long long values, int classes)
+KERNEL one_hot(const long long* t, real* q, long long rows, int classes)
 {
-    for (long long i = first_value(); i < values; i += value_step()) {
-        const long long label = t[i / classes];
-        q[i] = label < 0 || label >= classes ? not_a_number() : real(label == i % classes);
+    for (long long n = first_row(); n < rows; n += row_step()) {
+        const long long label = t[n];
+        const bool is_class = label >= 0 && label < classes;
+        for (int c = threadIdx.x; c < classes; c += blockDim.x)
+            q[n * classes + c] = is_class ? real(label == c) : not_a_number();
     }
 }
 
@@ -69,4 +71,11 @@ KERNEL note_loss(const double* loss, double weight, double* sums, int* state, in
         return;
     sums[0] += *loss * weight;
     sums[1] += weight;
+}
+
+// The same for a number that is no loss: the norm of the gradients of the step whose loss was noted last.
+KERNEL note_number(const double* number, int* state)
+{
+    if (!isfinite(*number) && !state[1])
+        state[1] = state[0] > 0 ? state[0] : 1;
 }

@@ -1,12 +1,36 @@
 // What is done value by value.
 
 // z += b by column, and where relu is set max(z, 0) of it.
-KERNEL add_bias(real* z, const real* b, long long values, int channels, int relu)
+template <int P> __device__ void add_bias_by(Values<P>* z, const real* b, long long rows, int channels, int relu)
 {
-    for (long long i = first_value(); i < values; i += value_step()) {
-        const real result = z[i] + b[i % channels];
-        z[i] = relu && result < 0 ? real(0) : result;
+    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
+        Values<P> shift;
+        for (int k = 0; k < P; k++)
+            shift.v[k] = b[c * P + k];
+        for (long long m = first_row(); m < rows; m += row_step()) {
+            Values<P> value = z[m * channels + c];
+            for (int k = 0; k < P; k++) {
+                const real result = value.v[k] + shift.v[k];
+                value.v[k] = relu && result < 0 ? real(0) : result;
+            }
+            z[m * channels + c] = value;
+        }
     }
+}
+
+KERNEL add_bias(real* z, const real* b, long long rows, int channels, int relu)
+{
+    if (is_wide(channels, z, z))
+        add_bias_by((Values<WIDE>*)z, b, rows, channels / WIDE, relu);
+    else
+        add_bias_by((Values<1>*)z, b, rows, channels, relu);
+}
+
+// a += weight (b - a)
+KERNEL lerp(real* a, const real* b, real weight, long long values)
+{
+    for (long long i = first_value(); i < values; i += value_step())
+        a[i] += weight * (b[i] - a[i]);
 }
 
 // da = delta where y > 0, else 0

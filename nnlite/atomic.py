@@ -1,0 +1,104 @@
+"""Writing files so that there is never half of one: a temporary file beside it, which takes its place when it is whole."""
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from typing import IO
+
+from nnlite.errors import FileError
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}  # the others are devices
+_NAME = 50  # characters of a name that its temporary file has, too: the whole may be as long as names can be
+_SHOWN = 200  # characters of a path in a message
+
+
+def write_whole(path: str | PathLike[str], data: bytes) -> None:
+    """Write a file, as `replacing` does."""
+    with replacing(path) as file, _reported(Path(path)):
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of `path` when the block ends; after an error, what was there is still there.
+
+    As with `open(path, "wb")`, links are followed, and an existing file keeps its mode, and its owner and group where that is
+    permitted. Raises FileError, naming `path`, before anything is written for what is no regular file, for one that is
+    write-protected and for a missing folder, and later where the system refuses.
+    """
+    path = Path(path)
+    with _reported(path):
+        before, target = _status(path), Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name[:_NAME]}.{secrets.token_hex(8)}")
+        handle = os.open(temporary, _NEW, 0o666 if before is None else 0o600)  # less the umask, as for every new file
+    file = os.fdopen(handle, "wb")
+    try:
+        yield file
+        with _reported(path):
+            file.flush()
+            os.fsync(handle)
+            file.close()
+            if before is not None:
+                _keep_owner_and_mode(before, temporary)
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+    except BaseException:
+        with suppress(OSError):  # what is left in its buffer
+            file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of the file that is there, None where there is none; raises FileError unless it may be replaced."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        raise FileError(f"{_shown(path)} is {kind}: only a regular file can be written, or one that is not there yet")
+    if not os.access(path, os.W_OK):
+        raise FileError(f"{_shown(path)} is write-protected")
+    return status
+
+
+def _keep_owner_and_mode(before: os.stat_result, path: Path) -> None:
+    if hasattr(os, "chown"):
+        for user, group in ((-1, before.st_gid), (before.st_uid, -1)):
+            with suppress(OSError):  # only the superuser may give files away
+                os.chown(path, user, group)
+    os.chmod(path, stat.S_IMODE(before.st_mode))
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name outlives a power cut; a folder cannot be opened for that everywhere."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Errors of the system name the path that the user gave, not that of a temporary file."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        folder = Path(os.path.realpath(path)).parent
+        problem = error.strerror or error if folder.exists() else f"there is no folder {_shown(folder)}"
+        raise FileError(f"{_shown(path)} cannot be written: {problem}") from error
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= _SHOWN else f"...{text[-_SHOWN:]}"

@@ -1,0 +1,169 @@
+"""What `Trainer` and its `fit` refuse before the first step, while nothing is lost."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from nnlite.arguments import shortened
+from nnlite.backend import backend_of
+from nnlite.callbacks import Callback
+from nnlite.errors import DataError, ShapeError
+from nnlite.groups import ParameterGroups
+from nnlite.layers.base import Layer
+from nnlite.losses import Loss, NoWeightError
+from nnlite.metrics import Metric
+from nnlite.model import Sequential
+from nnlite.optim import Optimizer
+from nnlite.sources import batches, gives_once, is_dataset, items
+
+if TYPE_CHECKING:
+    from nnlite.train import Trainer
+
+_BATCH = 1024  # samples whose targets are looked at together
+
+# ---- the parts of a trainer
+
+
+def check_parts(trainer: "Trainer") -> None:
+    """Raise ValueError for a part of another kind, for metrics whose names are taken, and for two activations at the end."""
+    _refuse_others("model", trainer.model, Sequential, "nn.Sequential(...)")
+    _refuse_others("loss", trainer.loss, Loss, "nn.CrossEntropy()")
+    _refuse_others("optimizer", trainer.optimizer, (Optimizer, ParameterGroups), "nn.Adam()")
+    for metric in trainer.metrics:
+        _refuse_others("each of metrics", metric, Metric, "nn.Accuracy()")
+    for callback in trainer.callbacks:
+        _refuse_others("each of callbacks", callback, Callback, "nn.EarlyStopping()")
+    trainer.model.named_params()  # refuses one without input_shape
+    _refuse_taken_names(trainer.metrics)
+    _refuse_probabilities(trainer.model, trainer.loss)
+
+
+def listed(what: str, values: Any) -> list[Any]:
+    """Metrics or callbacks as a list; raises ValueError for what is none."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{what} must be a list, such as [{shortened(values)}], not {shortened(values)} itself")
+    return list(values)
+
+
+def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
+    if isinstance(value, kinds):
+        return
+    name, base = shortened(value), kinds[0] if isinstance(kinds, tuple) else kinds
+    is_class = isinstance(value, type) and issubclass(value, kinds)
+    remedy = f"write {name}(...)" if is_class else f"one of your own is a subclass of nn.{base.__name__}"
+    raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
+
+
+def _refuse_taken_names(metrics: Sequence[Metric]) -> None:
+    taken = {"loss", "val_loss", "seconds", "samples_per_second"}
+    for metric in metrics:
+        name = getattr(metric, "name", None)
+        if not isinstance(name, str):
+            raise ValueError(f"{shortened(metric)} needs a name, the key in the history: a text, not {shortened(name)}")
+        if name in taken:
+            raise ValueError(f"the name {shortened(name)} of a metric is taken: give it another name, metric.name = ...")
+        taken.add(name)
+
+
+def _refuse_probabilities(model: Sequential, loss: Loss) -> None:
+    last = _giver_of_values(model.layers)
+    if loss.takes_logits and last.gives_probabilities:
+        raise ValueError(
+            f"{shortened(loss)} takes logits, but the model ends with {shortened(last)}, which gives probabilities: "
+            f"leave {shortened(last)} out, the loss applies its function itself"
+        )
+
+
+def _giver_of_values(layers: Sequence[Layer]) -> Layer:
+    """The layer whose values are the outputs: the last one that does more than summarise or reshape them."""
+    last = layers[-1]
+    for layer in reversed(layers):
+        last = _giver_of_values(layer.layers) if isinstance(layer, Sequential) else layer
+        if last.gives_probabilities is not None:
+            break
+    return last
+
+
+# ---- a call of fit
+
+
+def check_callbacks(trainer: "Trainer", validated: bool) -> None:
+    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
+    names = ["loss", *(metric.name for metric in trainer.metrics)]
+    columns = [*names, *(f"val_{name}" for name in names if validated), "seconds", "samples_per_second"]
+    setting = [callback for callback in trainer.callbacks if callback.sets_weights]
+    if len(setting) > 1:
+        raise ValueError(
+            f"{shortened(setting[0])} and {shortened(setting[1])} both set the weights that training ends with, "
+            "the second would undo what the first did: keep one of them; EarlyStopping(restore_best=False) only stops"
+        )
+    for callback in trainer.callbacks:
+        callback.check(trainer, columns)
+
+
+def check_training(trainer: "Trainer", source: Any) -> None:
+    """Raise ShapeError or DataError for targets and weights that do not fit, of arrays and data sets that hold arrays."""
+    if _holds_arrays(source):
+        with _said_of("the training data"):
+            for x, t, w in batches(source, _BATCH):
+                _check_targets(trainer, x, t, w)
+
+
+def check_validation(trainer: "Trainer", held_out: Any, epochs: int) -> Any:
+    """Raise ShapeError or DataError for inputs, targets and weights that do not fit, and for what cannot begin anew each epoch.
+
+    Of an iterable only the first batch is looked at; returned is what gives that batch again.
+    """
+    if epochs > 1 and gives_once(held_out):
+        raise DataError(
+            f"validation: a {type(held_out).__name__} is spent after the first epoch, and {epochs} epochs each go through the "
+            "validation data: give arrays, or an iterable that begins anew, such as a list of its batches"
+        )
+    with _said_of("validation"):
+        held_out = held_out if is_dataset(held_out) else _Begun(held_out)
+        given = batches(held_out, _BATCH) if is_dataset(held_out) else batches(held_out.first, _BATCH)
+        x, t, w = next(given, (None, None, None))
+        if x is None:
+            raise DataError("the data gave no batch")
+        trainer.model(x[:1])
+        _check_targets(trainer, x, t, w)
+        for x, t, w in given if _holds_arrays(held_out) else ():
+            _check_targets(trainer, x, t, w)
+    return held_out
+
+
+class _Begun:
+    """An iterable whose first batch was looked at: the first pass over it, which has begun, gives that again."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.rest = source, items(source)
+        self.first = list(itertools.islice(self.rest, 1))
+
+    def __iter__(self) -> Iterator[Any]:
+        first, self.first = self.first, []
+        return itertools.chain(first, self._rest()) if first else items(self.source)
+
+    def _rest(self) -> Iterator[Any]:
+        with suppress(StopIteration):
+            while True:
+                yield next(self.rest)  # an iterator of the user's own may begin anew where it is asked for one
+
+
+def _holds_arrays(source: Any) -> bool:
+    return is_dataset(source) and hasattr(source, "labels")
+
+
+def _check_targets(trainer: "Trainer", x: Any, t: Any, w: Any) -> None:
+    model = trainer.model
+    with suppress(NoWeightError):
+        trainer.loss.prepare((len(x), *model.out_shape), model.params.dtype, t, w, backend_of(t))
+
+
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Errors name the data."""
+    try:
+        yield
+    except (ShapeError, DataError) as error:
+        raise type(error)(f"{what}: {error}") from error

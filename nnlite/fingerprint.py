@@ -1,0 +1,158 @@
+"""What must be the same for a checkpoint to go on to the same bits."""
+
+import json
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnlite.arguments import shortened
+from nnlite.callbacks import Callback
+from nnlite.errors import StateError
+from nnlite.layers.base import Layer
+from nnlite.serialize import describe
+
+if TYPE_CHECKING:
+    from nnlite.train import Trainer
+
+Print = dict[str, Any]
+_NOT_SET = {"state_vectors", "steps", "missed", "groups", "_model", "_tally"}  # of an optimiser: no settings
+_LONG = 1000
+_SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules without a name are compared
+_SHOWN, _LENGTH = 3, 120  # differences in a message, and characters of each
+
+
+def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> Print:
+    """What the bits of a run follow from: architecture, what is frozen, optimiser, loss, callbacks with state, data, order."""
+    callbacks = stateful(trainer.callbacks)
+    return _as_json(
+        {
+            "model": describe(trainer.model),
+            "loss": _values(trainer.loss),
+            "callbacks": {name: {key: _plain(getattr(c, key)) for key in c.must_match} for name, c in callbacks.items()},
+            "data": _data(source),
+            **settings,
+            **changing(trainer),
+        }
+    )
+
+
+def changing(trainer: "Trainer") -> Print:
+    """What may change while training: what is frozen, and the values of the optimiser and of its groups."""
+    frozen = {slot.name: slot.frozen for slot in trainer.model.vectors.trained}
+    optimizers = {"": trainer.optimizer, **getattr(trainer.optimizer, "groups", {})}
+    return _as_json({"frozen": frozen, "optimizer": {name: _settings(each) for name, each in optimizers.items()}})
+
+
+def _settings(optimizer: Any) -> Print:
+    """Its values but for its state, which long arrays of a subclass are, too."""
+    arrays = {name for name, value in vars(optimizer).items() if getattr(value, "size", 0) > _LONG}
+    return _values(optimizer, _NOT_SET | arrays)
+
+
+def stateful(callbacks: Iterable[Callback]) -> dict[str, Callback]:
+    """The callbacks that a checkpoint keeps something of, by their classes' names, numbered from the second of a class on."""
+    kept = [callback for callback in callbacks if type(callback).state is not Callback.state]
+    return dict(zip(numbered(type(callback).__name__ for callback in kept), kept, strict=True))
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, with numbers from the second of a kind on."""
+    seen = list[str]()
+    for name in names:
+        again = sum(other.split(" ")[0] == name for other in seen)
+        seen.append(f"{name} {again + 1}" if again else name)
+    return seen
+
+
+def refuse_others(kept: Print, later: Iterable[Print], here: Print, path: Any) -> None:
+    """Raise StateError, naming what differs between the run of a checkpoint, `kept`, and the one that wants to go on from it.
+
+    later: what may change while training, as it was later in that run: `here` may have that (in the same process) as well as
+    what the run began with (in a new one).
+    """
+    for now in later:
+        here = here | {part: kept[part] for part, value in now.items() if part in kept and here[part] == value}
+    different = list(_differences(kept, here))
+    if different:
+        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+        shown = "; ".join(different[:_SHOWN]) + more
+        raise StateError(
+            f"the checkpoint in {shortened(str(path))} is of another run: {shown}; without resume=True a new run begins"
+        )
+
+
+def _differences(kept: Any, here: Any, name: str = "") -> Iterator[str]:
+    if isinstance(kept, dict) and isinstance(here, dict):
+        for key in sorted(kept.keys() | here.keys()):
+            yield from _differences(kept.get(key), here.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(kept, list) and isinstance(here, list) and len(kept) == len(here):
+        for i, (a, b) in enumerate(zip(kept, here, strict=True)):
+            yield from _differences(a, b, f"{name}[{i}]")
+    elif kept != here:
+        text = f"{name} was {shortened(kept)}, is {shortened(here)}"
+        yield text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
+
+
+def _as_json(value: Print) -> Print:
+    """As it is when it comes back from a file."""
+    back: Print = json.loads(json.dumps(value))
+    return back
+
+
+def _values(thing: Any, without: Container[str] = (), depth: int = 3) -> Print:
+    """The class and the values of an object, those of objects inside it to a certain depth."""
+    values = {name: value for name, value in vars(thing).items() if name not in without}
+    prints = {name: _schedule(value) if name == "learning_rate" else _plain(value, depth) for name, value in values.items()}
+    return {"class": type(thing).__name__, **prints}
+
+
+def _plain(value: Any, depth: int = 3) -> Any:
+    """As JSON can hold it: of functions and of what has no values only the name, and never an address."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(v, depth) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, depth) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(_plain(v, depth)) for v in value)
+    if isinstance(value, Layer):
+        return describe(value)
+    if hasattr(value, "__name__"):
+        return value.__name__
+    return _values(value, depth=depth - 1) if depth and hasattr(value, "__dict__") else type(value).__name__
+
+
+def _schedule(rate: Any) -> Any:
+    """Those of `nn.schedules` and objects by their fields, functions by some of their values."""
+    if is_dataclass(rate):
+        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in vars(rate).items()}}
+    is_function = callable(rate) and (hasattr(rate, "__name__") or not getattr(rate, "__dict__", None))
+    return [_sample(rate, step) for step in _SAMPLED] if is_function else _plain(rate)
+
+
+def _sample(schedule: Any, step: int) -> float | None:
+    try:
+        return float(schedule(step))
+    except Exception:  # behind the end of a table
+        return None
+
+
+def _data(source: Any) -> Print:
+    """Of a data set: its length, augmentations, and the hash of all values."""
+    if not hasattr(source, "images"):
+        return {"kind": type(source).__name__}
+    import hashlib
+
+    digest = hashlib.sha256()
+    for array in (source.images, source.labels, source.weights):
+        if array is not None:
+            array = np.ascontiguousarray(array)
+            digest.update(f"{array.dtype.str} {array.shape}".encode())
+            digest.update(array.data.cast("B"))
+    augmentations = [_values(augmentation) for augmentation in source.augmentations]
+    return {"samples": len(source), "augmentations": augmentations, "sha256": digest.hexdigest()}

@@ -1,0 +1,98 @@
+"""What is seen of training: a live bar on a terminal and in a notebook, elsewhere lines; nothing where there is no stream."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+Values = Mapping[str, float]
+
+_REFRESH = 0.2  # seconds between two values in a live bar
+_FIRST, _LONGEST = 1.0, 600.0  # seconds to the first line within an epoch, and between two of them at most
+
+
+def live_bar() -> Any:
+    """tqdm's class of bars where they are live: in a notebook, which tqdm itself recognises, and on a terminal; else None."""
+    from tqdm.asyncio import tqdm as plain
+    from tqdm.auto import tqdm
+
+    return tqdm if tqdm is not plain or _is_terminal(sys.stderr) else None
+
+
+def _is_terminal(stream: Any) -> bool:
+    with suppress(Exception):  # it may be None, closed, or somebody's own
+        return bool(stream.isatty())
+    return False
+
+
+def say(text: str) -> None:
+    """Print a line, where there is a stream for it. Training does not end because nobody listens."""
+    with suppress(Exception):  # it may be closed, or unable to flush
+        print(text, flush=True)
+
+
+class Progress:
+    """What is seen of one epoch: here, nothing."""
+
+    def advance(self, samples: int, values: Callable[[], Values]) -> None:
+        """A step more, of so many samples. values: what can be shown of the epoch so far."""
+
+    def close(self) -> None:
+        """The epoch ends in its middle."""
+
+    def end(self, row: Values) -> None:
+        """The epoch is over; its row in the history."""
+
+
+class Bar(Progress):
+    """A live one. total: how much of `unit`, "sample" or "step", the epoch has, None where nobody knows."""
+
+    def __init__(self, make: Any, title: str, total: int | None, unit: str, done: int) -> None:
+        self.bar, self.unit = make(total=total, initial=done, desc=title, unit=unit, unit_scale=False, leave=True), unit
+        self.shown = 0.0
+
+    def advance(self, samples: int, values: Callable[[], Values]) -> None:
+        self.bar.update(1 if self.unit == "step" else samples)
+        if (now := time.monotonic()) - self.shown > _REFRESH:
+            self.shown = now
+            self.bar.set_postfix(_texts(values()), refresh=False)
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def end(self, row: Values) -> None:
+        self.bar.set_postfix(_texts(row))
+        self.bar.close()
+
+
+class Lines(Progress):
+    """One at the end. Where nobody knows when that will be, also after 1, 2, 4, 8, ... seconds, with the samples so far."""
+
+    def __init__(self, title: str, is_endless: bool, samples: int) -> None:
+        self.title, self.is_endless, self.earlier, self.samples = title, is_endless, samples, samples
+        self.start, self.next = time.monotonic(), _FIRST
+
+    def advance(self, samples: int, values: Callable[[], Values]) -> None:
+        self.samples += samples
+        if self.is_endless and (seconds := time.monotonic() - self.start) >= self.next:
+            self.next = seconds + min(seconds, _LONGEST)
+            self._say(f"{self.title}  {self.samples:,} samples", values(), (self.samples - self.earlier) / seconds)
+
+    def end(self, row: Values) -> None:
+        self._say(self.title, row, row["samples_per_second"])
+
+    def _say(self, title: str, values: Values, rate: float) -> None:
+        say("  ".join([title, *(f"{name} {text}" for name, text in _texts(values).items()), f"{rate:,.0f} samples/s"]))
+
+
+def show(epoch: int, total: int | None, unit: str, steps: int, samples: int) -> Progress:
+    """The progress of an epoch of which so many steps and samples are done."""
+    make, title = live_bar(), f"epoch {epoch}"
+    if make is None:
+        return Lines(title, total is None, samples)
+    return Bar(make, title, total, unit, steps if unit == "step" else samples)
+
+
+def _texts(values: Values) -> dict[str, str]:
+    return {name: f"{v:.4f}" for name, v in values.items() if isinstance(v, float) and "second" not in name}

@@ -1,0 +1,179 @@
+"""Where batches come from: what `fit`, `evaluate` and `predict` take, and how it is gone through."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from nnlite.backend import by_position, host_array, is_array
+from nnlite.errors import DataError
+
+Batch = tuple[Any, Any, Any]
+
+
+def as_source(data: Any) -> Any:
+    """Arrays as a Dataset; data sets and iterables of batches as they are."""
+    if isinstance(data, tuple):
+        from nnlite.data import Dataset
+
+        x, t, w = _parts(data, "data")
+        return Dataset(x, t, weights=w)
+    if is_array(data):
+        raise DataError("inputs and targets are given as one tuple: (x, t)")
+    if not (is_dataset(data) or isinstance(data, Iterable) or _is_sequence(data)):
+        raise DataError(f"data must be (x, t), a nn.data.Dataset or an iterable of batches, not {type(data).__name__}")
+    return data
+
+
+def is_dataset(data: Any) -> bool:
+    """A `nn.data.Dataset`, or whatever gives seeded batches as it does."""
+    return callable(getattr(data, "batches", None))
+
+
+def gives_once(source: Any) -> bool:
+    """Whether it surely cannot begin anew: a generator, `map`, `zip`. An iterator in Python may do so in its `__iter__`."""
+    begin = getattr(type(source), "__iter__", None)
+    return isinstance(source, Iterator) and (begin is Iterator.__iter__ or not isinstance(begin, FunctionType))
+
+
+def on_device(source: Any, backend: Any) -> Any:
+    """A data set in the memory of the device, where that has room; else as it is."""
+    fits = backend.device != "cpu" and hasattr(source, "on") and backend.has_room(source.nbytes)
+    return source.on(backend) if fits else source
+
+
+def batches(
+    source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False, start: int = 0
+) -> Iterator[Batch]:
+    """Batches (x, t, w), w None where there are no weights, from batch `start` on. What t may be is the loss's affair."""
+    if is_dataset(source):
+        given = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle, start=start)
+    else:
+        given = itertools.islice(items(source), start, None)
+    return ((_array(x), t, w) for x, t, w in (_parts(batch, "a batch") for batch in given))
+
+
+def inputs(data: Any, batch_size: int, axes: int) -> Iterator[Any]:
+    """Batches of the inputs x alone, from all that `as_source` takes, and from x itself. axes: of one sample.
+
+    A list is x where it is nested as deep as an array of samples has axes, and an iterable of batches where it is deeper.
+    """
+    if is_dataset(data):
+        return (x for x, _, _ in batches(data, batch_size))
+    if isinstance(data, tuple):
+        return _slices(_parts(data, "data")[0], batch_size)
+    if is_array(data) or (isinstance(data, list) and _depth(data) <= axes + 1):
+        return _slices(data, batch_size)
+    return (_inputs_of(batch, axes) for batch in items(as_source(data)))
+
+
+def _slices(x: Any, batch_size: int) -> Iterator[Any]:
+    x = by_position(x, "x")
+    if not x.shape:
+        raise DataError("x must be an array of samples, not a single number")
+    return (x[first : first + batch_size] for first in range(0, len(x), batch_size))
+
+
+def _inputs_of(batch: Any, axes: int) -> Any:
+    is_labelled = isinstance(batch, tuple) or (isinstance(batch, list) and _depth(batch) > axes + 1)
+    return _array(_parts(batch, "a batch")[0] if is_labelled else batch)
+
+
+class Epochs:
+    """The batches of `fit`, epoch by epoch: each a pass over the source, or `steps` batches of passes without end.
+
+    placed: whether the source gives what comes next by itself, where the run goes on in the middle.
+    """
+
+    def __init__(self, source: Any, steps: int | None, placed: bool = False, **order: Any) -> None:
+        self.source, self.steps, self.placed, self.order = source, steps, placed, order
+        self.endless: Iterator[Batch] | None = None
+
+    def epoch(self, number: int, start: int, first: int) -> Iterator[Batch]:
+        """Those of epoch `number` from batch `start` on; an iterable's passes begin in epoch `first`."""
+        done = self.done(number, start, first)
+        if self.steps is None:
+            return batches(self.source, epoch=number, start=done, **self.order)
+        if self.endless is None:
+            self.endless = _endless(self.source, done, self.placed, **self.order)
+        return itertools.islice(self.endless, self.steps - start)
+
+    def done(self, number: int, start: int, first: int) -> int:
+        """The batches before batch `start` of epoch `number` that the source gives again, to be left out."""
+        if self.placed:
+            return 0
+        if self.steps is None:
+            return start
+        return (number - (0 if is_dataset(self.source) else first)) * self.steps + start
+
+    def rows(self, number: int, batch: int) -> Any:
+        """The places in the data set of the samples of a batch of epoch `number`; None where the source does not say them."""
+        if not callable(getattr(self.source, "rows", None)):
+            return None
+        if self.steps is not None:
+            number, batch = divmod(number * self.steps + batch, _batches_in(self.source, self.order["batch_size"]))
+        return self.source.rows(batch, epoch=number, **self.order)
+
+    def total(self) -> tuple[int | None, str]:
+        """How much an epoch has, None where nobody knows, and of what."""
+        if self.steps is not None:
+            return self.steps, "step"
+        return len(self.source) if is_dataset(self.source) else None, "sample"
+
+
+def _endless(source: Any, start: int, placed: bool, batch_size: int, **order: Any) -> Iterator[Batch]:
+    """Pass after pass, from batch `start` on. An iterable is read up to there, a data set need not be."""
+    if not is_dataset(source):
+        return itertools.islice(_passes(source, 0, 0, placed, batch_size), start, None)
+    return _passes(source, *divmod(start, _batches_in(source, batch_size)), False, batch_size, **order)
+
+
+def _batches_in(source: Any, batch_size: int) -> int:
+    return max(1, -(-len(source) // batch_size))
+
+
+def _passes(source: Any, epoch: int, start: int, placed: bool, batch_size: int, **order: Any) -> Iterator[Batch]:
+    total, before = 0, -1 if placed else 0  # one that was placed may be at its end
+    while True:
+        for batch in batches(source, batch_size, epoch=epoch, start=start, **order):
+            total += 1
+            yield batch
+        if total == before:
+            raise DataError(
+                f"the training data gave no batch{f' after the first {total}' if total else ''}: an iterable must give its "
+                "batches anew, an iterator as many as epochs x steps_per_epoch"
+            )
+        epoch, start, before = epoch + 1, 0, total
+
+
+def items(source: Any) -> Iterator[Any]:
+    """What an iterable, or a sequence by number, gives."""
+    return iter(source) if isinstance(source, Iterable) else (source[i] for i in range(len(source)))
+
+
+def _is_sequence(data: Any) -> bool:
+    """Batches by number, as Keras's `Sequence` gives them."""
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
+
+
+def _parts(given: Any, what: str) -> Batch:
+    """x, t and w, or None, of (x, t) or (x, t, w)."""
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        found = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
+        raise DataError(f"{what} must be (x, t) or (x, t, weights), got {found}")
+    x, t, w = itertools.islice(itertools.chain(given, [None]), 3)
+    return x, t, w
+
+
+def _array(x: Any) -> Any:
+    """On the device where it is, or on the host."""
+    return x if hasattr(x, "__cuda_array_interface__") else host_array(x)
+
+
+def _depth(x: Any) -> int:
+    """The number of axes of an array, or of nested lists and tuples, by their first items."""
+    if isinstance(x, list | tuple):
+        return 1 + (_depth(x[0]) if x else 0)
+    return len(np.shape(x)) if is_array(x) else 0

@@ -1,0 +1,155 @@
+"""The parts of a trainer: what its constructor refuses, and how they show themselves."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nnlite as nn
+
+
+def net(*layers, units=3):
+    return nn.Sequential(nn.Dense(8), nn.ReLU(), nn.Dense(units), *layers, input_shape=(4,))
+
+
+GOOD = {"model": net(), "loss": nn.CrossEntropy(), "optimizer": nn.Adam()}
+WRONG = {
+    "a text": "mse", "a long text": "x" * 10_000, "nothing": None, "a number": 0.1, "a function": lambda z, t: (0.0, z),
+    "print": print, "a method": [].append, "a class": int, "an array": np.zeros((99, 99)), "a dict": dict.fromkeys(range(999)),
+}  # fmt: skip
+CLASSES = {"model": nn.Sequential, "loss": nn.MSE, "optimizer": nn.Adam, "metrics": nn.F1, "callbacks": nn.EarlyStopping}
+OBJECTS = {"model": net(), "loss": nn.MSE(), "optimizer": nn.Adam(), "metrics": nn.F1(), "callbacks": nn.EarlyStopping()}
+
+
+def make(part, value):
+    return nn.Trainer(**GOOD | {part: [value] if part in ("metrics", "callbacks") else value})
+
+
+@pytest.mark.parametrize("part", CLASSES)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_part_of_another_kind_is_refused(part, wrong):
+    with pytest.raises(
+        ValueError, match=rf"{part} must be an object such as nn\.\w+\(.*\), not .*subclass of nn\.\w+"
+    ) as caught:
+        make(part, WRONG[wrong])
+    assert len(str(caught.value)) <= 600
+
+
+@pytest.mark.parametrize("part", CLASSES)
+def test_parts_in_each_others_places_are_refused(part):
+    make(part, OBJECTS[part])
+    for other in CLASSES.keys() - {part}:
+        with pytest.raises(ValueError, match=f"{part} must be an object such as"):
+            make(part, OBJECTS[other])
+    name = CLASSES[part].__name__
+    with pytest.raises(ValueError, match=rf"{part} must be an object .*not the class {name}: write {name}\(\.\.\.\)"):
+        make(part, CLASSES[part])
+
+
+@pytest.mark.parametrize("part", ["metrics", "callbacks"])
+@pytest.mark.parametrize("value", ["accuracy", nn.Accuracy(), nn.WeightAverage(), print, None])
+def test_metrics_and_callbacks_come_in_a_list(part, value):
+    with pytest.raises(ValueError, match=rf"{part} must be a list, such as \[.*\]"):
+        nn.Trainer(**GOOD, **{part: value})
+
+
+def test_a_metric_without_a_name_and_a_model_without_values():
+    with pytest.raises(ValueError, match=r"Metric\(\) needs a name"):
+        make("metrics", nn.Metric())
+    with pytest.raises(nn.StateError, match="no input_shape"):
+        make("model", nn.Sequential(nn.Dense(3)))
+
+
+# ---- probabilities into a loss of logits
+
+
+class Percent(nn.Layer):
+    """A user's own that gives probabilities."""
+
+    gives_probabilities = True
+
+
+class Own(nn.CrossEntropy):
+    """A user's own loss, of logits."""
+
+
+class OfProbabilities(nn.MSE):
+    """A user's own loss, of whatever it is given."""
+
+
+ENDS = [nn.Sigmoid, nn.Softmax, Percent]
+BEHIND = [[], [nn.Flatten()], [nn.Reshape((3, 1, 1)), nn.Flatten()], [nn.Reshape((1, 1, 3)), nn.GlobalAvgPool2D()]]
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropy(), nn.BinaryCrossEntropy(), Own()], ids=repr)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("behind", BEHIND, ids=repr)
+@pytest.mark.parametrize("nested", [False, True])
+def test_probabilities_into_a_loss_of_logits_are_refused(loss, end, behind, nested):
+    layers = [nn.Sequential(nn.ReLU(), end(), *behind)] if nested else [end(), *behind]
+    name = type(loss).__name__
+    with pytest.raises(
+        ValueError, match=rf"{name}\(\) takes logits, .* ends with {end.__name__}\(\).* leave {end.__name__}\(\) out"
+    ):
+        nn.Trainer(net(*layers), loss, nn.Adam())
+
+
+@pytest.mark.parametrize("loss", [nn.MSE(), nn.MAE(), nn.Huber(), OfProbabilities()], ids=repr)
+def test_other_losses_take_them(loss):
+    nn.Trainer(net(nn.Sigmoid()), loss, nn.Adam())
+
+
+@pytest.mark.parametrize("layers", [[], [nn.Softmax(), nn.Dense(3)], [nn.Residual(nn.Sigmoid())], [nn.Tanh()]], ids=repr)
+def test_logits_are_logits(layers):
+    nn.Trainer(net(*layers), nn.CrossEntropy(), nn.Adam())
+
+
+# ---- how they show themselves
+
+SHOWN = [
+    (nn.CrossEntropy(), "CrossEntropy()"),
+    (nn.CrossEntropy(label_smoothing=0.1, class_weight=[1, 2]), "CrossEntropy(label_smoothing=0.1, class_weight=[1, 2])"),
+    (nn.Huber(2.0), "Huber(threshold=2.0)"),
+    (nn.Adam(), "Adam()"),
+    (nn.SGD(0.1, momentum=0.9), "SGD(learning_rate=0.1, momentum=0.9)"),
+    (nn.AdamW(nn.schedules.linear(0.1, 5)), "AdamW(learning_rate=linear(rate=0.1, steps=5, final=0.0))"),
+    (nn.RMSProp(len), "RMSProp(learning_rate=len)"),
+    (nn.Muon(iterations=3), "Muon(iterations=3)"),
+    (nn.ParameterGroups({"*": nn.Adam()}, clip_norm=1.0), "ParameterGroups({'*': Adam()}, clip_norm=1.0)"),
+    (nn.Accuracy(), "Accuracy()"),
+    (nn.TopK(3), "TopK(k=3)"),
+    (nn.F1(None), "F1(average=None)"),
+    (nn.ConfusionMatrix(4), "ConfusionMatrix(n_classes=4)"),
+    (nn.EarlyStopping("loss", mode="min"), "EarlyStopping(monitor='loss', mode='min')"),
+    (nn.WeightAverage(None), "WeightAverage(decay=None)"),
+    (nn.Callback(), "Callback()"),
+    (nn.Trainer(*GOOD.values()), f"Trainer({net()!r}, CrossEntropy(), Adam())"),
+    (make("metrics", nn.F1()), f"Trainer({net()!r}, CrossEntropy(), Adam(), metrics=[F1()])"),
+]
+
+
+@pytest.mark.parametrize(("thing", "text"), SHOWN, ids=[text[:40] for _, text in SHOWN])
+def test_they_show_the_call_that_makes_them(thing, text):
+    assert repr(thing) == text
+    assert "object at 0x" not in repr(thing)
+
+
+@given(size=st.integers(1_000, 5_000), kind=st.sampled_from([list, tuple, np.array, str]))
+def test_long_arguments_are_shortened(size, kind):
+    class Mine(nn.Callback):
+        def __init__(self, values, *more, other=None, **rest):
+            self.values, self.more, self.other, self.forgotten = values, more, other, 1
+
+    values = kind(range(size))
+    things = [Mine(values, values, other=values)] + ([] if kind is str else [nn.CrossEntropy(class_weight=values)])
+    assert all(len(repr(thing)) <= 300 for thing in things)
+
+
+def test_what_does_not_keep_its_arguments_shows_itself_too():
+    class Forgets(nn.Metric):
+        name = "forgets"
+
+        def __init__(self, path, level=3):
+            self.file = path + str(level)
+
+    assert repr(Forgets("x")) == "Forgets(...)"
