@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnlite.arguments import as_call, listing, shortened
+from nnlite.arguments import as_call, choice, flag, listing, number, shortened, whole
 from nnlite.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,17 +67,15 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         monitor: str = "val_loss",
+        *,
         patience: int = 3,
         min_delta: float = 0.0,
         mode: Literal["min", "max"] | None = None,
         restore_best: bool = True,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, not {patience}")
-        if mode not in (None, "min", "max"):
-            raise ValueError(f'mode must be "min" or "max", not {mode!r}')
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
-        self.mode, self.restore_best = mode, restore_best
+        self.monitor, self.patience = monitor, whole("patience", patience, 1)
+        self.min_delta = number("min_delta", min_delta, least=0)
+        self.mode, self.restore_best = choice("mode", mode, "min", "max", None), flag("restore_best", restore_best)
         self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
         self.snapshot: Any = None
 
@@ -152,10 +150,9 @@ class WeightAverage(Callback):
 
     sets_weights, must_match = True, ("decay", "start")
 
-    def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
-        if decay is not None and not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), not {decay}")
-        self.decay, self.start = decay, start
+    def __init__(self, decay: float | None = 0.999, *, start: int = 0) -> None:
+        self.decay = None if decay is None else number("decay", decay, least=0, below=1)
+        self.start = whole("start", start)
         self.count = 0
         self.average: Any = None
         self.model: Any = None  # whose average it is
@@ -169,7 +166,7 @@ class WeightAverage(Callback):
             return
         values = trainer.model.params, trainer.model.buffers
         self.count += 1
-        weight = max(1 / self.count, 0 if self.decay is None else 1 - self.decay)
+        weight = max(1 / self.count, 0 if self.decay is None else 1 - float(self.decay))
         if self.average is None:
             self.average = trainer.model.snapshot()
         for average, value in zip(self.average, values, strict=True):

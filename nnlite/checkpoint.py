@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnlite.arguments import as_call, shortened
+from nnlite.arguments import as_call, shortened, whole
 from nnlite.atomic import write_whole
 from nnlite.errors import FileError, NNLiteError
 from nnlite.fingerprint import Print, changing, stateful
@@ -36,9 +36,7 @@ class Folder:
     """The checkpoints in a folder, the last `keep` of them, and the best model."""
 
     def __init__(self, path: str | PathLike[str], keep: int) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}")
-        self.path, self.keep = Path(path), keep
+        self.path, self.keep = Path(path), int(whole("keep", keep, 1))
 
     def save(self, steps: int, arrays: Arrays, description: dict[str, Any], best: "Sequential | None" = None) -> None:
         """Write a checkpoint, and a model that is the best so far.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,8 +130,8 @@ def _plain(value: Any, depth: int = 3) -> Any:
 
 def _schedule(rate: Any) -> Any:
     """Those of `nn.schedules` and objects by their fields, functions by some of their values."""
-    if hasattr(rate, "_asdict"):
-        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in rate._asdict().items()}}
+    if is_dataclass(rate):
+        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in vars(rate).items()}}
     is_function = callable(rate) and (hasattr(rate, "__name__") or not getattr(rate, "__dict__", None))
     return [_sample(rate, step) for step in _SAMPLED] if is_function else _plain(rate)
 

@@ -174,7 +174,7 @@ def _pool_in_conv(steps: list[Step]) -> list[Step]:
         if len(joined) > 1 and _is(joined[-2], Conv2D) and _is(step, MaxPool2D):
             conv, pool = joined[-2:]
             joins = conv.layer.backend.joins_pool and conv.layer.groups == 1
-            if joins and pool.layer.plan.window.is_blockwise:
+            if joins and pool.layer.plan.window.is_blockwise and not pool.layer.plan.is_large:
                 joined[-2:] = [LayerStep(conv.path, _with_pool(conv.layer, pool.layer))]
     return joined
 

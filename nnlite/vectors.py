@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from nnlite.arguments import listing, shortened
 from nnlite.backend import Array, Backend, single_threaded_blas
 from nnlite.errors import ShapeError, StateError
 from nnlite.init import initial_values
@@ -74,7 +75,8 @@ def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
     for path, layer in layers:
         if id(layer) in seen:
             raise StateError(
-                f"the same {layer!r} object stands at {seen[id(layer)]} and {path}: make two layers, or copy.deepcopy it"
+                f"the same {shortened(layer)} object stands at {seen[id(layer)]} and {path}: "
+                "make two layers, or copy.deepcopy it"
             )
         seen[id(layer)] = path
 
@@ -138,7 +140,9 @@ class Vectors:
         for layer in whole:
             layer.frozen.update(layer.declared)
         if not whole and not any(slot.parameter.trained for slot in matching):
-            raise ValueError(f"{pattern!r} matches only statistics: they are frozen with all parameters of their layer")
+            raise ValueError(
+                f"{shortened(pattern)} matches only statistics: they are frozen with all parameters of their layer"
+            )
 
     def unfreeze(self, pattern: str) -> None:
         """Train the parameters whose names match again; the statistics of their layers go on."""
@@ -154,7 +158,8 @@ class Vectors:
     def _matching(self, pattern: str) -> list[Slot]:
         slots = [slot for slot in (*self.trained, *self.kept) if fnmatchcase(slot.name, pattern)]
         if not slots:
-            raise ValueError(f"no parameter matches {pattern!r}: the names are {', '.join(slot.name for slot in self.trained)}")
+            names = listing(slot.name for slot in self.trained)
+            raise ValueError(f"no parameter matches {shortened(pattern)}: the names are {names}")
         return slots
 
     def clear_frozen(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
 from nnlite.data.augment import Augmentation
 from nnlite.errors import DataError
@@ -30,6 +31,7 @@ class Dataset:
         images: Any,
         labels: Any,
         classes: Sequence[str] | None = None,
+        *,
         weights: Any = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
@@ -37,6 +39,9 @@ class Dataset:
         self.weights = None if weights is None else _samples(weights, "weights")
         self.classes = None if classes is None else tuple(classes)
         self.augmentations = tuple(augmentations)
+        for augmentation in self.augmentations:
+            if isinstance(augmentation, type) or not callable(augmentation):
+                raise ValueError(f"augmentations must be such as nn.data.RandomFlip(), not {shortened(augmentation)}")
         self._check()
 
     def __len__(self) -> int:
@@ -50,7 +55,7 @@ class Dataset:
         if not isinstance(rows, slice | np.ndarray):
             raise TypeError(f"a data set is indexed by a slice or an array, not by {type(rows).__name__}")
         weights = None if self.weights is None else self.weights[rows]
-        return Dataset(self.images[rows], self.labels[rows], self.classes, weights, self.augmentations)
+        return Dataset(self.images[rows], self.labels[rows], self.classes, weights=weights, augmentations=self.augmentations)
 
     @property
     def nbytes(self) -> int:
@@ -66,28 +71,28 @@ class Dataset:
 
     def subset(self, n: int | None) -> "Dataset":
         """The first n samples; all of them for None."""
-        if n is not None and n < 1:
-            raise DataError(f"a subset needs at least 1 sample, not {n}")
-        return self if n is None else self[:n]
+        return self if n is None else self[: whole("n", n, 1)]
 
     def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Two parts: all but n samples, and n drawn at random, for validation."""
-        if not isinstance(n, int | np.integer) or not 0 < n < len(self):
-            raise DataError(f"cannot set {n} of {len(self)} samples aside")
-        order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # [seed, epoch] orders the batches
+        if not is_whole(n) or not 0 < n < len(self):
+            raise DataError(f"cannot set {shortened(n)} of {len(self)} samples aside")
+        order = np.random.default_rng([whole("seed", seed), 0, 1]).permutation(len(self))  # [seed, epoch] orders the batches
         return self[np.sort(order[n:])], self[np.sort(order[:n])]
 
     def augmented(self, *augmentations: Augmentation) -> "Dataset":
         """The same samples; shuffled batches, those of training, are augmented by each in turn, by draws of its own."""
-        return Dataset(self.images, self.labels, self.classes, self.weights, self.augmentations + augmentations)
+        augmentations = self.augmentations + augmentations
+        return Dataset(self.images, self.labels, self.classes, weights=self.weights, augmentations=augmentations)
 
     def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
         """Batches (x, t), or (x, t, w) with weights, from batch `start` on. The short last batch is kept.
 
         shuffle: every sample once, in an order that follows from (seed, epoch) alone, augmented; else in order, as they are.
         """
-        if batch_size < 1 or start < 0:
-            raise ValueError(f"batch_size must be at least 1 and start at least 0, got {batch_size} and {start}")
+        batch_size, start = int(whole("batch_size", batch_size, 1)), int(whole("start", start))
+        epoch, seed = int(whole("epoch", epoch)), int(whole("seed", seed))
+        flag("shuffle", shuffle)
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
             return (self._gather(slice(first, first + batch_size)) for first in firsts)
