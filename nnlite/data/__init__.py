@@ -5,6 +5,7 @@ from nnlite.data.cifar import cifar10, parse_cifar_binary
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.files import cache_folder
 from nnlite.data.idx import fashion_mnist, mnist, parse_idx
+from nnlite.data.labels import balanced_class_weight
 from nnlite.data.shapes import shapes
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Datasets",
     "RandomCrop",
     "RandomFlip",
+    "balanced_class_weight",
     "cache_folder",
     "cifar10",
     "fashion_mnist",

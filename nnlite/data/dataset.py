@@ -1,6 +1,7 @@
 """Data sets: images and labels, gone through in seeded batches."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnlite.backend import Backend, backend_of
 from nnlite.data.augment import Augmentation
+from nnlite.data.labels import stratified
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
@@ -69,12 +71,22 @@ class Dataset:
             raise DataError(f"a subset needs at least 1 sample, not {n}")
         return self if n is None else self[:n]
 
-    def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
-        """Two parts: all but n samples, and n drawn at random, for validation."""
-        if not isinstance(n, int | np.integer) or not 0 < n < len(self):
-            raise DataError(f"cannot set {n} of {len(self)} samples aside")
-        order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # [seed, epoch] orders the batches
-        return self[np.sort(order[n:])], self[np.sort(order[:n])]
+    def split(self, n: int | float, seed: int = 0, stratify: bool = False) -> tuple["Dataset", "Dataset"]:
+        """Two parts, for training and for validation: all but n samples, and n drawn at random.
+
+        n: how many, or which share: ceil(n N) samples for 0 < n < 1.   stratify: every class has its share of both parts, to
+        within one sample. As scikit-learn's `train_test_split(test_size=n)`, but each part keeps the order of the samples.
+        Raises DataError where a part would be empty, and with stratify for labels that are not integers (N,), a class with a
+        single sample, parts with fewer samples than classes.
+        """
+        if not isinstance(stratify, bool | np.bool_):  # scikit-learn's is the labels
+            raise ValueError(f"stratify must be True, for the labels of this data set, or False, not {type(stratify).__name__}")
+        held_out = _count(n, len(self))
+        rng = np.random.default_rng([seed, 0, 1])  # [seed, epoch] orders the batches
+        drawn = stratified(self.labels, held_out, rng) if stratify else rng.permutation(len(self))[:held_out]
+        is_held_out = np.zeros(len(self), bool)
+        is_held_out[drawn] = True
+        return self[~is_held_out], self[is_held_out]
 
     def augmented(self, *augmentations: Augmentation) -> "Dataset":
         """The same samples; shuffled batches, those of training, are augmented by each in turn, by draws of its own."""
@@ -125,6 +137,15 @@ class Datasets:
 
     def __repr__(self) -> str:
         return f"Datasets({self.name!r}, train: {len(self.train)}, test: {len(self.test)}, {len(self.classes)} classes)"
+
+
+def _count(n: int | float, samples: int) -> int:
+    """How many of the samples a number or a share of them is."""
+    is_share = isinstance(n, float | np.floating) and 0 < n < 1
+    count = math.ceil(n * samples) if is_share else n
+    if isinstance(n, bool) or not isinstance(count, int | np.integer) or not 0 < count < samples:
+        raise DataError(f"cannot set {n!r:.100} of {samples} samples aside: give a smaller number, or a share between 0 and 1")
+    return int(count)
 
 
 def _check_labels(labels: Array, n_classes: int) -> None:
