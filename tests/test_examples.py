@@ -100,7 +100,8 @@ def code_blocks(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/architecture.md", "docs/backprop.md", "docs/checkpoints.md", "docs/performance.md"]
+    "name",
+    ["README.md", "docs/architecture.md", "docs/backprop.md", "docs/checkpoints.md", "docs/images.md", "docs/performance.md"],
 )
 def test_code_in_the_documents(name, tmp_path, monkeypatch):
     blocks = code_blocks(name)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnlite.backend import Backend, backend_of
 from nnlite.data.augment import Augmentation
+from nnlite.data.images import ImageFiles
 from nnlite.data.labels import stratified
 from nnlite.errors import DataError
 
@@ -21,7 +22,8 @@ _SEEDS = 1 << 64  # more than anybody gives
 class Dataset:
     """Samples and their targets.
 
-    images: (N, ...) real numbers   labels: (N, ...) integer labels or real targets   classes: the names of the labels
+    images: (N, ...) real numbers, or `ImageFiles`, which stay in their files until a batch is made
+    labels: (N, ...) integer labels or real targets   classes: the names of the labels
     weights: (N,) of the samples, not negative
     Raises DataError for lengths that differ, no samples, values that are not real numbers, labels without a class.
     """
@@ -34,7 +36,8 @@ class Dataset:
         weights: Any = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
-        self.images, self.labels = _real(images, "images"), _real(labels, "labels")
+        self.images: Any = images if isinstance(images, ImageFiles) else _real(images, "images")
+        self.labels = _real(labels, "labels")
         self.weights = None if weights is None else _real(weights, "weights")
         self.classes = None if classes is None else tuple(classes)
         self.augmentations = tuple(augmentations)
@@ -50,20 +53,37 @@ class Dataset:
         """The samples of a slice, or of an array of places or of booleans."""
         if not isinstance(rows, slice | np.ndarray):
             raise TypeError(f"a data set is indexed by a slice or an array, not by {type(rows).__name__}")
+        images = self.images.part(rows) if isinstance(self.images, ImageFiles) else self.images[rows]
         weights = None if self.weights is None else self.weights[rows]
-        return Dataset(self.images[rows], self.labels[rows], self.classes, weights, self.augmentations)
+        return Dataset(images, self.labels[rows], self.classes, weights, self.augmentations)
 
     @property
     def nbytes(self) -> int:
-        """The memory that images, labels and weights take."""
+        """The memory that images, labels and weights take, or would take."""
         return sum(int(array.nbytes) for array in (self.images, self.labels, self.weights) if array is not None)
 
     def on(self, backend: Backend) -> "Dataset":
-        """The same samples in the memory of a device: batches are gathered and augmented there."""
+        """The same samples in the memory of a device: batches are gathered and augmented there. Image files stay files."""
+        if isinstance(self.images, ImageFiles):
+            return self
         twin = copy.copy(self)
         twin.images, twin.labels = backend.asarray(self.images), backend.asarray(self.labels)
         twin.weights = None if self.weights is None else backend.asarray(self.weights)
         return twin
+
+    def digest(self) -> str:
+        """The sha256, in hexadecimal, of all values; of image files, that of their bytes and of how they are read."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for array in (self.images, self.labels, self.weights):
+            if isinstance(array, ImageFiles):
+                array.add_to(digest)
+            elif array is not None:
+                array = np.ascontiguousarray(array)
+                digest.update(f"{array.dtype.str} {array.shape}".encode())
+                digest.update(array.data.cast("B"))
+        return digest.hexdigest()
 
     def subset(self, n: int | None) -> "Dataset":
         """The first n samples; all of them for None."""
