@@ -10,7 +10,7 @@ from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
 from nnlite.backend.memory import Pool
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
-from nnlite.layers.base import Layer, Shape
+from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.residual import build_chain, check_layers
 from nnlite.plan import Plan, Run, make_plan
 from nnlite.shards import TrainingPass, find_first_trained, infer
@@ -208,9 +208,7 @@ class Sequential(Layer):
         self._root()
         x = self.backend.asarray(x)
         if x.shape[1:] != self.in_shape or x.ndim != 1 + len(self.in_shape):
-            first = self.layers[0]
-            inputs = f"(N, {', '.join(map(str, self.in_shape))})"
-            raise ShapeError(f"layer 0 {shortened(first)}: expects inputs {inputs}, got {x.shape}")
+            raise ShapeError(f"layer 0 {shortened(self.layers[0])}: {wrong_input(self.in_shape, x.shape)}")
         if len(x) == 0:
             raise DataError("the batch is empty")
         return x
