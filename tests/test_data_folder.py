@@ -18,7 +18,6 @@ import nnlite as nn
 from nnlite import checkpoint
 from nnlite.backend import get_backend
 from nnlite.data import Cutout, Dataset, ImageFiles, RandomFlip, folder
-from nnlite.fingerprint import fingerprint
 
 CLASSES = ("ant", "bee", "cat")
 PIXELS = np.random.default_rng(0).integers(0, 256, (22, 5, 6, 3), dtype=np.uint8)
@@ -118,10 +117,10 @@ def test_a_folder_that_cannot_be_listed_is_named(root, monkeypatch, which):
     ("options", "words"),
     [
         ({"size": 32}, r"size must be \(height, width\)"),
-        ({"size": (0, 4)}, "size must be"),
-        ({"size": (4, 4, 3)}, "size must be"),
-        ({"size": (4.0, 4.0)}, "size must be"),
-        ({"size": "x" * 1000}, "size must be"),
+        ({"size": (0, 4)}, r"size(\[0\])? must be"),
+        ({"size": (4, 4, 3)}, r"size(\[0\])? must be"),
+        ({"size": (4.0, 4.0)}, r"size(\[0\])? must be"),
+        ({"size": "x" * 1000}, r"size(\[0\])? must be"),
         ({"channels": 2}, "channels must be 3, for RGB, or 1, for grey, not 2"),
         ({"damaged": "ignore"}, 'damaged must be "raise" or "skip"'),
     ],
