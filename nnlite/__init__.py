@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
-from nnlite.callbacks import Callback, EarlyStopping, WeightAverage
+from nnlite.callbacks import Callback, EarlyStopping, ReduceOnPlateau, WeightAverage
 from nnlite.debug import debug
 from nnlite.errors import (
     DataError,
@@ -126,6 +126,7 @@ __all__ = [
     "RMSProp",
     "ReLU",
     "Recall",
+    "ReduceOnPlateau",
     "Reshape",
     "Residual",
     "Sequential",

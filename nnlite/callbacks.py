@@ -5,12 +5,15 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnlite.arguments import as_call, listing, shortened
-from nnlite.errors import DataError
+from nnlite.arguments import as_call, shortened
+from nnlite.groups import by_column
+from nnlite.monitor import Mode, Monitor, check_mode
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
     from nnlite.train import Trainer
+
+_LEAST_REDUCTION = 1e-8  # a smaller one is not made, as in PyTorch
 
 
 class Callback:
@@ -69,13 +72,12 @@ class EarlyStopping(Callback):
         monitor: str = "val_loss",
         patience: int = 3,
         min_delta: float = 0.0,
-        mode: Literal["min", "max"] | None = None,
+        mode: Mode = None,
         restore_best: bool = True,
     ) -> None:
         if patience < 1:
             raise ValueError(f"patience must be at least 1, not {patience}")
-        if mode not in (None, "min", "max"):
-            raise ValueError(f'mode must be "min" or "max", not {mode!r}')
+        check_mode(mode)
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self.mode, self.restore_best = mode, restore_best
         self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
@@ -93,35 +95,20 @@ class EarlyStopping(Callback):
         """It restores the best ones."""
         return self.restore_best
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
-        if self.monitor not in columns:
-            raise DataError(
-                f"EarlyStopping watches {shortened(self.monitor)}, the history will have {listing(columns)}"
-                + ("" if "val_loss" in columns else ": columns val_... need validation=")
-            )
-        self._sign(trainer)
+    @property
+    def _watched(self) -> Monitor:
+        return Monitor("EarlyStopping", self.monitor, self.mode)
 
-    def _sign(self, trainer: "Trainer") -> int:
-        """1 where smaller is better, -1 where larger is."""
-        if self.mode is not None:
-            return -1 if self.mode == "max" else 1
-        greater_is_better = trainer.greater_is_better(self.monitor)
-        if greater_is_better is None:
-            raise ValueError(
-                f"EarlyStopping watches {shortened(self.monitor)}, and no metric says whether more of it is better: "
-                'give EarlyStopping mode="max" or "min", or the metric greater_is_better = True or False'
-            )
-        return -1 if greater_is_better else 1
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        self._watched.check(trainer, columns)
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         self.best, self.waited, self.snapshot = math.inf, 0, None
 
     def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
-        if self.monitor not in row:
-            raise DataError(f"EarlyStopping watches {shortened(self.monitor)}, the history has {listing(row)}")
-        value = self._sign(trainer) * row[self.monitor]
-        if value < self.best - self.min_delta:
-            self.best, self.waited, self.best_epoch = value, 0, trainer.epochs
+        cost = self._watched.cost(trainer, row)
+        if cost < self.best - self.min_delta:
+            self.best, self.waited, self.best_epoch = cost, 0, trainer.epochs
             self.snapshot = trainer.model.snapshot() if self.restore_best else None
             return
         self.waited += 1
@@ -135,6 +122,90 @@ class EarlyStopping(Callback):
     def state(self) -> dict[str, Any]:
         names = ("best", "waited", "best_epoch", "snapshot")
         return {name: getattr(self, name) for name in names}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class ReduceOnPlateau(Callback):
+    """r <- max(factor r, min_learning_rate) after more than `patience` epochs in which `monitor` did not improve.
+
+    r: the learning rate, or that of each group of `nn.ParameterGroups`; numbers, no schedules.
+    A value v improves on the best so far, b, where v < b (1 - threshold), or, if larger is better, v > b (1 + threshold). With
+    threshold_mode="abs": v < b - threshold, v > b + threshold.   cooldown: epochs after a reduction that do not count.
+    mode: "min" or "max": whether smaller or larger is better; default: as the metric of this name says, for a loss "min".
+    It begins anew with each `fit`. Raises ValueError for arguments out of range. `fit` raises ValueError for a schedule and
+    where no metric says what is better, DataError for a name that the history will not have.
+    Source: PyTorch's ReduceLROnPlateau. (Keras's reduces one epoch earlier, and its threshold is absolute.)
+    """
+
+    must_match = ("monitor", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_learning_rate", "mode")
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_learning_rate: float = 0.0,
+        mode: Mode = None,
+    ) -> None:
+        if not 0 < factor < 1:
+            raise ValueError(f"factor must be between 0 and 1, not {factor}")
+        numbers = patience, threshold, cooldown, min_learning_rate
+        if not all(number >= 0 for number in numbers):
+            raise ValueError(f"patience, threshold, cooldown and min_learning_rate must not be negative, got {numbers}")
+        if threshold_mode not in ("rel", "abs"):
+            raise ValueError(f'threshold_mode must be "rel" or "abs", not {shortened(threshold_mode)}')
+        check_mode(mode)
+        self.monitor, self.factor, self.patience, self.mode = monitor, factor, patience, mode
+        self.threshold, self.threshold_mode = threshold, threshold_mode
+        self.cooldown, self.min_learning_rate = cooldown, min_learning_rate
+        self.best, self.waited, self.cooling = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
+
+    @property
+    def _watched(self) -> Monitor:
+        return Monitor("ReduceOnPlateau", self.monitor, self.mode)
+
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        self._watched.check(trainer, columns)
+        for name, optimizer in by_column(trainer.optimizer).items():
+            if callable(optimizer.learning_rate):
+                raise ValueError(
+                    f"ReduceOnPlateau scales a constant learning rate, but {shortened(name)} is the schedule "
+                    f"{shortened(optimizer.learning_rate)}, which sets the rate anew each step: give a number in its place"
+                )
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        self.best, self.waited, self.cooling = math.inf, 0, 0
+
+    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+        cost = self._watched.cost(trainer, row)
+        self.waited += 1
+        if cost < self._bound(trainer):
+            self.best, self.waited = cost, 0
+        if self.cooling:
+            self.cooling, self.waited = self.cooling - 1, 0
+        if self.waited > self.patience:
+            self._reduce(trainer)
+            self.cooling, self.waited = self.cooldown, 0
+
+    def _bound(self, trainer: "Trainer") -> float:
+        """What an improvement is below."""
+        if self.threshold_mode == "abs":
+            return self.best - self.threshold
+        return self.best * (1 - self._watched.sign(trainer) * self.threshold)
+
+    def _reduce(self, trainer: "Trainer") -> None:
+        for optimizer in by_column(trainer.optimizer).values():
+            before, reduced = optimizer.rate, max(optimizer.rate * self.factor, self.min_learning_rate)
+            if before - reduced > _LEAST_REDUCTION:
+                optimizer.learning_rate = reduced
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "cooling": self.cooling}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)

@@ -61,3 +61,10 @@ class ParameterGroups:
         for pattern in self.groups:
             if not any(self._group_of(name) == pattern for name in names):
                 raise ValueError(f"no parameter falls to the group {pattern!r}: the names are {', '.join(names)}")
+
+
+def by_column(optimizer: "Optimizer | ParameterGroups") -> dict[str, Optimizer]:
+    """The optimisers, by the columns of the history that show their learning rates."""
+    if isinstance(optimizer, ParameterGroups):
+        return {f"learning_rate_{pattern}": group for pattern, group in optimizer.groups.items()}
+    return {"learning_rate": optimizer}

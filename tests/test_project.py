@@ -17,7 +17,7 @@ FLOORS = [
     {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
     {"callbacks", "check", "checkpoint", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
-    | {"progress", "signals", "sources", "train", "zoo"},
+    | {"monitor", "progress", "signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
