@@ -9,7 +9,7 @@ from nnlite.arguments import shortened
 from nnlite.backend import backend_of
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
-from nnlite.groups import ParameterGroups
+from nnlite.groups import ParameterGroups, by_column
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
@@ -35,7 +35,7 @@ def check_parts(trainer: "Trainer") -> None:
     for callback in trainer.callbacks:
         _refuse_others("each of callbacks", callback, Callback, "nn.EarlyStopping()")
     trainer.model.named_params()  # refuses one without input_shape
-    _refuse_taken_names(trainer.metrics)
+    _refuse_taken_names(trainer.metrics, by_column(trainer.optimizer))
     _refuse_probabilities(trainer.model, trainer.loss)
 
 
@@ -55,8 +55,8 @@ def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
     raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
 
 
-def _refuse_taken_names(metrics: Sequence[Metric]) -> None:
-    taken = {"loss", "val_loss", "seconds", "samples_per_second"}
+def _refuse_taken_names(metrics: Sequence[Metric], rates: Iterable[str]) -> None:
+    taken = {"loss", "val_loss", *rates, "seconds", "samples_per_second"}
     for metric in metrics:
         name = getattr(metric, "name", None)
         if not isinstance(name, str):
@@ -91,7 +91,8 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 def check_callbacks(trainer: "Trainer", validated: bool) -> None:
     """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
     names = ["loss", *(metric.name for metric in trainer.metrics)]
-    columns = [*names, *(f"val_{name}" for name in names if validated), "seconds", "samples_per_second"]
+    columns = [*names, *(f"val_{name}" for name in names if validated), *by_column(trainer.optimizer)]
+    columns += ["seconds", "samples_per_second"]
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:
         raise ValueError(

@@ -68,3 +68,8 @@ def by_column(optimizer: "Optimizer | ParameterGroups") -> dict[str, Optimizer]:
     if isinstance(optimizer, ParameterGroups):
         return {f"learning_rate_{pattern}": group for pattern, group in optimizer.groups.items()}
     return {"learning_rate": optimizer}
+
+
+def last_rates(optimizer: "Optimizer | ParameterGroups") -> dict[str, float]:
+    """The learning rates of the last step, by the columns of the history."""
+    return {column: group.rate_at(max(0, group.steps - 1)) for column, group in by_column(optimizer).items()}

@@ -11,6 +11,7 @@ from nnlite.check import check_callbacks, check_training, check_validation
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
+from nnlite.groups import last_rates
 from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
@@ -253,6 +254,7 @@ class Fit:
         row |= {m.name: math.nan for m in trainer.metrics if m.name in counts.partial and m.greater_is_better is not None}
         if self.held_out is not None:
             row |= {f"val_{name}": value for name, value in numbers(trainer.evaluate(self.held_out)).items()}
+        row |= last_rates(trainer.optimizer)
         return row | {"seconds": counts.seconds, "samples_per_second": counts.samples / counts.seconds}
 
     def _shown(self, counts: Counts) -> dict[str, float]:
