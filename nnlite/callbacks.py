@@ -1,4 +1,4 @@
-"""What happens around training: four hooks; early stopping and weight averaging built on them."""
+"""What happens around training: hooks; early stopping, rates that fall on a plateau and weight averaging built on them."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +19,8 @@ _LEAST_REDUCTION = 1e-8  # a smaller one is not made, as in PyTorch
 class Callback:
     """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
 
+    `Trainer` raises ValueError for methods on_... that are none of these hooks.
+
     The order: `check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
     are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
     run goes on: `load_state` of those that were kept. Steps and epochs. `on_fit_end`.
@@ -38,6 +40,9 @@ class Callback:
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Before the first step of this `fit`; where a run goes on, after its counters were put back."""
+
+    def on_epoch_begin(self, trainer: "Trainer") -> None:
+        """Before the first step of an epoch; not again where a run goes on in the middle of one."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """After each step of the optimiser."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import shortened
+from nnlite.arguments import listing, shortened
 from nnlite.backend import backend_of
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 _BATCH = 1024  # samples whose targets are looked at together
 
+_HOOKS_ELSEWHERE = {  # in Keras, Lightning, skorch, Transformers
+    **dict.fromkeys(("on_train_begin", "on_train_start", "on_fit_start"), "on_fit_begin"),
+    **dict.fromkeys(("on_epoch_start", "on_train_epoch_start"), "on_epoch_begin"),
+    **dict.fromkeys(("on_batch_end", "on_train_batch_end"), "on_step_end"),
+    **dict.fromkeys(("on_train_epoch_end", "on_test_end", "on_validation_end", "on_evaluate"), "on_epoch_end"),
+    "on_train_end": "on_fit_end",
+}
+
 # ---- the parts of a trainer
 
 
@@ -34,6 +42,7 @@ def check_parts(trainer: "Trainer") -> None:
         _refuse_others("each of metrics", metric, Metric, "nn.Accuracy()")
     for callback in trainer.callbacks:
         _refuse_others("each of callbacks", callback, Callback, "nn.EarlyStopping()")
+        _refuse_other_hooks(callback)
     trainer.model.named_params()  # refuses one without input_shape
     _refuse_taken_names(trainer.metrics, by_column(trainer.optimizer))
     _refuse_probabilities(trainer.model, trainer.loss)
@@ -53,6 +62,19 @@ def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
     is_class = isinstance(value, type) and issubclass(value, kinds)
     remedy = f"write {name}(...)" if is_class else f"one of your own is a subclass of nn.{base.__name__}"
     raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
+
+
+def _refuse_other_hooks(callback: Callback) -> None:
+    """Raise ValueError for those that would never be called."""
+    kind, hooks = type(callback), [name for name in vars(Callback) if name.startswith("on_")]
+    others = [name for name in dir(kind) if name.startswith("on_") and name not in hooks and callable(getattr(kind, name))]
+    if others:
+        known = [f"{name} is {_HOOKS_ELSEWHERE[name]} here" for name in others if name in _HOOKS_ELSEWHERE]
+        raise ValueError(
+            f"{shortened(callback)} has {listing(others, most=4)}, which nnlite does not call: "
+            + "".join(f"{text}; " for text in known[:4])
+            + f"the hooks are {', '.join(hooks)}"
+        )
 
 
 def _refuse_taken_names(metrics: Sequence[Metric], rates: Iterable[str]) -> None:

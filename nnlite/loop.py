@@ -121,6 +121,8 @@ class Fit:
     def _epoch(self, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
         if counts is None:
+            for callback in trainer.callbacks:
+                callback.on_epoch_begin(trainer)
             counts = self._new_counts()
             for metric in trainer.metrics:
                 metric.reset()

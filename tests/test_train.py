@@ -170,12 +170,15 @@ def test_early_stopping_restores_parameters_and_buffers():
     assert not np.array_equal(params, snapshots[-1][1])
 
 
-def test_the_four_hooks():
+def test_the_hooks():
     calls = []
 
     class Log(nn.Callback):
         def on_fit_begin(self, trainer):
             calls.append("begin")
+
+        def on_epoch_begin(self, trainer):
+            calls.append(f"epoch {trainer.epochs}")
 
         def on_step_end(self, trainer):
             calls.append(f"step {trainer.steps}")
@@ -189,7 +192,7 @@ def test_the_four_hooks():
             calls.append("end")
 
     make_trainer(callbacks=[Log()]).fit((X, T), epochs=5, batch_size=len(X) // 2, progress=False)
-    assert calls == ["begin", "step 1", "step 2", 1, "step 3", "step 4", 2, "end"]
+    assert calls == ["begin", "epoch 0", "step 1", "step 2", 1, "epoch 1", "step 3", "step 4", 2, "end"]
 
 
 @pytest.mark.parametrize(("decay", "start"), [(0.5, 0), (None, 0), (0.9, 3), (None, 4)])
