@@ -36,14 +36,19 @@ class History(dict[str, list[float]]):
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write a line for each epoch, counted from 1. Raises FileError where that cannot be done."""
+        write_whole(path, self.csv())
+
+    def csv(self, behind: int | None = None) -> bytes:
+        """As a CSV file: a header and a line for each epoch; or the lines alone of the epochs behind the first so many."""
         import csv
         import io
 
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", *self])
-        writer.writerows([i + 1, *(repr(column[i]) for column in self.values())] for i in range(self.epochs))
-        write_whole(path, text.getvalue().encode())
+        writer.writerows([["epoch", *self]] if behind is None else [])
+        epochs = range(behind or 0, self.epochs)
+        writer.writerows([i + 1, *(repr(column[i]) for column in self.values())] for i in epochs)
+        return text.getvalue().encode()
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw the curves: losses at the left, everything else that has a validation at the right. Needs matplotlib.

@@ -172,6 +172,7 @@ SHOWN = [
     (nn.ConfusionMatrix(4), "ConfusionMatrix(n_classes=4)"),
     (nn.EarlyStopping("loss", mode="min"), "EarlyStopping(monitor='loss', mode='min')"),
     (nn.ReduceOnPlateau(patience=3, mode="max"), "ReduceOnPlateau(patience=3, mode='max')"),
+    (nn.CSVLog("out/log.csv"), "CSVLog('out/log.csv')"),
     (nn.WeightAverage(None), "WeightAverage(decay=None)"),
     (nn.Callback(), "Callback()"),
     (nn.Trainer(*GOOD.values()), f"Trainer({net()!r}, CrossEntropy(), Adam())"),
