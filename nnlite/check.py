@@ -1,7 +1,7 @@
 """What `Trainer` and its `fit` refuse before the first step, while nothing is lost."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -110,11 +110,15 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 # ---- a call of fit
 
 
-def check_callbacks(trainer: "Trainer", validated: bool) -> None:
-    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
+def columns_of(trainer: "Trainer", validated: bool) -> list[str]:
+    """The columns that the history will have."""
     names = ["loss", *(metric.name for metric in trainer.metrics)]
     columns = [*names, *(f"val_{name}" for name in names if validated), *by_column(trainer.optimizer)]
-    columns += ["seconds", "samples_per_second"]
+    return [*columns, "seconds", "samples_per_second"]
+
+
+def check_callbacks(trainer: "Trainer", columns: Collection[str]) -> None:
+    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:
         raise ValueError(
