@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnlite.arguments import as_call, shortened
+from nnlite.arguments import as_call, choice, flag, number, shortened, whole
 from nnlite.groups import by_column
-from nnlite.monitor import Mode, Monitor, check_mode
+from nnlite.monitor import Mode, Monitor
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -75,16 +75,15 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         monitor: str = "val_loss",
+        *,
         patience: int = 3,
         min_delta: float = 0.0,
         mode: Mode = None,
         restore_best: bool = True,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, not {patience}")
-        check_mode(mode)
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
-        self.mode, self.restore_best = mode, restore_best
+        self.monitor, self.patience = monitor, whole("patience", patience, 1)
+        self.min_delta = number("min_delta", min_delta, least=0)
+        self.mode, self.restore_best = choice("mode", mode, "min", "max", None), flag("restore_best", restore_best)
         self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
         self.snapshot: Any = None
 
@@ -137,7 +136,8 @@ class ReduceOnPlateau(Callback):
 
     r: the learning rate, or that of each group of `nn.ParameterGroups`; numbers, no schedules.
     A value v improves on the best so far, b, where v < b (1 - threshold), or, if larger is better, v > b (1 + threshold). With
-    threshold_mode="abs": v < b - threshold, v > b + threshold.   cooldown: epochs after a reduction that do not count.
+    threshold_mode="abs", to be taken for values that may be negative: v < b - threshold, v > b + threshold.
+    cooldown: the epochs after a reduction that do not count.
     mode: "min" or "max": whether smaller or larger is better; default: as the metric of this name says, for a loss "min".
     It begins anew with each `fit`. Raises ValueError for arguments out of range. `fit` raises ValueError for a schedule and
     where no metric says what is better, DataError for a name that the history will not have.
@@ -150,6 +150,7 @@ class ReduceOnPlateau(Callback):
         self,
         monitor: str = "val_loss",
         factor: float = 0.1,
+        *,
         patience: int = 10,
         threshold: float = 1e-4,
         threshold_mode: Literal["rel", "abs"] = "rel",
@@ -157,17 +158,12 @@ class ReduceOnPlateau(Callback):
         min_learning_rate: float = 0.0,
         mode: Mode = None,
     ) -> None:
-        if not 0 < factor < 1:
-            raise ValueError(f"factor must be between 0 and 1, not {factor}")
-        numbers = patience, threshold, cooldown, min_learning_rate
-        if not all(number >= 0 for number in numbers):
-            raise ValueError(f"patience, threshold, cooldown and min_learning_rate must not be negative, got {numbers}")
-        if threshold_mode not in ("rel", "abs"):
-            raise ValueError(f'threshold_mode must be "rel" or "abs", not {shortened(threshold_mode)}')
-        check_mode(mode)
-        self.monitor, self.factor, self.patience, self.mode = monitor, factor, patience, mode
-        self.threshold, self.threshold_mode = threshold, threshold_mode
-        self.cooldown, self.min_learning_rate = cooldown, min_learning_rate
+        self.monitor, self.factor = monitor, number("factor", factor, above=0, below=1)
+        self.patience, self.cooldown = whole("patience", patience), whole("cooldown", cooldown)
+        self.threshold = number("threshold", threshold, least=0)
+        self.threshold_mode = choice("threshold_mode", threshold_mode, "rel", "abs")
+        self.min_learning_rate = number("min_learning_rate", min_learning_rate, least=0)
+        self.mode = choice("mode", mode, "min", "max", None)
         self.best, self.waited, self.cooling = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
 
     @property
@@ -195,7 +191,7 @@ class ReduceOnPlateau(Callback):
             self.cooling, self.waited = self.cooling - 1, 0
         if self.waited > self.patience:
             self._reduce(trainer)
-            self.cooling, self.waited = self.cooldown, 0
+            self.cooling, self.waited = int(self.cooldown), 0
 
     def _bound(self, trainer: "Trainer") -> float:
         """What an improvement is below."""
@@ -205,8 +201,8 @@ class ReduceOnPlateau(Callback):
 
     def _reduce(self, trainer: "Trainer") -> None:
         for optimizer in by_column(trainer.optimizer).values():
-            before, reduced = optimizer.rate, max(optimizer.rate * self.factor, self.min_learning_rate)
-            if before - reduced > _LEAST_REDUCTION:
+            reduced = float(max(optimizer.rate * self.factor, self.min_learning_rate))
+            if optimizer.rate - reduced > _LEAST_REDUCTION:
                 optimizer.learning_rate = reduced
 
     def state(self) -> dict[str, Any]:
@@ -228,10 +224,9 @@ class WeightAverage(Callback):
 
     sets_weights, must_match = True, ("decay", "start")
 
-    def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
-        if decay is not None and not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), not {decay}")
-        self.decay, self.start = decay, start
+    def __init__(self, decay: float | None = 0.999, *, start: int = 0) -> None:
+        self.decay = None if decay is None else number("decay", decay, least=0, below=1)
+        self.start = whole("start", start)
         self.count = 0
         self.average: Any = None
         self.model: Any = None  # whose average it is
@@ -245,7 +240,7 @@ class WeightAverage(Callback):
             return
         values = trainer.model.params, trainer.model.buffers
         self.count += 1
-        weight = max(1 / self.count, 0 if self.decay is None else 1 - self.decay)
+        weight = max(1 / self.count, 0 if self.decay is None else 1 - float(self.decay))
         if self.average is None:
             self.average = trainer.model.snapshot()
         for average, value in zip(self.average, values, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from nnlite.arguments import shortened
 from nnlite.atomic import append, check_writable, write_whole
 from nnlite.callbacks import Callback
 from nnlite.errors import FileError
@@ -21,11 +22,13 @@ class CSVLog(Callback):
     When training begins, the file is made anew from the history of the trainer: nothing else stays in it, and where a run goes
     on, it has exactly the epochs that are done. It is made anew, too, after an epoch with columns that were not there before:
     earlier epochs have "nan" in them.
-    `fit` raises FileError before the first step where the file cannot be written. If that fails later (a full disk), training
-    goes on with a warning, and the next epoch tries again.
+    Raises ValueError for what is no path. `fit` raises FileError before the first step where the file cannot be written. Where
+    that fails later (a full disk), training goes on with a warning, and the next epoch tries again.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
+        if not isinstance(path, str | PathLike):
+            raise ValueError(f"path must be the name of a file, not {shortened(path)}")
         self.path = path
         self.columns: list[str] = []  # of the file; none where it is not whole
 

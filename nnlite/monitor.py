@@ -49,9 +49,3 @@ class Monitor(NamedTuple):
         if self.column not in row:
             raise DataError(f"{self.who} watches {shortened(self.column)}, the history has {listing(row)}")
         return self.sign(trainer) * row[self.column]
-
-
-def check_mode(mode: Mode) -> None:
-    """Raise ValueError for another text."""
-    if mode not in (None, "min", "max"):
-        raise ValueError(f'mode must be "min" or "max", not {shortened(mode)}')

@@ -155,7 +155,7 @@ def average(decay=0.9):
 
 
 def stopping(monitor="loss", patience=9, mode=None):
-    return nn.EarlyStopping(monitor, patience, mode=mode, restore_best=False)
+    return nn.EarlyStopping(monitor, patience=patience, mode=mode, restore_best=False)
 
 
 ACCEPTED = {
@@ -250,7 +250,7 @@ def test_it_stays_so_when_the_epoch_is_interrupted_again(tmp_path):
 @pytest.mark.parametrize("same_process", [False, True])
 def test_a_stopped_run_goes_on_with_more_patience(tmp_path, same_process, capsys):
     def stopping(patience):
-        return nn.EarlyStopping("loss", patience, min_delta=10.0)
+        return nn.EarlyStopping("loss", patience=patience, min_delta=10.0)
 
     first = fit(make([stopping(2)]), tmp_path, epochs=12)
     assert first.epochs == 3 and first.stopped

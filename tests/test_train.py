@@ -204,7 +204,7 @@ def test_weight_average(decay, start):
         def on_step_end(self, trainer):
             values.append(np.concatenate(trainer.model.snapshot()))
 
-    average = nn.WeightAverage(decay, start)
+    average = nn.WeightAverage(decay, start=start)
     trainer = make_trainer(callbacks=[Record(), average])
     trainer.fit((X, T), epochs=3, progress=False)
     wanted = 0.0
