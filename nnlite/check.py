@@ -1,15 +1,15 @@
 """What `Trainer` and its `fit` refuse before the first step, while nothing is lost."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import shortened
+from nnlite.arguments import listing, shortened
 from nnlite.backend import backend_of, length
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
-from nnlite.groups import ParameterGroups
+from nnlite.groups import ParameterGroups, by_column
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from nnlite.train import Trainer
 
 _BATCH = 1024  # samples whose targets are looked at together
+
+_HOOKS_ELSEWHERE = {  # in Keras, Lightning, skorch, Transformers
+    **dict.fromkeys(("on_train_begin", "on_train_start", "on_fit_start"), "on_fit_begin"),
+    **dict.fromkeys(("on_epoch_start", "on_train_epoch_start"), "on_epoch_begin"),
+    **dict.fromkeys(("on_batch_end", "on_train_batch_end"), "on_step_end"),
+    **dict.fromkeys(("on_train_epoch_end", "on_test_end", "on_validation_end", "on_evaluate"), "on_epoch_end"),
+    "on_train_end": "on_fit_end",
+}
 
 # ---- the parts of a trainer
 
@@ -34,8 +42,9 @@ def check_parts(trainer: "Trainer") -> None:
         _refuse_others("each of metrics", metric, Metric, "nn.Accuracy()")
     for callback in trainer.callbacks:
         _refuse_others("each of callbacks", callback, Callback, "nn.EarlyStopping()")
+        _refuse_other_hooks(callback)
     trainer.model.named_params()  # refuses one without input_shape
-    _refuse_taken_names(trainer.metrics)
+    _refuse_taken_names(trainer.metrics, by_column(trainer.optimizer))
     _refuse_probabilities(trainer.model, trainer.loss)
 
 
@@ -55,8 +64,21 @@ def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
     raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
 
 
-def _refuse_taken_names(metrics: Sequence[Metric]) -> None:
-    taken = {"loss", "val_loss", "seconds", "samples_per_second"}
+def _refuse_other_hooks(callback: Callback) -> None:
+    """Raise ValueError for those that would never be called."""
+    kind, hooks = type(callback), [name for name in vars(Callback) if name.startswith("on_")]
+    others = [name for name in dir(kind) if name.startswith("on_") and name not in hooks and callable(getattr(kind, name))]
+    if others:
+        known = [f"{name} is {_HOOKS_ELSEWHERE[name]} here" for name in others if name in _HOOKS_ELSEWHERE]
+        raise ValueError(
+            f"{shortened(callback)} has {listing(others, most=4)}, which nnlite does not call: "
+            + "".join(f"{text}; " for text in known[:4])
+            + f"the hooks are {', '.join(hooks)}"
+        )
+
+
+def _refuse_taken_names(metrics: Sequence[Metric], rates: Iterable[str]) -> None:
+    taken = {"loss", "val_loss", *rates, "seconds", "samples_per_second"}
     for metric in metrics:
         name = getattr(metric, "name", None)
         if not isinstance(name, str):
@@ -88,10 +110,15 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 # ---- a call of fit
 
 
-def check_callbacks(trainer: "Trainer", validated: bool) -> None:
-    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
+def columns_of(trainer: "Trainer", validated: bool) -> list[str]:
+    """The columns that the history will have."""
     names = ["loss", *(metric.name for metric in trainer.metrics)]
-    columns = [*names, *(f"val_{name}" for name in names if validated), "seconds", "samples_per_second"]
+    columns = [*names, *(f"val_{name}" for name in names if validated), *by_column(trainer.optimizer)]
+    return [*columns, "seconds", "samples_per_second"]
+
+
+def check_callbacks(trainer: "Trainer", columns: Collection[str]) -> None:
+    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 A checkpoint is a safetensors file, `step-<steps>.safetensors`: parameters, buffers and the arrays of the optimiser, callbacks,
 metrics and the source of batches as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both.
-`best.safetensors` is the model after the epoch with the lowest validation loss (without validation: training loss), as
+`best.safetensors` is the model after the best epoch (the one with the lowest validation loss, if nothing else is asked for), as
 `Sequential.save` writes it.
 """
 

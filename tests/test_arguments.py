@@ -2,6 +2,7 @@
 
 import inspect
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +171,15 @@ CONSTRUCTORS = {
     nn.EarlyStopping: (
         {},
         {"patience": POSITIVE_WHOLE, "min_delta": NOT_NEGATIVE, "mode": choices("min", "max", None), "restore_best": FLAG},
+    ),
+    nn.ReduceOnPlateau: (
+        {},
+        {"factor": reals(0.125, 0.75, 0, 1, -0.1, 2), "patience": WHOLE, "threshold": NOT_NEGATIVE, "cooldown": WHOLE,
+         "threshold_mode": choices("rel", "abs"), "min_learning_rate": NOT_NEGATIVE, "mode": choices("min", "max", None)},
+    ),
+    nn.CSVLog: (
+        {"path": "log.csv"},
+        {"path": (st.sampled_from(["log.csv", Path("log.csv")]), STRANGE.filter(lambda v: not isinstance(v, str)))},
     ),
     nn.WeightAverage: ({}, {"decay": or_none(SHARE), "start": WHOLE}),
     nn.data.RandomCrop: ({}, {"padding": POSITIVE_WHOLE, "mode": choices("zeros", "reflect")}),
