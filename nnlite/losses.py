@@ -26,7 +26,7 @@ class Loss:
         """
         backend = backend_of(z)
         if total is None:
-            z = _reals(backend.asarray(z))
+            z = backend.xp.ascontiguousarray(_reals(backend.asarray(z)))  # NumPy's sums along rows lose no digits, others do
             t, sample_weight, total = self.prepare(z.shape, z.dtype, t, sample_weight, backend)
         losses, delta = self.per_sample(z, t)
         scale = 1 / total if sample_weight is None else (sample_weight / total).astype(z.dtype)
@@ -172,7 +172,8 @@ class Huber(Loss):
 def softmax(z: Any) -> Array:
     """y_i = exp(z_i) / sum over j of exp(z_j), over the last axis: probabilities from logits."""
     backend = backend_of(z)
-    xp, z = backend.xp, _reals(backend.asarray(z))
+    xp = backend.xp
+    z = xp.ascontiguousarray(_reals(backend.asarray(z)))
     e = xp.exp(z - z.max(axis=-1, keepdims=True))
     y: Array = e / e.sum(axis=-1, keepdims=True)
     return y

@@ -291,12 +291,12 @@ class Muon(Optimizer):
             model.backend.map_shards(work, len(slots))
 
     def update(self, p: Array, g: Array, d: Array, *state: Array, rate: float, halted: Any = None) -> None:
-        (v,), xp = state, backend_of(p).xp
+        (v,) = state
         v *= self.momentum
         v += g
         step = orthogonalize(g + self.momentum * v if self.nesterov else v, self.iterations)
         if self.renormalize:
-            p *= math.sqrt(len(p)) / (xp.linalg.norm(p) + 1e-12)
+            p *= math.sqrt(len(p)) / (backend_of(p).norm(p.reshape(-1)) + 1e-12)
         p *= 1 - rate * self.weight_decay
         p -= rate * step
 
@@ -307,8 +307,7 @@ def orthogonalize(M: Array, iterations: int) -> Array:
     Newton-Schulz in a fifth-degree form whose slope at zero is large (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    xp = backend_of(M).xp
-    X = M / (xp.linalg.norm(M) + 1e-7)
+    X = M / (backend_of(M).norm(M.reshape(-1)) + 1e-7)
     if len(X) > X.shape[1]:
         X = X.T
     for _ in range(iterations):
@@ -354,10 +353,10 @@ class ParameterGroups:
 
 def clip(gradients: Array, clip_norm: float) -> None:
     """Scale the gradients so that their Euclidean norm is at most `clip_norm`."""
-    xp = backend_of(gradients).xp
+    backend = backend_of(gradients)
     with single_threaded_blas:
-        norm = xp.sqrt(gradients @ gradients)
-    gradients *= xp.minimum(clip_norm / (norm + 1e-6), 1).astype(gradients.dtype)
+        norm = backend.norm(gradients)
+    gradients *= backend.xp.minimum(clip_norm / (norm + 1e-6), 1).astype(gradients.dtype)
 
 
 def _blocks(places: list[slice], size: int) -> list[slice]:

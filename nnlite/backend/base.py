@@ -6,16 +6,20 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from nnlite.backend.conv import ConvPlan
+from nnlite.backend.gelu import GELU_CUBIC as GELU_CUBIC
+from nnlite.backend.gelu import GELU_LINEAR as GELU_LINEAR
+from nnlite.backend.gelu import gelu_tanh, gelu_tanh_delta
+from nnlite.backend.masks import masked
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 
-GELU_LINEAR, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
-GELU_FAR = 10.0
-CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
+# The least share of a sum of squares of n values that deviations from the mean may be, to come from it, is CANCELLED / sqrt(n):
+# the more values, the more of their rounding errors cancel, up to ENOUGH[1]. Of fewer than ENOUGH[0] the mean is subtracted first.
+CANCELLED, ENOUGH = 4.0, (1 << 10, 1 << 16)
 MANY = 1 << 20  # rows that constants are made ready for
-FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
+FAR = 16  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
 
 class Normalization(NamedTuple):
@@ -160,15 +164,18 @@ class Backend:
 
     def moments(self, a: Array) -> tuple[Array, Array]:
         """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
-        total, squares = self.column_sums(a), self.column_products(a, a)
-        deviations = squares - total * total / len(a)
-        if (deviations >= CANCELLED * squares).all():
-            return total / len(a), deviations
-        # About the first row: exact for constant columns, and nothing cancels where the mean is far from zero.
-        d = self.xp.subtract(a, a[0], out=self.scratch("deviation", a.shape, a.dtype))
-        total = self.column_sums(d)
-        squares = self.column_products(d, d) - total * total / len(d)
-        return a[0] + total / len(d), self.xp.maximum(squares, 0)
+        n, mean = len(a), self.column_sums(a) / len(a)
+        if n >= ENOUGH[0]:
+            squares = self.column_products(a, a)
+            deviations = squares - mean * mean * n
+            if (deviations >= CANCELLED / math.sqrt(min(n, ENOUGH[1])) * squares).all():
+                return mean.astype(a.dtype), deviations.astype(a.dtype)
+        # About the mean, rounded: nothing cancels, and for constant columns every step is exact.
+        center = mean.astype(a.dtype)
+        d = self.xp.subtract(a, center, out=self.scratch("deviation", a.shape, a.dtype))
+        rest = self.column_sums(d) / n
+        deviations = self.xp.maximum(self.column_products(d, d) - rest * rest * n, 0)
+        return (center + rest).astype(a.dtype), deviations.astype(a.dtype)
 
     def normalization(
         self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int = 1
@@ -212,22 +219,33 @@ class Backend:
         """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
         return self.multiply(a, b, out)
 
+    def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Likewise a' b, as `multiply_rows` has it."""
+        return self.product(a.T, b, out)
+
     def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
         """The sums of the columns of `delta` and of `delta x`, x = (a - mean) inv_std; delta, a: (M, C)."""
         total = self.column_sums(delta)
         if by.center is not None:
             deviation = self.xp.subtract(a, by.center, out=self.scratch("deviation", a.shape, a.dtype))
-            return total, self.column_products(delta, deviation) * by.inv_std
-        return total, (self.column_products(delta, a) - by.mean * total) * by.inv_std
+            products = self.column_products(delta, deviation)
+        else:
+            products = self.column_products(delta, a) - by.mean * total
+        return total.astype(a.dtype), (products * by.inv_std).astype(a.dtype)
 
     def column_sums(self, a: Array) -> Array:
-        """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction."""
-        sums: Array = self.xp.ones(len(a), a.dtype) @ a
+        """The sums of the columns of `a` (M, C), in float64: every sum over rows comes from here or from `column_products`."""
+        sums: Array = a.sum(axis=0, dtype="float64")
         return sums
 
     def column_products(self, a: Array, b: Array) -> Array:
-        """The sums of the columns of `a b`, value by value; both (M, C)."""
-        sums: Array = self.xp.einsum("mc,mc->c", a, b)
+        """The sums of the columns of `a b`, value by value, in float64; both (M, C), or (H, W, C) and summed over H and W."""
+        sums: Array = (a * b).sum(axis=tuple(range(a.ndim - 1)), dtype="float64")
+        return sums
+
+    def pixel_sums(self, a: Array) -> Array:
+        """The sums over all pixels of images (N, H, W, C), in float64: (N, C)."""
+        sums: Array = a.sum(axis=(1, 2), dtype="float64")
         return sums
 
     def wide_row(self, row: Array, rows: int) -> Array:
@@ -250,9 +268,7 @@ class Backend:
 
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
         """delta where y > 0, else 0."""
-        mask = self.xp.greater(y, 0, out=self.scratch_batch("mask", y.shape, "bool"))
-        result: Array = self.xp.multiply(delta, mask, out=out)
-        return result
+        return masked(self.xp, delta, self.xp.greater(y, 0, out=self.scratch_batch("mask", y.shape, "bool")), out)
 
     def add_bias(self, z: Array, b: Array) -> None:
         """z += b, by column; z: (..., C), b: (C,)."""
@@ -263,41 +279,12 @@ class Backend:
         raise NotImplementedError
 
     def gelu_tanh(self, a: Array, out: Any) -> Array:
-        """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3), in sweeps over temporary arrays."""
-        t = self._tanh_u(self._bounded(a))
-        t += 1
-        t *= a
-        result: Array = self.xp.multiply(t, 0.5, out=out)
-        return result
+        """a (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3)."""
+        return gelu_tanh(self, a, out)
 
     def gelu_tanh_delta(self, delta: Array, a: Array, out: Any) -> Array:
-        """delta times the derivative of `gelu_tanh`: (1 + t) (1 + (1 - t) a du/da) / 2 with t = tanh u."""
-        xp, a = self.xp, self._bounded(a)
-        t = self._tanh_u(a)
-        slope = xp.multiply(a, a, out=self.scratch_batch("gelu slope", a.shape, a.dtype))
-        slope *= 3 * GELU_LINEAR * GELU_CUBIC
-        slope += GELU_LINEAR
-        slope *= a
-        slope *= xp.subtract(1, t, out=self.scratch_batch("gelu rest", a.shape, a.dtype))
-        slope += 1
-        t += 1
-        slope *= t
-        slope *= delta
-        result: Array = xp.multiply(slope, 0.5, out=out)
-        return result
-
-    def _bounded(self, a: Array) -> Array:
-        """a, but at most `GELU_FAR` from zero: beyond, tanh u is 1 to the last bit, and a^3 might overflow."""
-        bounded: Array = self.xp.clip(a, -GELU_FAR, GELU_FAR, out=self.scratch_batch("gelu bounded", a.shape, a.dtype))
-        return bounded
-
-    def _tanh_u(self, a: Array) -> Array:
-        t = self.xp.multiply(a, a, out=self.scratch_batch("gelu", a.shape, a.dtype))
-        t *= GELU_LINEAR * GELU_CUBIC
-        t += GELU_LINEAR
-        t *= a
-        result: Array = self.xp.tanh(t, out=t)
-        return result
+        """delta times the derivative of `gelu_tanh`."""
+        return gelu_tanh_delta(self, delta, a, out)
 
     def erf(self, x: Array) -> Array:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""
@@ -318,6 +305,12 @@ class Backend:
         mask = self.empty_batch(shape, dtype)
         self.xp.multiply((bits >= int(rate * 2**32)).reshape(shape), mask.dtype.type(1 / (1 - rate)), out=mask)
         return mask
+
+    def drop(self, a: Array, mask: Array, out: Any) -> Array:
+        """a mask, and 0 where mask is 0, whatever a is."""
+        y = masked(self.xp, a, mask > 0, out)
+        y *= mask
+        return y
 
     def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
         """q[n, t[n]] = 1, else 0; t: (N,) labels that were checked."""
@@ -384,6 +377,14 @@ class Backend:
                 d += g
         d *= rate
         p -= d
+
+    def all_finite(self, a: Array) -> bool:
+        """Whether no value is infinite or NaN; it may say no, too, where squares overflow."""
+        return bool(self.xp.isfinite(a).all())
+
+    def norm(self, v: Array) -> Any:
+        """The Euclidean norm of a vector, in float64."""
+        return self.xp.sqrt((v * v).sum(dtype="float64"))
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
         """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays.

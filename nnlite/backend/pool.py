@@ -4,11 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nnlite.backend.masks import left_out, masked
 from nnlite.backend.window import Array, Window
 
 if TYPE_CHECKING:
     from nnlite.backend.base import Backend
     from nnlite.backend.memory import Memory
+
+TERMS = 32  # that are added one after another
+Taps = Sequence[tuple[slice, slice, slice]]
 
 
 class _PoolPlan:
@@ -75,9 +79,9 @@ class MaxPoolPlan(_PoolPlan):
         for k, tap in enumerate(self.window.taps):
             target = da[tap]
             if self.window.tiles_exactly:
-                xp.multiply(delta, xp.equal(winner, k, out=mask), out=target)
+                masked(xp, delta, xp.equal(winner, k, out=mask), target)
             else:
-                target += xp.multiply(delta, xp.equal(winner, k, out=mask), out=part)
+                target += masked(xp, delta, xp.equal(winner, k, out=mask), part)
         return self._unpad(da, out)
 
 
@@ -96,20 +100,17 @@ def spread_to_taps(xp: Any, delta: Array, memory: "Memory", taps: Sequence[Array
     larger, rest = memory.kept(name), delta
     assert larger is not None
     for k in range(len(taps) - 1, 0, -1):
-        xp.multiply(rest, larger[k - 1], out=taps[k])
-        rest = xp.subtract(rest, taps[k], out=taps[0])
+        masked(xp, rest, larger[k - 1], taps[k])
+        rest = left_out(xp, rest, taps[k], taps[0])
 
 
 class AveragePoolPlan(_PoolPlan):
-    """y = the mean of each window, padded zeros counted."""
+    """y = the mean of each window, padded zeros counted. Many taps are added in halves, so that no digits are lost."""
 
     def forward(self, a: Array, out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C)."""
-        padded = self._pad(a, 0.0)
         y = self._out((len(a), *self.out_shape), a.dtype, out)
-        y[...] = padded[self.window.taps[0]]
-        for tap in self.window.taps[1:]:
-            y += padded[tap]
+        self._add(self._pad(a, 0.0), self.window.taps, y)
         y /= len(self.window.taps)
         return y
 
@@ -118,7 +119,29 @@ class AveragePoolPlan(_PoolPlan):
         share = self.backend.scratch_batch("part", delta.shape, delta.dtype)
         self.backend.xp.divide(delta, len(self.window.taps), out=share)
         da = self._padded_target(len(delta), delta.dtype, out)
-        da[...] = 0
-        for tap in self.window.taps:
-            da[tap] += share
+        self._spread(share, self.window.taps, da)
         return self._unpad(da, out)
+
+    def _add(self, padded: Array, taps: Taps, y: Array) -> None:
+        """y = the sum of these taps."""
+        if len(taps) > TERMS:
+            half, rest = len(taps) // 2, self.backend.scratch_batch(f"{len(taps)} taps", y.shape, y.dtype)
+            self._add(padded, taps[:half], y)
+            self._add(padded, taps[half:], rest)
+            y += rest
+            return
+        y[...] = padded[taps[0]]
+        for tap in taps[1:]:
+            y += padded[tap]
+
+    def _spread(self, share: Array, taps: Taps, da: Array) -> None:
+        """The adjoint: da = the sum of the shares that come to each pixel by these taps."""
+        if len(taps) > TERMS and self.window.overlap > TERMS:
+            half, rest = len(taps) // 2, self.backend.scratch_batch(f"{len(taps)} taps", da.shape, da.dtype)
+            self._spread(share, taps[:half], da)
+            self._spread(share, taps[half:], rest)
+            da += rest
+            return
+        da[...] = 0
+        for tap in taps:
+            da[tap] += share
