@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import listing, shortened
-from nnlite.backend import backend_of
+from nnlite.backend import backend_of, length
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
 from nnlite.groups import ParameterGroups, by_column
@@ -131,10 +131,9 @@ def check_callbacks(trainer: "Trainer", columns: Collection[str]) -> None:
 
 def check_training(trainer: "Trainer", source: Any) -> None:
     """Raise ShapeError or DataError for targets and weights that do not fit, of arrays and data sets that hold arrays."""
-    if _holds_arrays(source):
+    if _holds_labels(source):
         with _said_of("the training data"):
-            for x, t, w in batches(source, _BATCH):
-                _check_targets(trainer, x, t, w)
+            _check_labels(trainer, source)
 
 
 def check_validation(trainer: "Trainer", held_out: Any, epochs: int) -> Any:
@@ -154,9 +153,9 @@ def check_validation(trainer: "Trainer", held_out: Any, epochs: int) -> Any:
         if x is None:
             raise DataError("the data gave no batch")
         trainer.model(x[:1])
-        _check_targets(trainer, x, t, w)
-        for x, t, w in given if _holds_arrays(held_out) else ():
-            _check_targets(trainer, x, t, w)
+        _check_targets(trainer, length(x), t, w)
+        if _holds_labels(held_out):
+            _check_labels(trainer, held_out)
     return held_out
 
 
@@ -177,14 +176,22 @@ class _Begun:
                 yield next(self.rest)  # an iterator of the user's own may begin anew where it is asked for one
 
 
-def _holds_arrays(source: Any) -> bool:
+def _holds_labels(source: Any) -> bool:
     return is_dataset(source) and hasattr(source, "labels")
 
 
-def _check_targets(trainer: "Trainer", x: Any, t: Any, w: Any) -> None:
+def _check_labels(trainer: "Trainer", source: Any) -> None:
+    """The targets and weights of a data set; its images, which may be in files, are not looked at."""
+    for start in range(0, len(source), _BATCH):
+        rows = slice(start, start + _BATCH)
+        t, w = source.labels[rows], None if source.weights is None else source.weights[rows]
+        _check_targets(trainer, len(t), t, w)
+
+
+def _check_targets(trainer: "Trainer", n: int, t: Any, w: Any) -> None:
     model = trainer.model
     with suppress(NoWeightError):
-        trainer.loss.prepare((len(x), *model.out_shape), model.params.dtype, t, w, backend_of(t))
+        trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, backend_of(t))
 
 
 @contextmanager

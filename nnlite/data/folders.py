@@ -10,6 +10,7 @@ from typing import Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import choice
 from nnlite.data.dataset import Dataset
 from nnlite.data.images import ImageFiles, check_settings, find_damaged, shown
 from nnlite.errors import DataError
@@ -21,8 +22,8 @@ _SHOWN = 3  # files in a warning
 
 def folder(
     path: str | PathLike[str],
-    size: Sequence[int] | None = None,
     *,
+    size: Sequence[int] | None = None,
     channels: int = 3,
     damaged: Literal["raise", "skip"] = "raise",
 ) -> Dataset:
@@ -36,8 +37,7 @@ def folder(
     without `size`; ImportError without Pillow.
     """
     check_settings(size, channels)
-    if damaged not in ("raise", "skip"):
-        raise ValueError(f'damaged must be "raise" or "skip", not {damaged!r:.100}')
+    choice("damaged", damaged, "raise", "skip")
     classes = _class_folders(Path(path).expanduser())
     found = [_image_files(each) for each in classes]
     paths, labels = [path for each in found for path in each], np.repeat(np.arange(len(found)), [len(each) for each in found])

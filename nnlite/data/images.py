@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import shortened, whole
 from nnlite.backend.threads import map_shards
 from nnlite.data.files import read
 from nnlite.errors import DataError
@@ -96,11 +97,12 @@ class ImageFiles:
 def check_settings(size: Sequence[int] | None, channels: int) -> None:
     """Raise ImportError without Pillow, ValueError for what is no size or no number of channels."""
     _pillow()
-    is_pair = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(n, int | np.integer) for n in size)
-    if size is not None and not (is_pair and min(size) > 0):
-        raise ValueError(f"size must be (height, width), two whole numbers of at least 1, not {size!r:.100}")
+    if size is not None and not (isinstance(size, list | tuple) and len(size) == 2):
+        raise ValueError(f"size must be (height, width), not {shortened(size)}")
+    for i, pixels in enumerate(size or ()):
+        whole(f"size[{i}]", pixels, 1)
     if channels not in (1, 3):
-        raise ValueError(f"channels must be 3, for RGB, or 1, for grey, not {channels!r:.100}")
+        raise ValueError(f"channels must be 3, for RGB, or 1, for grey, not {shortened(channels)}")
 
 
 def find_damaged(paths: Sequence[Path]) -> dict[int, DataError]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import whole
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
@@ -19,10 +20,8 @@ def balanced_class_weight(labels: Any, classes: int | None = None) -> NDArray[np
     Raises DataError for labels that are not such integers, and for a class without a sample: no weight would balance it.
     """
     labels = _integers(labels)
-    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int | np.integer) or classes < 1):
-        raise ValueError(f"classes must be a whole number, at least 1, not {classes!r:.100}")
     n, largest = len(labels), int(labels.max())
-    count = largest + 1 if classes is None else int(classes)
+    count = largest + 1 if classes is None else int(whole("classes", classes, 1))
     if labels.min() < 0 or largest >= count:
         raise DataError(f"labels must be in 0 ... {count - 1}, found {labels.min()} ... {largest}")
     missing = np.setdiff1d(np.arange(min(count, n + 1)), labels)  # of n + 1 classes one has no sample
