@@ -155,6 +155,25 @@ def test_the_bar_of_a_resumed_epoch_begins_where_it_stood(notebook, tmp_path, st
     assert [bar.options["initial"] for bar in notebook] == [0, done] and notebook[1].seen == notebook[1].options["total"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stdout", [Terminal, io.StringIO])
+def test_a_log_has_lines_while_the_terminal_has_bars(monkeypatch, stdout):
+    """As in `python train.py | tee log`."""
+    out, err = stdout(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    fit(epochs=2, validation=(X, T))
+    assert err.getvalue().count("90/90") >= 2 and "val_loss=" in err.getvalue()
+    lines = [line.split("  ") for line in out.getvalue().splitlines()]
+    assert [line[0] for line in lines] == ([] if stdout is Terminal else ["epoch 1", "epoch 2"])
+    assert all(line[1].startswith("loss ") and line[-1].endswith("samples/s") for line in lines)
+    assert not {"\r", "\x1b"} & set(out.getvalue())
+
+
 class Clock:
     """Each step takes a quarter of a second."""
 
