@@ -96,6 +96,16 @@ VECTOR = (
         [2.0, [1, -1], [1, np.nan], [1, np.inf], {0: 1.0, 1: 2.0}, [], "12", [True, False], [[1.0, 2.0]], range(3)]
     ),
 )
+CLASS_WEIGHT = (
+    st.one_of(VECTOR[0], st.sampled_from([{0: 1.0, 2: 0}, {np.int64(1): np.float32(2)}, {True: 3}, {}])),
+    st.one_of(
+        VECTOR[1].filter(lambda v: not isinstance(v, dict)), st.sampled_from([{-1: 1}, {0: -1}, {"a": 1}, {0: "a"}, {0.5: 1}])
+    ),
+)
+SEVERAL_OR_ONE = (
+    st.one_of(VECTOR[0], NOT_NEGATIVE[0]),
+    st.one_of(NO_NUMBERS, st.sampled_from([-1, [1, -1], [np.nan], [], "12"])),
+)
 RATE = (
     st.one_of(NOT_NEGATIVE[0], st.just(nn.schedules.constant(0.1))),
     st.one_of(NO_NUMBERS, st.just(-1), st.just(nn.schedules.cosine)),
@@ -136,7 +146,8 @@ CONSTRUCTORS = {
         {},
         {"input_shape": SHAPE, "seed": WHOLE, "dtype": (st.sampled_from(["float32", "float64"]), choices("")[1])},
     ),
-    nn.CrossEntropy: ({}, {"label_smoothing": SHARE, "class_weight": or_none(VECTOR), "ignore_index": INDEX}),
+    nn.CrossEntropy: ({}, {"label_smoothing": SHARE, "class_weight": or_none(CLASS_WEIGHT), "ignore_index": INDEX}),
+    nn.BinaryCrossEntropy: ({}, {"pos_weight": or_none(SEVERAL_OR_ONE), "class_weight": or_none(CLASS_WEIGHT)}),
     nn.Huber: ({}, {"threshold": POSITIVE}),
     nn.SGD: ({}, OPTIMIZER | {"momentum": SHARE, "nesterov": (st.just(False), FLAG[1])}),
     nn.Adam: ({}, ADAM),
@@ -355,6 +366,7 @@ def test_numbers_of_numpy_in_losses_schedules_and_augmentation(integer, real):
 
     def results(whole, number):
         yield from nn.Huber(number(r))(z, z[::-1])
+        yield from nn.BinaryCrossEntropy(pos_weight=number(r), class_weight={whole(1): number(r)})(z, z > 0)
         yield from nn.CrossEntropy(label_smoothing=number(r), class_weight=[number(r)] * 3, ignore_index=whole(2))(z, T)
         for schedule in (
             nn.schedules.step(r, whole(5)),

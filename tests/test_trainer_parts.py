@@ -109,6 +109,8 @@ def test_logits_are_logits(layers):
 SHOWN = [
     (nn.CrossEntropy(), "CrossEntropy()"),
     (nn.CrossEntropy(label_smoothing=0.1, class_weight=[1, 2]), "CrossEntropy(label_smoothing=0.1, class_weight=[1, 2])"),
+    (nn.CrossEntropy(class_weight={1: 2.5}), "CrossEntropy(class_weight={1: 2.5})"),
+    (nn.BinaryCrossEntropy(pos_weight=3), "BinaryCrossEntropy(pos_weight=3)"),
     (nn.Huber(2.0), "Huber(threshold=2.0)"),
     (nn.Adam(), "Adam()"),
     (nn.SGD(0.1, momentum=0.9), "SGD(learning_rate=0.1, momentum=0.9)"),

@@ -106,28 +106,45 @@ def test_relu_is_fused_into_what_is_before_it():
         close(ours, expected, "float32")
 
 
-@pytest.mark.parametrize(
-    "criterion",
-    [
-        nn.CrossEntropy(),
-        nn.CrossEntropy(label_smoothing=0.1, class_weight=[1.0, 2.0, 0.5]),
-        nn.MSE(),
-        nn.MAE(),
-        nn.Huber(0.5),
-        nn.BinaryCrossEntropy(),
-    ],
-    ids=repr,
-)
+CRITERIA = [
+    nn.CrossEntropy(),
+    nn.CrossEntropy(label_smoothing=0.1, class_weight=[1.0, 2.0, 0.5], ignore_index=1),
+    nn.CrossEntropy(class_weight={2: 3}),
+    nn.MSE(),
+    nn.MAE(),
+    nn.Huber(0.5),
+    nn.BinaryCrossEntropy(),
+    nn.BinaryCrossEntropy(pos_weight=2.0, class_weight={0: 0.5}),
+    nn.BinaryCrossEntropy(pos_weight=[1.0, 2.0, 0.5]),
+]
+each_criterion = pytest.mark.parametrize("criterion", CRITERIA, ids=repr)
+
+
+def outputs_and_targets(criterion, positions=()):
+    rng, shape = np.random.default_rng(0), (5, *positions, 3)
+    z = rng.standard_normal(shape).astype("float32")
+    t = rng.integers(0, 3, shape[:-1]) if isinstance(criterion, nn.CrossEntropy) else rng.random(shape).astype("float32")
+    return z, t, rng.random(5)
+
+
+@each_criterion
 @pytest.mark.parametrize("weighted", [False, True])
-def test_losses(criterion, weighted):
-    rng = np.random.default_rng(0)
-    z, n = rng.standard_normal((5, 3)).astype("float32"), 5
-    t = rng.integers(0, 3, n) if isinstance(criterion, nn.CrossEntropy) else rng.random((n, 3)).astype("float32")
-    w = rng.random(n) if weighted else None
+@pytest.mark.parametrize("positions", [(), (4,), (2, 3)])
+def test_losses(criterion, weighted, positions):
+    z, t, w = outputs_and_targets(criterion, positions)
+    w = w if weighted else None
     loss, delta = criterion(get_backend("cuda").asarray(z), t, sample_weight=w)
     assert lies_on_device(loss) and loss.shape == ()
     for ours, expected in zip((loss, delta), criterion(z, t, sample_weight=w), strict=True):
         close(ours, expected, "float32")
+
+
+@each_criterion
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_loss_reads_the_device(pretended, criterion, weighted):
+    z, t, w = outputs_and_targets(criterion, (2, 3))
+    z = get_backend("cuda").asarray(z)
+    assert count("reads", lambda: criterion(z, t, sample_weight=w if weighted else None)) == 0
 
 
 OPTIMISERS = [
