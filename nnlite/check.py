@@ -35,7 +35,7 @@ def check_parts(trainer: "Trainer") -> None:
     for callback in trainer.callbacks:
         _refuse_others("each of callbacks", callback, Callback, "nn.EarlyStopping()")
     trainer.model.named_params()  # refuses one without input_shape
-    _refuse_taken_names(trainer.metrics)
+    _refuse_taken_names(trainer.metrics, trainer.model.out_shape)
     _refuse_probabilities(trainer.model, trainer.loss)
 
 
@@ -55,15 +55,16 @@ def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
     raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
 
 
-def _refuse_taken_names(metrics: Sequence[Metric]) -> None:
+def _refuse_taken_names(metrics: Sequence[Metric], out_shape: tuple[int, ...]) -> None:
     taken = {"loss", "val_loss", "seconds", "samples_per_second"}
     for metric in metrics:
         name = getattr(metric, "name", None)
         if not isinstance(name, str):
             raise ValueError(f"{shortened(metric)} needs a name, the key in the history: a text, not {shortened(name)}")
-        if name in taken:
-            raise ValueError(f"the name {shortened(name)} of a metric is taken: give it another name, metric.name = ...")
-        taken.add(name)
+        names = {name, *metric.columns(out_shape)}
+        if again := names & taken:
+            raise ValueError(f"the name {shortened(min(again))} of a metric is taken: give it another name, metric.name = ...")
+        taken |= names
 
 
 def _refuse_probabilities(model: Sequential, loss: Loss) -> None:
@@ -90,7 +91,7 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 
 def check_callbacks(trainer: "Trainer", validated: bool) -> None:
     """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
-    names = ["loss", *(metric.name for metric in trainer.metrics)]
+    names = ["loss", *(name for metric in trainer.metrics for name in metric.columns(trainer.model.out_shape))]
     columns = [*names, *(f"val_{name}" for name in names if validated), "seconds", "samples_per_second"]
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:

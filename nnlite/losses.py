@@ -66,7 +66,7 @@ class Loss:
             sample_weight = self.weigh(z_shape, t, sample_weight, dtype)
             t = t if sample_weight is None else _of_those_there(t, sample_weight)
         t = self.check(z_shape, t, dtype)
-        total = self.total(z_shape, t, sample_weight)
+        total = self.total(t, sample_weight)
         if total == 0:
             raise NoWeightError("the weights of the samples add up to zero: nothing to average")
         if not total > 0:
@@ -77,7 +77,7 @@ class Loss:
         """The weights of the samples, or of their positions (N, ...): 0 for those that their targets exclude."""
         return sample_weight
 
-    def total(self, z_shape: Shape, t: Array, sample_weight: Array | None) -> float:
+    def total(self, t: Array, sample_weight: Array | None) -> float:
         """The sum of the weights of all samples."""
         return float(len(t)) if sample_weight is None else float(sample_weight.sum(dtype="float64"))
 
@@ -132,11 +132,12 @@ class CrossEntropy(Loss):
         there = t.reshape(z_shape[:-1]) != self.ignore_index
         return there.astype(dtype) if sample_weight is None else _of_those_there(_spread(sample_weight, there), there)
 
-    def total(self, z_shape: Shape, t: Array, sample_weight: Array | None) -> float:
-        if self.class_weight is None or t.ndim == len(z_shape):
+    def total(self, t: Array, sample_weight: Array | None) -> float:
+        if self.class_weight is None or not _are_labels(t):
+            positions = t.shape if _are_labels(t) else t.shape[:-1]
             weighed = 1 if sample_weight is None else sample_weight.ndim
-            return super().total(z_shape, t, sample_weight) * math.prod(z_shape[weighed:-1])
-        weight = backend_of(t).asarray(_by_class(self.class_weight, z_shape[-1]))[t]
+            return super().total(t, sample_weight) * float(math.prod(positions[weighed:]))
+        weight = _of_labels(self.class_weight, t)
         return float((weight if sample_weight is None else weight * _spread(sample_weight, t)).sum(dtype="float64"))
 
     def check(self, z_shape: Shape, t: Array, dtype: Any) -> Array:
@@ -187,9 +188,9 @@ class BinaryCrossEntropy(Loss):
         q_0, q_1 = self._weighted_targets(t)
         return _mean(q_1 * (xp.maximum(-z, 0) + rest) + q_0 * (xp.maximum(z, 0) + rest), y * (q_0 + q_1) - q_1)
 
-    def total(self, z_shape: Shape, t: Array, sample_weight: Array | None) -> float:
+    def total(self, t: Array, sample_weight: Array | None) -> float:
         if self.class_weight is None:
-            return super().total(z_shape, t, sample_weight)
+            return super().total(t, sample_weight)
         v_0, v_1 = _by_class(self.class_weight, 2)
         v = (v_0 * (1 - t) + v_1 * t).reshape(len(t), -1).mean(axis=1, dtype="float64")
         return float((v if sample_weight is None else v * sample_weight).sum())
@@ -276,6 +277,21 @@ def _mean(losses: Array, delta: Array) -> tuple[Array, Array]:
 def _by_class(weight: Any, classes: int) -> list[float]:
     """The weight of each class."""
     return [float(weight.get(c, 1)) for c in range(classes)] if isinstance(weight, dict) else [float(v) for v in weight]
+
+
+def _of_labels(weight: Any, t: Array) -> Array:
+    """The weight of each label."""
+    backend = backend_of(t)
+    if not isinstance(weight, dict):
+        return backend.asarray(_by_class(weight, len(weight)))[t]
+    others = max(map(int, weight), default=0) + 1  # a class that is not in the dict
+    of_label: Array = backend.asarray(_by_class(weight, others + 1))[backend.xp.minimum(t.astype("int64"), others)]
+    return of_label
+
+
+def _are_labels(t: Array) -> bool:
+    """Of targets that were checked: probabilities are real."""
+    return bool(t.dtype.kind in "iu")
 
 
 def _refuse_other_classes(weight: Any, classes: int) -> None:

@@ -368,12 +368,14 @@ def test_what_is_no_metric(metric):
         make_trainer(metrics=[metric])
 
 
-def test_metrics_that_are_no_numbers_are_left_out_of_the_history(capsys):
+def test_a_vector_has_columns_in_the_history_and_a_matrix_none(capsys):
     trainer = make_trainer(metrics=[nn.ConfusionMatrix(), nn.F1(average=None), nn.Accuracy()])
     history = trainer.fit((X, T), validation=(X, T))
-    assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy", "seconds", "samples_per_second"]
+    columns = ["loss", "f1_0", "f1_1", "accuracy"]
+    assert list(history) == [*columns, *(f"val_{name}" for name in columns), "seconds", "samples_per_second"]
     result = trainer.evaluate((X, T))
-    assert result["confusion_matrix"].sum() == len(X) and result["f1"].shape == (2,)
+    assert result["confusion_matrix"].sum() == len(X)
+    assert result["f1"].tolist() == [history["val_f1_0"][-1], history["val_f1_1"][-1]]
     assert "val_accuracy" in capsys.readouterr().out
 
 

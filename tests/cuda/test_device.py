@@ -147,6 +147,30 @@ def test_no_loss_reads_the_device(pretended, criterion, weighted):
     assert count("reads", lambda: criterion(z, t, sample_weight=w if weighted else None)) == 0
 
 
+METRICS = [
+    nn.Accuracy(),
+    nn.Accuracy(ignore_index=1),
+    nn.F1(),
+    nn.ConfusionMatrix(),
+    nn.metrics.ROCAUC(),
+    nn.metrics.AveragePrecision(),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+@pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 3), (9, 4, 3), (9, 2, 3, 1), (9, 2, 2, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_metrics_as_on_the_cpu(metric, shape, weighted):
+    rng, device = np.random.default_rng(0), get_backend("cuda").asarray
+    z, t = rng.standard_normal(shape).astype("float32"), rng.integers(0, max(2, shape[-1] % 9), shape[: max(1, len(shape) - 1)])
+    w, results = rng.random(9) if weighted else None, []
+    for outputs, labels in ((z, t), (device(z), t), (device(z), device(t))):
+        metric.reset()
+        metric.update(outputs, labels, w)
+        results.append(host(metric.result()))
+    np.testing.assert_allclose(results[1:], [results[0]] * 2, rtol=1e-6)
+
+
 OPTIMISERS = [
     lambda: nn.SGD(0.05, weight_decay=0.01),
     lambda: nn.SGD(0.05, momentum=0.9, nesterov=True, clip_norm=0.5),
