@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import shortened
-from nnlite.check import check_callbacks, check_training, check_validation
+from nnlite.check import check_callbacks, check_training, check_validation, columns_of
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
+from nnlite.groups import last_rates
 from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
@@ -49,11 +50,12 @@ class Fit:
         folder: Folder | None = None,
         every: int | None = None,
         steps_per_epoch: int | None = None,
+        monitor: str | None = None,
         **order: Any,
     ) -> None:
         self.trainer, self.progress, self.nonfinite = trainer, progress, nonfinite
         self.source, self.held_out, self.steps_per_epoch, self.order = source, held_out, steps_per_epoch, order
-        self.keeper = Keeper(trainer, source, folder, every, self._say)
+        self.keeper = Keeper(trainer, source, folder, every, monitor, self._say)
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
@@ -68,12 +70,13 @@ class Fit:
     def _check(self, epochs: int) -> None:
         """Refuse what would fail later, before anything is done."""
         trainer = self.trainer
-        check_callbacks(trainer, self.held_out is not None)
+        columns = columns_of(trainer, self.held_out is not None)
+        check_callbacks(trainer, columns)
         check_training(trainer, self.source)
         if self.held_out is not None:
             self.held_out = check_validation(trainer, self.held_out, epochs)
             self.held_out = on_device(self.held_out, trainer.model.backend)
-        self.keeper.check(steps_per_epoch=self.steps_per_epoch, **self.order)
+        self.keeper.check(columns, steps_per_epoch=self.steps_per_epoch, **self.order)
 
     def _run(self, epochs: int, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
@@ -120,6 +123,8 @@ class Fit:
     def _epoch(self, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
         if counts is None:
+            for callback in trainer.callbacks:
+                callback.on_epoch_begin(trainer)
             counts = self._new_counts()
             for metric in trainer.metrics:
                 metric.reset()
@@ -141,7 +146,7 @@ class Fit:
         bar.end(row)
         for callback in trainer.callbacks:
             callback.on_epoch_end(trainer, row)
-        keeper.after_epoch(row.get("val_loss", loss))
+        keeper.after_epoch(row)
 
     def _steps(self, counts: Counts, bar: Progress) -> None:
         """The steps that are left of an epoch."""
@@ -255,6 +260,7 @@ class Fit:
                 row |= dict.fromkeys(metric.columns(trainer.model.out_shape), math.nan)
         if self.held_out is not None:
             row |= {f"val_{name}": value for name, value in numbers(trainer.evaluate(self.held_out)).items()}
+        row |= last_rates(trainer.optimizer)
         return row | {"seconds": counts.seconds, "samples_per_second": counts.samples / counts.seconds}
 
     def _shown(self, counts: Counts) -> dict[str, float]:
