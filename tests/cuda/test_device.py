@@ -147,6 +147,21 @@ def test_no_loss_reads_the_device(pretended, criterion, weighted):
     assert count("reads", lambda: criterion(z, t, sample_weight=w if weighted else None)) == 0
 
 
+@pytest.mark.parametrize("filters", [1, 3])
+def test_a_label_for_each_pixel(filters):
+    rng, model = np.random.default_rng(0), nn.Sequential(nn.Conv2D(filters, 3), input_shape=(5, 6, 2))
+    criterion = (
+        nn.BinaryCrossEntropy(class_weight=[1, 2]) if filters == 1 else nn.CrossEntropy(class_weight={1: 2}, ignore_index=0)
+    )
+    x, t, w = rng.standard_normal((7, 5, 6, 2)).astype("float32"), rng.integers(0, max(2, filters), (7, 3, 4)), rng.random(7)
+    moved = copy.deepcopy(model).to("cuda")
+    for ours, expected in (
+        (moved.loss_and_grad(x, t, criterion, w), model.loss_and_grad(x, t, criterion, w)),
+        (moved.grads, model.grads),
+    ):
+        close(ours, expected, "float32")
+
+
 METRICS = [
     nn.Accuracy(),
     nn.Accuracy(ignore_index=1),
