@@ -34,8 +34,8 @@ class Trainer:
 
     loss: such as `nn.CrossEntropy()`.   optimizer: such as `nn.Adam()`, or `nn.ParameterGroups`.
     metrics: such as `nn.Accuracy()`, each with a name of its own; they are streamed over the outputs of training and of
-    validation. Those whose result is no number, such as `nn.ConfusionMatrix()`, are given by `evaluate`, the history has no
-    column of them.
+    validation. Of a vector, such as `nn.Recall(average=None)` gives, the history has a column for each value, `recall_0`,
+    `recall_1`, ...; of a matrix, such as `nn.ConfusionMatrix()` gives, none: `evaluate` returns it.
     callbacks: called around training, see `nn.Callback`.
     Raises ValueError for a part of another kind, for a metric's name that is taken, and for probabilities at the end of the
     model where the loss takes logits.
@@ -186,7 +186,9 @@ class Trainer:
 
     def greater_is_better(self, column: str) -> bool | None:
         """Whether more is better in this column of the history; None where nobody says so."""
-        said = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.metrics}}
+        said: dict[str, bool | None] = {"loss": False}
+        for metric in self.metrics:
+            said |= dict.fromkeys(metric.columns(self.model.out_shape), metric.greater_is_better)
         return said.get(column, said.get(column.removeprefix("val_")))
 
     def results(self, without: Collection[str] = ()) -> dict[str, Any]:
