@@ -138,7 +138,7 @@ def test_values_that_take_long_are_shown_seldom(notebook, monkeypatch, cost, upd
         now += cost
         return {"loss": 1.0}
 
-    bar = progress.Bar(Recorder, "epoch 1", None, "sample", 0)
+    bar = progress.Bar(Recorder, "epoch 1", None, "sample", 0, progress.Progress())
     for _ in range(1050):
         now += 0.01
         bar.advance(1, values)
