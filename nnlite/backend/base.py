@@ -13,8 +13,8 @@ from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 
-# Deviations from the mean come from a sum of n squares if they are at least CANCELLED / sqrt(n) of it: the more values there are,
-# up to ENOUGH[1], the more rounding errors cancel. Of fewer than ENOUGH[0] the mean is subtracted first.
+# Deviations from the mean come from a sum of n squares if they are at least CANCELLED / sqrt(n) of it: of more values, up to
+# ENOUGH[1], more rounding errors cancel. Of fewer than ENOUGH[0] the mean is subtracted first.
 CANCELLED, ENOUGH = 4.0, (1 << 10, 1 << 16)
 LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
 MANY = 1 << 20  # rows that constants are made ready for
