@@ -84,8 +84,8 @@ class Trainer:
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
         can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
         lists, data frames.
-        validation: the same kinds, or a share of the training data, such as 0.1, or a number of its samples: so many are drawn
-        at random, by the seed, and not trained on. It gives the columns val_loss, val_<metric>.
+        validation: the same kinds, or a share of the samples, such as 0.1: so many of them are drawn at random, by the seed,
+        and not trained on. It gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
         steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
         data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
