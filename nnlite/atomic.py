@@ -89,9 +89,9 @@ def _status(path: Path) -> os.stat_result | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
-        raise FileError(f"{_shown(path)} is {kind}: only a regular file can be written, or one that is not there yet")
+        raise FileError(f"{shown(path)} is {kind}: only a regular file can be written, or one that is not there yet")
     if not os.access(path, os.W_OK):
-        raise FileError(f"{_shown(path)} is write-protected")
+        raise FileError(f"{shown(path)} is write-protected")
     return status
 
 
@@ -122,10 +122,11 @@ def _reported(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         folder = Path(os.path.realpath(path)).parent
-        problem = error.strerror or error if folder.exists() else f"there is no folder {_shown(folder)}"
-        raise FileError(f"{_shown(path)} cannot be written: {problem}") from error
+        problem = error.strerror or error if folder.exists() else f"there is no folder {shown(folder)}"
+        raise FileError(f"{shown(path)} cannot be written: {problem}") from error
 
 
-def _shown(path: Path) -> str:
-    text = str(path)
+def shown(path: str | PathLike[str]) -> str:
+    """A path for a message, the end of a long one."""
+    text = os.fspath(path)
     return text if len(text) <= _SHOWN else f"...{text[-_SHOWN:]}"

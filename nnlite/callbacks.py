@@ -215,6 +215,7 @@ class ReduceOnPlateau(Callback):
 class WeightAverage(Callback):
     """average <- average + w (values - average) after each step, over parameters and buffers; the model has it after training.
 
+    The average is kept in float64: in float32 it would stand still where w (values - average) is below half its last digit.
     It goes on in a second `fit` of the same model and begins anew with another.
     decay: w = 1 - decay, larger in the first steps, so that they count alike; None: w = 1 / steps, the plain mean.
     start: the first steps that are left out.  `with average.applied(model):` shows it before the end.
@@ -242,9 +243,12 @@ class WeightAverage(Callback):
         self.count += 1
         weight = max(1 / self.count, 0 if self.decay is None else 1 - float(self.decay))
         if self.average is None:
-            self.average = trainer.model.snapshot()
+            self.average = tuple(value.astype("float64") for value in values)
         for average, value in zip(self.average, values, strict=True):
-            average += weight * (value - average)
+            change = value.astype("float64")
+            change -= average
+            change *= weight
+            average += change
 
     @contextmanager
     def applied(self, model: "Sequential") -> Iterator[None]:

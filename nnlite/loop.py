@@ -16,7 +16,7 @@ from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
 from nnlite.progress import Progress, say, show
-from nnlite.sources import Epochs, is_dataset, on_device
+from nnlite.sources import Epochs, apart, is_dataset, on_device
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer
@@ -38,13 +38,13 @@ class Weighed(Loss):
 
 
 class Fit:
-    """Trains on `source`, checks on `held_out`, both data sets or iterables of batches, as `Trainer.fit` was asked to."""
+    """Trains on `source`, a data set or an iterable of batches, and validates, as `Trainer.fit` was asked to."""
 
     def __init__(
         self,
         trainer: "Trainer",
         source: Any,
-        held_out: Any,
+        validation: Any,
         progress: bool,
         nonfinite: str,
         folder: Folder | None = None,
@@ -54,8 +54,9 @@ class Fit:
         **order: Any,
     ) -> None:
         self.trainer, self.progress, self.nonfinite = trainer, progress, nonfinite
-        self.source, self.held_out, self.steps_per_epoch, self.order = source, held_out, steps_per_epoch, order
-        self.keeper = Keeper(trainer, source, folder, every, monitor, self._say)
+        self.steps_per_epoch, self.order = steps_per_epoch, order
+        self.source, self.held_out, self.places = apart(source, validation, order["seed"])
+        self.keeper = Keeper(trainer, self.source, folder, every, monitor, self._say)
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
@@ -231,7 +232,8 @@ class Fit:
 
     def _located(self, batch: tuple[Any, Any, Any], counts: Counts) -> str:
         """Where in a batch the first value is not finite, by the rows of the data set where that says them."""
-        return locate(self.trainer.model, *batch, self.feed.rows(self.trainer.epochs, counts.batches))
+        rows = self.feed.rows(self.trainer.epochs, counts.batches)
+        return locate(self.trainer.model, *batch, rows if self.places is None else self.places[rows])
 
     def _refuse(self, loss: float, reason: str) -> None:
         trainer = self.trainer

@@ -1,6 +1,6 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
 from os import PathLike
@@ -19,6 +19,7 @@ from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
     from nnlite.losses import Loss
+    from nnlite.weights import Taken
 
 # What `assemble` makes: no part of a copy.
 _MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
@@ -364,14 +365,15 @@ class Sequential(Layer):
         with self.lock.reading():
             save(self, path)
 
-    def load_weights(self, path: str | PathLike[str], strict: bool = True) -> list[str]:
-        """Take values by name from a saved model; returns the names that were taken.
+    def load_weights(self, path: str | PathLike[str], strict: bool = True, names: Mapping[str, str] | None = None) -> "Taken":
+        """Take values by name from a saved model. Returns the names that were taken; `left_out` of it says what was not.
 
-        strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits.
+        strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits, if anything does.
+        names: {"old.*": "new.*"}: what others in the file are called here; * stands for the same on both sides.
         """
         from nnlite.serialize import load_weights
 
-        return load_weights(self, path, strict)
+        return load_weights(self, path, strict, names)
 
     def summary(self) -> None:
         """Print each layer's output shape, number of parameters, and MFLOP of a forward pass for one sample."""

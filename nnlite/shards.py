@@ -279,8 +279,7 @@ class TrainingPass(Pass):
                 parts[i] = entry.delta_statistics(delta, space.contexts[0])
             if count > 1:
                 with turnstile.turn(i):
-                    if i > 0:
-                        memory.add(gradient)
+                    memory.add(i, gradient, last=i == count - 1)
             self.spaces[k][i] = None
             memory.workspaces.append(space)
 

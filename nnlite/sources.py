@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nnlite.arguments import shortened
 from nnlite.backend import by_position, host_array, is_array
 from nnlite.errors import DataError
 
@@ -25,6 +26,29 @@ def as_source(data: Any) -> Any:
     if not (is_dataset(data) or isinstance(data, Iterable) or _is_sequence(data)):
         raise DataError(f"data must be (x, t), a nn.data.Dataset or an iterable of batches, not {type(data).__name__}")
     return data
+
+
+def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
+    """What is trained on, what is validated on, None for nothing, and the places of the first in `source`, None for all.
+
+    validation: data of its own, or how many samples of the source, or which share of them, are drawn and set aside for it.
+    """
+    is_number = isinstance(validation, int | float | np.number)
+    if not is_number:
+        return source, None if validation is None else as_source(validation), None
+    from nnlite.data import Dataset
+
+    if not isinstance(source, Dataset):
+        raise DataError(
+            f"validation={shortened(validation)} sets samples of arrays or of a nn.data.Dataset aside, the training data are a "
+            f"{type(source).__name__}: give data for validation, such as validation=(x, t)"
+        )
+    places = np.arange(len(source))
+    try:
+        kept, drawn = (part.images for part in Dataset(places, places).split(validation, seed=seed))
+    except DataError as error:
+        raise DataError(f"validation: {error}") from error
+    return source[kept], source[drawn], kept
 
 
 def is_dataset(data: Any) -> bool:

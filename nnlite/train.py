@@ -83,7 +83,9 @@ class Trainer:
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
         can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
-        lists, data frames. validation: the same kinds; gives the columns val_loss, val_<metric>.
+        lists, data frames.
+        validation: the same kinds, or a share of the training data, such as 0.1, or a number of its samples: so many are drawn
+        at random, by the seed, and not trained on. It gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
         steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
         data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
@@ -106,7 +108,7 @@ class Trainer:
 
         A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
         """
-        source, held_out = as_source(data), None if validation is None else as_source(validation)
+        source = as_source(data)
         choice("nonfinite", nonfinite, "raise", "skip")
         for name, value in (("shuffle", shuffle), ("progress", progress), ("resume", resume)):
             flag(name, value)
@@ -124,7 +126,7 @@ class Trainer:
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        Fit(self, source, held_out, progress, nonfinite, folder, every, steps, monitor, **order).run(epochs, resume)
+        Fit(self, source, validation, progress, nonfinite, folder, every, steps, monitor, **order).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, Any]:

@@ -109,6 +109,13 @@ def test_history_to_csv_and_plot(tmp_path):
     assert (tmp_path / "h.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_plot_shows_scores_alone(tmp_path):
+    history = nn.History({name: [1.0] for name in ("loss", "r2", "learning_rate", "learning_rate_*.b", "seconds")})
+    history.plot(tmp_path / "h.svg")
+    svg = (tmp_path / "h.svg").read_text()
+    assert "<!-- r2 -->" in svg and "<!-- loss -->" in svg and "rate" not in svg and "seconds" not in svg
+
+
 def read(path):
     header, *lines = csv.reader(path.read_text().splitlines())
     return header, lines

@@ -84,6 +84,15 @@ def test_each_group_has_its_rate_reduced():
     assert [group.learning_rate for group in groups.groups.values()] == [0.1 * 0.1, 0.005]
 
 
+def test_it_begins_anew_with_each_fit():
+    trainer = make_trainer(callbacks=[nn.ReduceOnPlateau("loss", 0.5, patience=2, mode="max")])
+    for _ in range(3):
+        fit(trainer, epochs=3)  # two worse ones each
+    assert trainer.optimizer.learning_rate == 0.1
+    fit(trainer, epochs=4)
+    assert trainer.optimizer.learning_rate == 0.1 * 0.5
+
+
 # ---- what it refuses
 
 SCHEDULED = {

@@ -138,7 +138,7 @@ def test_values_that_take_long_are_shown_seldom(notebook, monkeypatch, cost, upd
         now += cost
         return {"loss": 1.0}
 
-    bar = progress.Bar(Recorder, "epoch 1", None, "sample", 0)
+    bar = progress.Bar(Recorder, "epoch 1", None, "sample", 0, progress.Progress())
     for _ in range(1050):
         now += 0.01
         bar.advance(1, values)
@@ -171,6 +171,25 @@ def test_the_bar_of_a_resumed_epoch_begins_where_it_stood(notebook, tmp_path, st
         with contextlib.suppress(Killed):
             trainer.fit((X, T), batch_size=16, checkpoint=tmp_path, every=4, steps_per_epoch=steps, resume=True)
     assert [bar.options["initial"] for bar in notebook] == [0, done] and notebook[1].seen == notebook[1].options["total"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stdout", [Terminal, io.StringIO])
+def test_a_log_has_lines_while_the_terminal_has_bars(monkeypatch, stdout):
+    """As in `python train.py | tee log`."""
+    out, err = stdout(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    fit(epochs=2, validation=(X, T))
+    assert err.getvalue().count("90/90") >= 2 and "val_loss=" in err.getvalue()
+    lines = [line.split("  ") for line in out.getvalue().splitlines()]
+    assert [line[0] for line in lines] == ([] if stdout is Terminal else ["epoch 1", "epoch 2"])
+    assert all(line[1].startswith("loss ") and line[-1].endswith("samples/s") for line in lines)
+    assert not {"\r", "\x1b"} & set(out.getvalue())
 
 
 class Clock:

@@ -15,7 +15,20 @@ FLOORS = [
     {"arguments", "atomic", "errors"},
     {"backend"},
     {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
-    {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
+    {
+        "debug",
+        "gradcheck",
+        "model",
+        "plan",
+        "profile",
+        "serialize",
+        "shards",
+        "steps",
+        "summary",
+        "vectors",
+        "weights",
+        "workspace",
+    },
     {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
     | {"monitor", "progress", "signals", "sources", "train", "zoo"},
 ]

@@ -222,7 +222,7 @@ def test_weight_average_is_shown_and_taken_back():
     trainer.model.params = trainer.model.params + 1
     own = trainer.model.params.copy()
     with average.applied(trainer.model):
-        assert np.array_equal(trainer.model.params, average.average[0])
+        assert np.array_equal(trainer.model.params, average.average[0].astype("float32"))
     assert np.array_equal(trainer.model.params, own)
     with pytest.raises(ValueError, match="decay"):
         nn.WeightAverage(1.0)
