@@ -117,11 +117,13 @@ def test_each_position_counts_as_a_sample(positions, smoothing, weight, ignored,
     t.flat[0] = 255 if ignored == 255 else 0
     w = draw.uniform(0.1, 3, N) * (draw.random(N) < 0.8) + [1, *[0] * (N - 1)] if weighted else None
     criterion = nn.CrossEntropy(label_smoothing=smoothing, class_weight=weight, ignore_index=ignored)
-    repeated = None if w is None else np.repeat(w, t[0].size)
-    expected = criterion(z.reshape(-1, C), t.reshape(-1), repeated)
+    repeated, there = None if w is None else np.repeat(w, t[0].size), t.reshape(-1) != ignored
+    of_those_there = z.reshape(-1, C)[there], t.reshape(-1)[there], None if w is None else repeated[there]
+    expected = nn.CrossEntropy(label_smoothing=smoothing, class_weight=weight)(*of_those_there)
     loss, delta = criterion(z, t[..., None] if column else t, w)
     assert loss == pytest.approx(expected[0]) and delta.shape == z.shape
-    np.testing.assert_allclose(delta.reshape(-1, C), expected[1], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(delta.reshape(-1, C)[there], expected[1], rtol=1e-12, atol=1e-15)
+    assert not delta.reshape(-1, C)[~there].any()
     soft = np.eye(C)[np.minimum(t, C - 1)]
     of_soft, expected = criterion(z, soft, w)[0], criterion(z.reshape(-1, C), soft.reshape(-1, C), repeated)
     assert of_soft == pytest.approx(expected[0])
@@ -189,6 +191,8 @@ def test_extreme_logits_stay_finite(dtype):
         loss, delta = criterion(z, np.array(t))
         assert np.isfinite(loss) and np.isfinite(delta).all()
     assert nn.CrossEntropy()(z, np.array([1, 0]))[0] == pytest.approx((2e4 + 4e4) / 2)
+    for criterion in (nn.BinaryCrossEntropy(), nn.BinaryCrossEntropy(pos_weight=1.0)):
+        assert criterion(np.array([20, -20], dtype), [1, 0])[0] == pytest.approx(np.exp(-20), rel=1e-6)
     np.testing.assert_array_equal(nn.softmax(z), [[1, 0, 0, 0], [0, 0, 1, 0]])
 
 

@@ -143,9 +143,20 @@ def test_each_position_counts_as_a_sample(metric, positions, classes, form, weig
         t = rng.integers(0, max(2, classes), shape[:-1])
         t.flat[[0, -1]] = 0, 1  # so that not all are ignored
         t = {"labels": t, "column": t[..., None], "probabilities": np.eye(max(2, classes))[t][..., -classes:]}[form]
-    flat = t.reshape(-1, classes) if t.shape == shape else t.reshape(-1)
-    expected = stream(metric, z.reshape(-1, classes), flat, 5, np.repeat(w, each) if weighted else None)
+    flat = t.reshape(-1, classes) if t.shape == shape and classes > 1 else t.reshape(-1)
+    there = flat != getattr(metric, "ignore_index", None) if flat.ndim == 1 else slice(None)
+    of_those_there = z.reshape(-1, classes)[there], flat[there], 5, np.repeat(w, each)[there] if weighted else None
+    plain = copy.copy(metric)
+    plain.ignore_index = None
+    expected = stream(plain, *of_those_there)
     np.testing.assert_allclose(stream(metric, z, t, 3, w if weighted else None), expected, rtol=1e-9)
+
+
+def test_outputs_of_more_classes_later():
+    metric = nn.ConfusionMatrix()
+    for classes in (2, 3):
+        metric.update(np.eye(classes), np.arange(classes))
+    assert metric.result().tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 1]]
 
 
 def test_another_metric_goes_on_from_the_state():

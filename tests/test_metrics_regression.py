@@ -50,6 +50,13 @@ def test_a_million_values_lose_nothing():
         assert stream(mine(), z, t, 1024) == pytest.approx(theirs(t.astype(float), z.astype(float)), rel=1e-9)
 
 
+def test_r2_of_equal_targets():
+    """The sum of 0.1 three times is not 0.3: their variance would not be zero."""
+    t = np.full(9, 0.1)
+    for z, r2 in ((t, 1.0), (t + 1e-9, 0.0)):
+        assert stream(nn.metrics.R2(), z, t, 3) == stream(nn.metrics.R2(), z, t, 7, np.linspace(0.1, 1, 9)) == r2
+
+
 def test_r2_of_one_sample_does_not_exist():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
