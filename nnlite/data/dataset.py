@@ -175,7 +175,7 @@ class Datasets:
 def _count(n: int | float, samples: int) -> int:
     """How many of the samples a number or a share of them is."""
     is_share = isinstance(n, float | np.floating) and 0 < n < 1
-    count = math.ceil(n * samples) if is_share else n
+    count = math.ceil(float(n) * samples) if is_share else n  # float32 would round the product
     if not is_whole(count) or not 0 < count < samples:
         raise DataError(
             f"cannot set {shortened(n)} of {samples} samples aside: give a smaller number, or a share between 0 and 1"
