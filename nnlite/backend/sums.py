@@ -58,6 +58,8 @@ def pixel_products(a: Array, b: Array) -> Array:
 def squared_norm(v: Array) -> float:
     """The sum of the squares of a vector, piece by piece in one call; BLAS adds 32 values of a piece at a time, or more."""
     size = 32 * TERMS
+    if len(v) < size:
+        return float(np.dot(v, v))
     cut = len(v) // size * size
     pieces, rest = v[:cut].reshape(-1, 1, size), v[cut:]
     return float(np.matmul(pieces, pieces.swapaxes(1, 2)).sum(dtype=np.float64)) + float(np.dot(rest, rest))
