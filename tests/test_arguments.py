@@ -374,6 +374,29 @@ def test_numbers_of_numpy_in_losses_schedules_and_augmentation(integer, real):
         assert np.asarray(ours).dtype == np.asarray(expected).dtype and np.array_equal(ours, expected)
 
 
+OPTIMISERS = {
+    "SGD": lambda n, r: nn.SGD(r, momentum=r, weight_decay=r, clip_norm=r),
+    "Adam": lambda n, r: nn.Adam(r, betas=[r, r], eps=r, weight_decay=r),
+    "AdamW": lambda n, r: nn.AdamW(r, weight_decay=r),
+    "RMSProp": lambda n, r: nn.RMSProp(r, alpha=r, eps=r),
+    "Muon": lambda n, r: nn.Muon(r, momentum=r, weight_decay=r, iterations=n(3)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@given(integer=NUMPY_INTEGERS, real=NUMPY_REALS)
+def test_numbers_of_numpy_in_optimisers(name, integer, real):
+    results = []
+    for whole, number in ((int, float), (integer, real)):
+        model = nn.Sequential(nn.Dense(3, bias=False), input_shape=(4,))
+        optimizer = OPTIMISERS[name](whole, number(real(0.3)))
+        for _ in range(3):
+            model.loss_and_grad(X, T, nn.CrossEntropy())
+            optimizer.step(model)
+        results.append(model.params.copy())
+    assert np.array_equal(*results)
+
+
 def test_arguments_of_lists_and_arrays_come_back_from_a_file(tmp_path):
     layers = nn.Normalize(np.array([1.0, 2.0]), np.float64(3)), nn.Conv2D(np.int64(3), [3, 3], bias=np.bool(True)), nn.Flatten()
     model = nn.Sequential(*layers, input_shape=[np.int64(5), 5, 2])
