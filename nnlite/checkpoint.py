@@ -203,10 +203,7 @@ def _restore(trainer: "Trainer", source: Any, arrays: Arrays, description: Mappi
     epochs, steps, passes = (int(description[name]) for name in ("epochs", "steps", "passes"))
     model.restore((arrays["params"], arrays["buffers"]))
     model.passes = passes
-    frozen = {name for name, is_frozen in description["now"]["frozen"].items() if is_frozen}
-    for slot in model.vectors.trained:
-        if slot.frozen != (slot.name in frozen):
-            (model.unfreeze if slot.frozen else model.freeze)(slot.name)
+    model.set_frozen({name for name, is_frozen in description["now"]["frozen"].items() if is_frozen})
     trainer.optimizer.load_state(unpack(description["optimizer"], arrays, np.asarray))
     if progress["counts"] is not None:
         progress["counts"]["partial"] += _restore_metrics(trainer.metrics, description["metrics"], arrays)

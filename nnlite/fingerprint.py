@@ -40,7 +40,8 @@ def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> Print:
 
 def changing(trainer: "Trainer") -> Print:
     """What may change while training: what is frozen, and the values of the optimiser and of its groups."""
-    frozen = {slot.name: slot.frozen for slot in trainer.model.vectors.trained}
+    vectors = trainer.model.vectors
+    frozen = {slot.name: slot.frozen for slot in vectors.trained} | {slot.name: True for slot in vectors.kept if slot.frozen}
     optimizers = {"": trainer.optimizer, **getattr(trainer.optimizer, "groups", {})}
     return _as_json({"frozen": frozen, "optimizer": {name: _settings(each) for name, each in optimizers.items()}})
 

@@ -1,21 +1,20 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from fnmatch import fnmatchcase
 from functools import wraps
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from nnlite.arguments import choice, flag, listing, sample_shape, shortened, whole
-from nnlite.backend import Array, ReadersWriterLock, count, get_backend, single_threaded_blas
+from nnlite.arguments import choice, flag, sample_shape, shortened, whole
+from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
 from nnlite.backend.memory import Pool
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape
 from nnlite.layers.residual import build_chain, check_layers
 from nnlite.plan import Plan, Run, make_plan
 from nnlite.shards import TrainingPass, find_first_trained, infer
-from nnlite.vectors import Slot, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
+from nnlite.vectors import Vectors, everything, frozen_whole, refuse_repeats, unchanged_by_errors, walk
 from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 # What `assemble` makes: no part of a copy.
 _MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
-_MADE_ANEW |= {"_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
+_MADE_ANEW |= {"_frozen_whole", "_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -104,6 +103,7 @@ class Sequential(Layer):
 
     def _make_plan(self) -> None:
         self.plan: Plan = make_plan(self.children(), self.in_shape, self._rewrite)
+        self._frozen_whole = frozen_whole(self)
         self._memories: dict[int, RunMemory] = {}
         self.state_pool = Pool(self.backend)
         self._training: TrainingPass | None = None
@@ -182,8 +182,8 @@ class Sequential(Layer):
         x: (N, *input_shape)   t: targets as the criterion takes them   sample_weight: (N,)   out: (N, *out_shape), receives z
         """
         x = self._input(x)
-        if count(t) != len(x):
-            raise DataError(f"{len(x)} samples, but {count(t)} targets")
+        if length(t) != len(x):
+            raise DataError(f"{len(x)} samples, but {length(t)} targets")
         shape = (len(x), *self.out_shape)
         if out is not None and out.shape != shape:
             raise ShapeError(f"out must have shape {shape}, not {out.shape}")
@@ -297,34 +297,34 @@ class Sequential(Layer):
         with self.updating():
             self.params[...], self.buffers[...] = (self.backend.asarray(v) for v in snapshot)
 
-    def freeze(self, pattern: str) -> None:
-        """Stop training the parameters whose names match, such as "0.*": no gradient, no update. Statistics go on."""
-        for slot in self._matching(pattern):
-            slot.layer.frozen.add(slot.attribute)
+    def freeze(self, pattern: str, *, statistics: bool = True) -> None:
+        """Stop training the parameters whose names match, such as "0.*": no gradient, no update.
+
+        statistics: whether a BatchNorm that is frozen whole keeps its running statistics and normalises by them in training.
+        """
+        self.vectors.freeze(pattern, statistics)
+        self._refresh()
 
     def unfreeze(self, pattern: str) -> None:
-        """Train the parameters whose names match again."""
-        for slot in self._matching(pattern):
-            slot.layer.frozen.discard(slot.attribute)
+        """Train the parameters whose names match again; the statistics of their layers go on, too."""
+        self.vectors.unfreeze(pattern)
+        self._refresh()
 
-    def _matching(self, pattern: str) -> Iterator[Slot]:
-        slots = [slot for slot in self.vectors.trained if fnmatchcase(slot.name, pattern)]
-        if not slots:
-            names = listing(self.named_params())
-            raise ValueError(f"no parameter matches {shortened(pattern)}: the names are {names}")
-        yield from slots
-        for _, model in everything(self._root()):
-            if isinstance(model, Sequential):
-                model._refresh()
-        for slot in slots:
-            if slot.frozen:
-                self.grads[slot.place] = 0
+    def set_frozen(self, names: Collection[str]) -> None:
+        """Freeze what has these names, parameters and statistics, and nothing else."""
+        self.vectors.set_frozen(names)
+        self._refresh()
 
     def _refresh(self) -> None:
-        """Take up a change of what is frozen."""
-        self.freezes += 1
-        self.first_trained = find_first_trained(self.plan.training)
-        self.vectors.refresh()
+        """Take up a change of what is frozen, in the whole model."""
+        for _, model in everything(self._root()):
+            if isinstance(model, Sequential):
+                model.freezes += 1
+                model.vectors.refresh()
+                if model._frozen_whole != frozen_whole(model):
+                    model._make_plan()
+                model.first_trained = find_first_trained(model.plan.training)
+        self._root().vectors.clear_frozen()
 
     @property
     def device(self) -> str:

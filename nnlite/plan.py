@@ -108,7 +108,7 @@ class Plan(NamedTuple):
 
 def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -> Plan:
     """Flatten, rewrite and cut into runs."""
-    training, inference = (_flatten(layers, "") for _ in range(2))
+    training, inference = _with_frozen_forms(_flatten(layers, "")), _flatten(layers, "")
     if rewrite:
         training, inference = (_relu_fused(_pool_in_conv(_pool_before_relu(steps))) for steps in (training, inference))
     runs = _cut_at_barriers(training)
@@ -139,6 +139,14 @@ def _flatten(layers: dict[str, Layer], prefix: str) -> list[Step]:
             steps += _flatten(layer.children(), path + ".")
         else:
             steps.append(LayerStep(path, layer))
+    return steps
+
+
+def _with_frozen_forms(steps: list[Step]) -> list[Step]:
+    """Layers that are frozen whole as what they are then: no barrier, no statistics."""
+    for step in steps:
+        if isinstance(step, LayerStep) and step.layer.has_frozen_form and step.layer.is_frozen_whole:
+            step.layer = step.layer.frozen_form()
     return steps
 
 

@@ -11,7 +11,7 @@ from nnlite.backend import Array, get_num_threads
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
 from nnlite.steps import LayerStep
-from nnlite.workspace import is_trained
+from nnlite.vectors import is_trained
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential

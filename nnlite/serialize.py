@@ -33,9 +33,8 @@ def save(model: "Sequential", path: str | PathLike[str]) -> None:
     from safetensors.numpy import save as to_bytes
 
     arrays = {name: np.ascontiguousarray(model.backend.to_host(view)) for name, view in _entries(model).items()}
-    frozen = sorted(slot.name for slot in model.vectors.trained if slot.frozen)
-    description = {"format": FORMAT, "model": describe(model), "passes": model.passes, "frozen": frozen}
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    whole = {"format": FORMAT, "model": describe(model), "passes": model.passes, "frozen": model.vectors.frozen_names}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     write_whole(path, to_bytes(arrays, metadata={"nnlite": text}))
 
 
@@ -49,8 +48,7 @@ def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: 
     try:
         model = _build_whole(description["model"], _classes(layers), arrays)
         _take(model, arrays, strict=True, path=path)
-        for name in description["frozen"]:
-            model.freeze(name)
+        model.set_frozen(set(map(str, description["frozen"])))
         model.passes = int(description["passes"])
     except FileError:
         raise

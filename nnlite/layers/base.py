@@ -193,6 +193,17 @@ class Layer:
         """Make `self.<name>` this view of the model's vector."""
         self.__dict__[name] = view
 
+    has_frozen_form: ClassVar[bool] = False
+
+    def frozen_form(self) -> "Layer":
+        """What it is in training while parameters and statistics are frozen; for a layer whose `has_frozen_form` is true."""
+        return self
+
+    @property
+    def is_frozen_whole(self) -> bool:
+        """Whether all that it declares is frozen, statistics too."""
+        return bool(self.declared) and self.frozen >= self.declared.keys()
+
     def children(self) -> dict[str, "Layer"]:
         """The layers inside this one, by the name they have in the model's names."""
         return {}

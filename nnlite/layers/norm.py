@@ -1,10 +1,11 @@
 """Normalisation: of each channel over the batch, of each sample over its channels, and of the data itself."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nnlite.arguments import flag, number, shortened, vector
-from nnlite.backend import Array
+from nnlite.backend import Array, Memory
 from nnlite.errors import ShapeError
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 
@@ -31,9 +32,12 @@ class BatchNorm(BatchLayer):
     Inference uses running_mean and running_var: after each training pass running <- momentum running + (1 - momentum) batch,
     with the unbiased variance. With one value a channel the output is beta, the gradient zero, running_var left alone.
 
+    A model that freezes it freezes its statistics, too: see `FrozenBatchNorm`.
     momentum: in [0, 1].  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
     Raises ValueError for other arguments.  Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
+
+    has_frozen_form = True
 
     def __init__(self, *, momentum: float = 0.9, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
         self.momentum, self.eps = number("momentum", momentum, least=0, most=1), number("eps", eps, least=0)
@@ -51,6 +55,9 @@ class BatchNorm(BatchLayer):
         self.declare("running_var", channels, "ones", trained=False)
         return in_shape
 
+    def frozen_form(self) -> "FrozenBatchNorm":
+        return FrozenBatchNorm(self)
+
     def statistics(self, a: Array) -> Any:
         a = self.backend.rows(a)
         return len(a), *self.backend.moments(a)
@@ -66,11 +73,7 @@ class BatchNorm(BatchLayer):
             self.backend.lerp(self.running_var, batch.unbiased_var, weight)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        if ctx.training:
-            by = ctx.batch.normalization
-        else:
-            inv_std = 1 / self.xp.sqrt(self.running_var + float(self.eps))
-            by = self._normalization(self.running_mean, inv_std, a.size // a.shape[-1])
+        by = ctx.batch.normalization if ctx.training else self.running_normalization(a.size // a.shape[-1])
         return self.backend.normalize(a, by, ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
@@ -85,11 +88,42 @@ class BatchNorm(BatchLayer):
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.normalize_delta(delta, ctx.a, ctx.delta_batch, ctx.out)
 
+    def running_normalization(self, rows: int) -> Any:
+        """The normalisation by the running statistics, of about so many values a channel."""
+        return self._normalization(self.running_mean, 1 / self.xp.sqrt(self.running_var + float(self.eps)), rows)
+
     def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Any:
         """The normalisation by these moments, in the dtype of the model, of so many values a channel."""
         mean, inv_std = (v.astype(self.running_mean.dtype, copy=False) for v in (mean, inv_std))
         gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
         return self.backend.normalization(mean, inv_std, gamma, beta, rows)
+
+
+class FrozenBatchNorm(Layer):
+    """A BatchNorm whose parameters and statistics are frozen: y = s a + t, the same map for each sample.
+
+    s = gamma / sqrt(running_var + eps), t = beta - s running_mean.     Backward: dJ/da = s delta
+    """
+
+    elementwise, keeps, shares_memory = True, None, False
+
+    def __init__(self, norm: BatchNorm) -> None:
+        self.norm = norm
+        self.backend, self.in_shape, self.out_shape = norm.backend, norm.in_shape, norm.out_shape
+        self.declared, self.frozen = norm.declared, norm.frozen
+
+    def prepare(self, memory: Memory) -> Any:
+        norm = self.norm
+        s = 1 / self.xp.sqrt(norm.running_var + float(norm.eps))
+        s = (s * norm.gamma if norm.scale else s).astype(norm.running_var.dtype, copy=False)
+        values = math.prod(self.in_shape[:-1])
+        return norm.running_normalization(values), self.backend.wide_row(s, values)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        return self.backend.normalize(a, ctx.prepared[0], ctx.out)
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.backend.by_column("multiply", delta, ctx.prepared[1], ctx.out)
 
 
 class LayerNorm(Layer):
