@@ -1,4 +1,7 @@
-"""Writing files so that there is never half of one: a temporary file beside it, which takes its place when it is whole."""
+"""Writing files so that there is never half of one: a temporary file beside it, which takes its place when it is whole.
+
+Logs grow line by line instead: `append`. What may be written is the same for both.
+"""
 
 import os
 import secrets
@@ -31,11 +34,10 @@ def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     permitted. Raises FileError, naming `path`, before anything is written for what is no regular file, for one that is
     write-protected and for a missing folder, and later where the system refuses.
     """
-    path = Path(path)
+    path, target = Path(path), Path(os.path.realpath(path))
     with _reported(path):
-        before, target = _status(path), Path(os.path.realpath(path))
-        temporary = target.with_name(f".{target.name[:_NAME]}.{secrets.token_hex(8)}")
-        handle = os.open(temporary, _NEW, 0o666 if before is None else 0o600)  # less the umask, as for every new file
+        before = _status(path)
+        temporary, handle = _open_beside(target, 0o666 if before is None else 0o600)  # less the umask, as for every new file
     file = os.fdopen(handle, "wb")
     try:
         yield file
@@ -54,6 +56,31 @@ def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
         raise
 
 
+def append(path: str | PathLike[str], data: bytes) -> None:
+    """Write behind what a file has. Raises FileError as `replacing` does."""
+    path = Path(path)
+    with _reported(path):
+        _status(path)
+        with path.open("ab") as file:
+            file.write(data)
+
+
+def check_writable(path: str | PathLike[str]) -> None:
+    """Raise FileError, as `replacing` does, where a file cannot be written; nothing is changed."""
+    path = Path(path)
+    with _reported(path):
+        _status(path)
+        temporary, handle = _open_beside(Path(os.path.realpath(path)), 0o600)
+        os.close(handle)
+        temporary.unlink()
+
+
+def _open_beside(target: Path, mode: int) -> tuple[Path, int]:
+    """A new file in the same folder, and its handle."""
+    temporary = target.with_name(f".{target.name[:_NAME]}.{secrets.token_hex(8)}")
+    return temporary, os.open(temporary, _NEW, mode)
+
+
 def _status(path: Path) -> os.stat_result | None:
     """Of the file that is there, None where there is none; raises FileError unless it may be replaced."""
     try:
@@ -62,9 +89,9 @@ def _status(path: Path) -> os.stat_result | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
-        raise FileError(f"{_shown(path)} is {kind}: only a regular file can be written, or one that is not there yet")
+        raise FileError(f"{shown(path)} is {kind}: only a regular file can be written, or one that is not there yet")
     if not os.access(path, os.W_OK):
-        raise FileError(f"{_shown(path)} is write-protected")
+        raise FileError(f"{shown(path)} is write-protected")
     return status
 
 
@@ -95,10 +122,11 @@ def _reported(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         folder = Path(os.path.realpath(path)).parent
-        problem = error.strerror or error if folder.exists() else f"there is no folder {_shown(folder)}"
-        raise FileError(f"{_shown(path)} cannot be written: {problem}") from error
+        problem = error.strerror or error if folder.exists() else f"there is no folder {shown(folder)}"
+        raise FileError(f"{shown(path)} cannot be written: {problem}") from error
 
 
-def _shown(path: Path) -> str:
-    text = str(path)
+def shown(path: str | PathLike[str]) -> str:
+    """A path for a message, the end of a long one."""
+    text = os.fspath(path)
     return text if len(text) <= _SHOWN else f"...{text[-_SHOWN:]}"

@@ -1,20 +1,25 @@
-"""What happens around training: four hooks; early stopping and weight averaging built on them."""
+"""What happens around training: hooks; early stopping, rates that fall on a plateau and weight averaging built on them."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnlite.arguments import as_call, choice, flag, listing, number, shortened, whole
-from nnlite.errors import DataError
+from nnlite.arguments import as_call, choice, flag, number, shortened, whole
+from nnlite.groups import by_column
+from nnlite.monitor import Mode, Monitor
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
     from nnlite.train import Trainer
 
+_LEAST_REDUCTION = 1e-8  # a smaller one is not made, as in PyTorch
+
 
 class Callback:
     """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
+
+    `Trainer` raises ValueError for methods on_... that are none of these hooks.
 
     The order: `check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
     are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
@@ -35,6 +40,9 @@ class Callback:
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Before the first step of this `fit`; where a run goes on, after its counters were put back."""
+
+    def on_epoch_begin(self, trainer: "Trainer") -> None:
+        """Before the first step of an epoch; not again where a run goes on in the middle of one."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """After each step of the optimiser."""
@@ -70,7 +78,7 @@ class EarlyStopping(Callback):
         *,
         patience: int = 3,
         min_delta: float = 0.0,
-        mode: Literal["min", "max"] | None = None,
+        mode: Mode = None,
         restore_best: bool = True,
     ) -> None:
         self.monitor, self.patience = monitor, whole("patience", patience, 1)
@@ -91,35 +99,20 @@ class EarlyStopping(Callback):
         """It restores the best ones."""
         return self.restore_best
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
-        if self.monitor not in columns:
-            raise DataError(
-                f"EarlyStopping watches {shortened(self.monitor)}, the history will have {listing(columns)}"
-                + ("" if "val_loss" in columns else ": columns val_... need validation=")
-            )
-        self._sign(trainer)
+    @property
+    def _watched(self) -> Monitor:
+        return Monitor("EarlyStopping", self.monitor, self.mode)
 
-    def _sign(self, trainer: "Trainer") -> int:
-        """1 where smaller is better, -1 where larger is."""
-        if self.mode is not None:
-            return -1 if self.mode == "max" else 1
-        greater_is_better = trainer.greater_is_better(self.monitor)
-        if greater_is_better is None:
-            raise ValueError(
-                f"EarlyStopping watches {shortened(self.monitor)}, and no metric says whether more of it is better: "
-                'give EarlyStopping mode="max" or "min", or the metric greater_is_better = True or False'
-            )
-        return -1 if greater_is_better else 1
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        self._watched.check(trainer, columns)
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         self.best, self.waited, self.snapshot = math.inf, 0, None
 
     def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
-        if self.monitor not in row:
-            raise DataError(f"EarlyStopping watches {shortened(self.monitor)}, the history has {listing(row)}")
-        value = self._sign(trainer) * row[self.monitor]
-        if value < self.best - self.min_delta:
-            self.best, self.waited, self.best_epoch = value, 0, trainer.epochs
+        cost = self._watched.cost(trainer, row)
+        if cost < self.best - self.min_delta:
+            self.best, self.waited, self.best_epoch = cost, 0, trainer.epochs
             self.snapshot = trainer.model.snapshot() if self.restore_best else None
             return
         self.waited += 1
@@ -138,9 +131,91 @@ class EarlyStopping(Callback):
         vars(self).update(state)
 
 
+class ReduceOnPlateau(Callback):
+    """r <- max(factor r, min_learning_rate) after more than `patience` epochs in which `monitor` did not improve.
+
+    r: the learning rate, or that of each group of `nn.ParameterGroups`; numbers, no schedules.
+    A value v improves on the best so far, b, where v < b (1 - threshold), or, if larger is better, v > b (1 + threshold). With
+    threshold_mode="abs", to be taken for values that may be negative: v < b - threshold, v > b + threshold.
+    cooldown: the epochs after a reduction that do not count.
+    mode: "min" or "max": whether smaller or larger is better; default: as the metric of this name says, for a loss "min".
+    It begins anew with each `fit`. Raises ValueError for arguments out of range. `fit` raises ValueError for a schedule and
+    where no metric says what is better, DataError for a name that the history will not have.
+    Source: PyTorch's ReduceLROnPlateau. (Keras's reduces one epoch earlier, and its threshold is absolute.)
+    """
+
+    must_match = ("monitor", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_learning_rate", "mode")
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        *,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_learning_rate: float = 0.0,
+        mode: Mode = None,
+    ) -> None:
+        self.monitor, self.factor = monitor, number("factor", factor, above=0, below=1)
+        self.patience, self.cooldown = whole("patience", patience), whole("cooldown", cooldown)
+        self.threshold = number("threshold", threshold, least=0)
+        self.threshold_mode = choice("threshold_mode", threshold_mode, "rel", "abs")
+        self.min_learning_rate = number("min_learning_rate", min_learning_rate, least=0)
+        self.mode = choice("mode", mode, "min", "max", None)
+        self.best, self.waited, self.cooling = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
+
+    @property
+    def _watched(self) -> Monitor:
+        return Monitor("ReduceOnPlateau", self.monitor, self.mode)
+
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        self._watched.check(trainer, columns)
+        for name, optimizer in by_column(trainer.optimizer).items():
+            if callable(optimizer.learning_rate):
+                raise ValueError(
+                    f"ReduceOnPlateau scales a constant learning rate, but {shortened(name)} is the schedule "
+                    f"{shortened(optimizer.learning_rate)}, which sets the rate anew each step: give a number in its place"
+                )
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        self.best, self.waited, self.cooling = math.inf, 0, 0
+
+    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+        cost = self._watched.cost(trainer, row)
+        self.waited += 1
+        if cost < self._bound(trainer):
+            self.best, self.waited = cost, 0
+        if self.cooling:
+            self.cooling, self.waited = self.cooling - 1, 0
+        if self.waited > self.patience:
+            self._reduce(trainer)
+            self.cooling, self.waited = int(self.cooldown), 0
+
+    def _bound(self, trainer: "Trainer") -> float:
+        """What an improvement is below."""
+        if self.threshold_mode == "abs":
+            return self.best - self.threshold
+        return self.best * (1 - self._watched.sign(trainer) * self.threshold)
+
+    def _reduce(self, trainer: "Trainer") -> None:
+        for optimizer in by_column(trainer.optimizer).values():
+            reduced = float(max(optimizer.rate * self.factor, self.min_learning_rate))
+            if optimizer.rate - reduced > _LEAST_REDUCTION:
+                optimizer.learning_rate = reduced
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "cooling": self.cooling}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
 class WeightAverage(Callback):
     """average <- average + w (values - average) after each step, over parameters and buffers; the model has it after training.
 
+    The average is kept in float64: in float32 it would stand still where w (values - average) is below half its last digit.
     It goes on in a second `fit` of the same model and begins anew with another.
     decay: w = 1 - decay, larger in the first steps, so that they count alike; None: w = 1 / steps, the plain mean.
     start: the first steps that are left out.  `with average.applied(model):` shows it before the end.
@@ -168,9 +243,12 @@ class WeightAverage(Callback):
         self.count += 1
         weight = max(1 / self.count, 0 if self.decay is None else 1 - float(self.decay))
         if self.average is None:
-            self.average = trainer.model.snapshot()
+            self.average = tuple(value.astype("float64") for value in values)
         for average, value in zip(self.average, values, strict=True):
-            average += weight * (value - average)
+            change = value.astype("float64")
+            change -= average
+            change *= weight
+            average += change
 
     @contextmanager
     def applied(self, model: "Sequential") -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 A checkpoint is a safetensors file, `step-<steps>.safetensors`: parameters, buffers and the arrays of the optimiser, callbacks,
 metrics and the source of batches as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both.
-`best.safetensors` is the model after the epoch with the lowest validation loss (without validation: training loss), as
+`best.safetensors` is the model after the best epoch (the one with the lowest validation loss, if nothing else is asked for), as
 `Sequential.save` writes it.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlite.arguments import as_call, shortened, whole
-from nnlite.atomic import write_whole
+from nnlite.atomic import shown, write_whole
 from nnlite.errors import FileError, NNLiteError
 from nnlite.fingerprint import Print, changing, stateful
 from nnlite.formats import FORMAT, in_present_format
@@ -56,7 +56,9 @@ class Folder:
         except OSError as error:
             last = self.files()[-1:]
             left = f"the last one is {last[0].name}" if last else "there is none yet"
-            warnings.warn(f"no checkpoint could be written to {self.path}: {error}; {left}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"no checkpoint could be written to {shown(self.path)}: {error}; {left}", RuntimeWarning, stacklevel=2
+            )
             return
         for old in self.files()[: -self.keep]:
             old.unlink(missing_ok=True)
@@ -83,7 +85,7 @@ class Folder:
             except FileError as error:
                 warnings.warn(f"{error}: trying the one before it", RuntimeWarning, stacklevel=2)
         if files:
-            raise FileError(f"none of the {len(files)} checkpoints in {self.path} can be read")
+            raise FileError(f"none of the {len(files)} checkpoints in {shown(self.path)} can be read")
         return None
 
     def set_aside(self) -> Path:
@@ -105,11 +107,11 @@ def read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
     try:
         digest, text = whole["digest"], whole["state"]
         if digest != _digest(arrays, text):
-            raise FileError(f"{path}: the checkpoint is damaged: its digest does not fit")
+            raise FileError(f"{shown(path)}: the checkpoint is damaged: its digest does not fit")
         description: dict[str, Any] = json.loads(text)
         return arrays, in_present_format(arrays, description)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise FileError(f"{path}: not a checkpoint, or damaged: {error!r}") from error
+        raise FileError(f"{shown(path)}: not a checkpoint, or damaged: {shortened(error)}") from error
 
 
 def _digest(arrays: Arrays, text: str) -> str:

@@ -64,3 +64,15 @@ class ParameterGroups:
         for pattern in self.groups:
             if not any(self._group_of(name) == pattern for name in names):
                 raise ValueError(f"no parameter falls to the group {shortened(pattern)}: the names are {listing(names)}")
+
+
+def by_column(optimizer: "Optimizer | ParameterGroups") -> dict[str, Optimizer]:
+    """The optimisers, by the columns of the history that show their learning rates."""
+    if isinstance(optimizer, ParameterGroups):
+        return {f"learning_rate_{pattern}": group for pattern, group in optimizer.groups.items()}
+    return {"learning_rate": optimizer}
+
+
+def last_rates(optimizer: "Optimizer | ParameterGroups") -> dict[str, float]:
+    """The learning rates of the last step, by the columns of the history."""
+    return {column: group.rate_at(max(0, group.steps - 1)) for column, group in by_column(optimizer).items()}

@@ -7,15 +7,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import shortened
-from nnlite.check import check_callbacks, check_training, check_validation
+from nnlite.check import check_callbacks, check_training, check_validation, columns_of
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
+from nnlite.groups import last_rates
 from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
 from nnlite.progress import Progress, say, show
-from nnlite.sources import Epochs, is_dataset, on_device
+from nnlite.sources import Epochs, apart, is_dataset, on_device
 
 if TYPE_CHECKING:
     from nnlite.train import Trainer
@@ -37,23 +38,25 @@ class Weighed(Loss):
 
 
 class Fit:
-    """Trains on `source`, checks on `held_out`, both data sets or iterables of batches, as `Trainer.fit` was asked to."""
+    """Trains on `source`, a data set or an iterable of batches, and validates, as `Trainer.fit` was asked to."""
 
     def __init__(
         self,
         trainer: "Trainer",
         source: Any,
-        held_out: Any,
+        validation: Any,
         progress: bool,
         nonfinite: str,
         folder: Folder | None = None,
         every: int | None = None,
         steps_per_epoch: int | None = None,
+        monitor: str | None = None,
         **order: Any,
     ) -> None:
         self.trainer, self.progress, self.nonfinite = trainer, progress, nonfinite
-        self.source, self.held_out, self.steps_per_epoch, self.order = source, held_out, steps_per_epoch, order
-        self.keeper = Keeper(trainer, source, folder, every, self._say)
+        self.steps_per_epoch, self.order = steps_per_epoch, order
+        self.source, self.held_out, self.places = apart(source, validation, order["seed"])
+        self.keeper = Keeper(trainer, self.source, folder, every, monitor, self._say)
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
@@ -68,12 +71,13 @@ class Fit:
     def _check(self, epochs: int) -> None:
         """Refuse what would fail later, before anything is done."""
         trainer = self.trainer
-        check_callbacks(trainer, self.held_out is not None)
+        columns = columns_of(trainer, self.held_out is not None)
+        check_callbacks(trainer, columns)
         check_training(trainer, self.source)
         if self.held_out is not None:
             self.held_out = check_validation(trainer, self.held_out, epochs)
             self.held_out = on_device(self.held_out, trainer.model.backend)
-        self.keeper.check(steps_per_epoch=self.steps_per_epoch, **self.order)
+        self.keeper.check(columns, steps_per_epoch=self.steps_per_epoch, **self.order)
 
     def _run(self, epochs: int, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
@@ -120,6 +124,8 @@ class Fit:
     def _epoch(self, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
         if counts is None:
+            for callback in trainer.callbacks:
+                callback.on_epoch_begin(trainer)
             counts = self._new_counts()
             for metric in trainer.metrics:
                 metric.reset()
@@ -141,7 +147,7 @@ class Fit:
         bar.end(row)
         for callback in trainer.callbacks:
             callback.on_epoch_end(trainer, row)
-        keeper.after_epoch(row.get("val_loss", loss))
+        keeper.after_epoch(row)
 
     def _steps(self, counts: Counts, bar: Progress) -> None:
         """The steps that are left of an epoch."""
@@ -226,7 +232,8 @@ class Fit:
 
     def _located(self, batch: tuple[Any, Any, Any], counts: Counts) -> str:
         """Where in a batch the first value is not finite, by the rows of the data set where that says them."""
-        return locate(self.trainer.model, *batch, self.feed.rows(self.trainer.epochs, counts.batches))
+        rows = self.feed.rows(self.trainer.epochs, counts.batches)
+        return locate(self.trainer.model, *batch, rows if self.places is None else self.places[rows])
 
     def _refuse(self, loss: float, reason: str) -> None:
         trainer = self.trainer
@@ -253,6 +260,7 @@ class Fit:
         row |= {m.name: math.nan for m in trainer.metrics if m.name in counts.partial and m.greater_is_better is not None}
         if self.held_out is not None:
             row |= {f"val_{name}": value for name, value in numbers(trainer.evaluate(self.held_out)).items()}
+        row |= last_rates(trainer.optimizer)
         return row | {"seconds": counts.seconds, "samples_per_second": counts.samples / counts.seconds}
 
     def _shown(self, counts: Counts) -> dict[str, float]:

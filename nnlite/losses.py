@@ -33,7 +33,7 @@ class Loss:
         """
         backend = backend_of(z)
         if total is None:
-            z = _reals(backend.asarray(z))
+            z = backend.xp.ascontiguousarray(_reals(backend.asarray(z)))  # NumPy's sums along rows lose no digits, others do
             t, sample_weight, total = self.prepare(z.shape, z.dtype, t, sample_weight, backend)
         if sample_weight is not None:
             z = _of_those_there(z, sample_weight)
@@ -202,7 +202,8 @@ class Huber(Loss):
 def softmax(z: Any) -> Array:
     """y_i = exp(z_i) / sum over j of exp(z_j), over the last axis: probabilities from logits. ShapeError if that is empty."""
     backend = backend_of(z)
-    xp, z = backend.xp, _reals(backend.asarray(z))
+    xp = backend.xp
+    z = xp.ascontiguousarray(_reals(backend.asarray(z)))
     if not z.shape or not z.shape[-1]:
         raise ShapeError(f"softmax expects outputs (..., C), got {z.shape}")
     e = xp.exp(z - z.max(axis=-1, keepdims=True))

@@ -1,6 +1,6 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
 from os import PathLike
@@ -10,7 +10,7 @@ from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
 from nnlite.backend.memory import Pool
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
-from nnlite.layers.base import Layer, Shape
+from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.residual import build_chain, check_layers
 from nnlite.plan import Plan, Run, make_plan
 from nnlite.shards import TrainingPass, find_first_trained, infer
@@ -19,6 +19,7 @@ from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
     from nnlite.losses import Loss
+    from nnlite.weights import Taken
 
 # What `assemble` makes: no part of a copy.
 _MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
@@ -208,9 +209,7 @@ class Sequential(Layer):
         self._root()
         x = self.backend.asarray(x)
         if x.shape[1:] != self.in_shape or x.ndim != 1 + len(self.in_shape):
-            first = self.layers[0]
-            inputs = f"(N, {', '.join(map(str, self.in_shape))})"
-            raise ShapeError(f"layer 0 {shortened(first)}: expects inputs {inputs}, got {x.shape}")
+            raise ShapeError(f"layer 0 {shortened(self.layers[0])}: {wrong_input(self.in_shape, x.shape)}")
         if len(x) == 0:
             raise DataError("the batch is empty")
         return x
@@ -366,14 +365,15 @@ class Sequential(Layer):
         with self.lock.reading():
             save(self, path)
 
-    def load_weights(self, path: str | PathLike[str], strict: bool = True) -> list[str]:
-        """Take values by name from a saved model; returns the names that were taken.
+    def load_weights(self, path: str | PathLike[str], strict: bool = True, names: Mapping[str, str] | None = None) -> "Taken":
+        """Take values by name from a saved model. Returns the names that were taken; `left_out` of it says what was not.
 
-        strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits.
+        strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits, if anything does.
+        names: {"old.*": "new.*"}: what others in the file are called here; * stands for the same on both sides.
         """
         from nnlite.serialize import load_weights
 
-        return load_weights(self, path, strict)
+        return load_weights(self, path, strict, names)
 
     def summary(self) -> None:
         """Print each layer's output shape, number of parameters, and MFLOP of a forward pass for one sample."""

@@ -69,7 +69,11 @@ class Optimizer:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self.learning_rate(self.steps) if callable(self.learning_rate) else self.learning_rate)
+        return self.rate_at(self.steps)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
 
     def step(self, model: "Sequential", halted: Any = None) -> None:
         """Update the model's parameters, except the frozen ones, from its gradients.

@@ -1,4 +1,4 @@
-"""What is seen of training: a live bar on a terminal and in a notebook, elsewhere lines; nothing where there is no stream."""
+"""What is seen of training: a live bar on a terminal and in a notebook, lines in logs; nothing where there is no stream."""
 
 import sys
 import time
@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from nnlite.history import is_score
+
 Values = Mapping[str, float]
 
 _REFRESH = 0.2  # seconds between two values in a live bar
+_SMALL = 1e-3  # as in Keras
 _FIRST, _LONGEST = 1.0, 600.0  # seconds to the first line within an epoch, and between two of them at most
 
 
@@ -18,6 +21,11 @@ def live_bar() -> Any:
     from tqdm.auto import tqdm
 
     return tqdm if tqdm is not plain or _is_terminal(sys.stderr) else None
+
+
+def _leaves_the_terminal() -> bool:
+    """Whether stdout goes to a log while bars are shown on a terminal, as in `python train.py | tee log`."""
+    return _is_terminal(sys.stderr) and not _is_terminal(sys.stdout)
 
 
 def _is_terminal(stream: Any) -> bool:
@@ -46,9 +54,13 @@ class Progress:
 
 
 class Bar(Progress):
-    """A live one. total: how much of `unit`, "sample" or "step", the epoch has, None where nobody knows."""
+    """A live one. total: how much of `unit`, "sample" or "step", the epoch has, None where nobody knows.
 
-    def __init__(self, make: Any, title: str, total: int | None, unit: str, done: int) -> None:
+    log: what else shows the epoch.
+    """
+
+    def __init__(self, make: Any, title: str, total: int | None, unit: str, done: int, log: Progress) -> None:
+        self.log = log
         self.bar, self.unit = make(total=total, initial=done, desc=title, unit=unit, unit_scale=False, leave=True), unit
         self.shown = 0.0
 
@@ -57,6 +69,7 @@ class Bar(Progress):
         if (now := time.monotonic()) - self.shown > _REFRESH:
             self.shown = now
             self.bar.set_postfix(_texts(values()), refresh=False)
+        self.log.advance(samples, values)
 
     def close(self) -> None:
         self.bar.close()
@@ -64,6 +77,7 @@ class Bar(Progress):
     def end(self, row: Values) -> None:
         self.bar.set_postfix(_texts(row))
         self.bar.close()
+        self.log.end(row)
 
 
 class Lines(Progress):
@@ -89,10 +103,14 @@ class Lines(Progress):
 def show(epoch: int, total: int | None, unit: str, steps: int, samples: int) -> Progress:
     """The progress of an epoch of which so many steps and samples are done."""
     make, title = live_bar(), f"epoch {epoch}"
+    lines = Lines(title, total is None, samples)
     if make is None:
-        return Lines(title, total is None, samples)
-    return Bar(make, title, total, unit, steps if unit == "step" else samples)
+        return lines
+    log = lines if _leaves_the_terminal() else Progress()
+    return Bar(make, title, total, unit, steps if unit == "step" else samples, log)
 
 
 def _texts(values: Values) -> dict[str, str]:
-    return {name: f"{v:.4f}" for name, v in values.items() if isinstance(v, float) and "second" not in name}
+    """Losses and metrics with four decimals, in powers of ten where these would be lost."""
+    shown = {name: v for name, v in values.items() if isinstance(v, float) and is_score(name)}
+    return {name: f"{v:.4e}" if 0 < abs(v) < _SMALL else f"{v:.4f}" for name, v in shown.items()}

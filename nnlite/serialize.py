@@ -5,24 +5,24 @@ The same model gives the same bytes. Layers are found by name among nnlite's own
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import nnlite.layers
-from nnlite.arguments import listing, shortened
-from nnlite.atomic import write_whole
+from nnlite.arguments import flag, shortened
+from nnlite.atomic import shown, write_whole
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
 from nnlite.vectors import walk
+from nnlite.weights import Arrays, Taken, check_names, entries, renamed, take
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
 
 FORMAT = 1
-Arrays = dict[str, Any]
 
 
 def save(model: "Sequential", path: str | PathLike[str]) -> None:
@@ -32,7 +32,7 @@ def save(model: "Sequential", path: str | PathLike[str]) -> None:
     """
     from safetensors.numpy import save as to_bytes
 
-    arrays = {name: np.ascontiguousarray(model.backend.to_host(view)) for name, view in _entries(model).items()}
+    arrays = {name: np.ascontiguousarray(model.backend.to_host(view)) for name, view in entries(model).items()}
     whole = {"format": FORMAT, "model": describe(model), "passes": model.passes, "frozen": model.vectors.frozen_names}
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     write_whole(path, to_bytes(arrays, metadata={"nnlite": text}))
@@ -47,13 +47,13 @@ def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: 
     arrays, description = _read(path)
     try:
         model = _build_whole(description["model"], _classes(layers), arrays)
-        _take(model, arrays, strict=True, path=path)
+        take(model, renamed(arrays, {}), strict=True, path=path)
         model.set_frozen(set(map(str, description["frozen"])))
         model.passes = int(description["passes"])
     except FileError:
         raise
     except Exception as error:  # a description from anywhere can make layers raise anything
-        raise FileError(f"{path}: its configuration does not describe a model: {error}") from error
+        raise FileError(f"{shown(path)}: its configuration does not describe a model: {error}") from error
     return model.to(device)
 
 
@@ -71,10 +71,12 @@ def _build_whole(description: dict[str, Any], classes: dict[str, type[Layer]], a
     return model
 
 
-def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -> list[str]:
+def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool, names: Mapping[str, str] | None) -> Taken:
     """Take the values of a saved model by name; the names that were taken. See `Sequential.load_weights`."""
+    flag("strict", strict)
+    check_names(names)
     arrays, _ = _read(path)
-    return _take(model, arrays, strict, path)
+    return take(model, renamed(arrays, names or {}), strict, path)
 
 
 def describe(layer: Layer) -> dict[str, Any]:
@@ -106,10 +108,6 @@ def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
         return kind(**arguments)
     before, rest = [arguments.pop(name) for name in names[:star]], arguments.pop(names[star])
     return kind(*before, *rest, **arguments)
-
-
-def _entries(model: "Sequential") -> Arrays:
-    return model.named_params() | model.named_buffers()
 
 
 def _classes(layers: Iterable[type[Layer]]) -> dict[str, type[Layer]]:
@@ -153,7 +151,7 @@ def read_tensors(path: str | PathLike[str], what: str) -> tuple[Arrays, dict[str
     except FileNotFoundError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, OSError) as error:
-        raise FileError(f"{path}: not {what} that nnlite saved, or damaged: {error!r}") from error
+        raise FileError(f"{shown(path)}: not {what} that nnlite saved, or damaged: {shortened(error)}") from error
     return arrays, description
 
 
@@ -161,24 +159,9 @@ def _read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
     arrays, description = read_tensors(path, "a model")
     if description.keys() == {"digest", "state"}:
         raise FileError(
-            f"{path} is a checkpoint: Trainer.fit(checkpoint=, resume=True) goes on with it; "
+            f"{shown(path)} is a checkpoint: Trainer.fit(checkpoint=, resume=True) goes on with it; "
             "best.safetensors beside it is a model"
         )
     if description.get("format") != FORMAT:
-        raise FileError(f"{path}: format {description.get('format')}, this nnlite reads format {FORMAT}")
+        raise FileError(f"{shown(path)}: format {description.get('format')}, this nnlite reads format {FORMAT}")
     return arrays, description
-
-
-def _take(model: "Sequential", arrays: Arrays, strict: bool, path: Any) -> list[str]:
-    own = _entries(model)
-    wrong = {n for n in own.keys() & arrays.keys() if own[n].shape != arrays[n].shape or arrays[n].dtype.kind != "f"}
-    problems = [f"extra {n}" for n in sorted(arrays.keys() - own.keys())]
-    problems += [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
-    problems += [f"{n} has shape {arrays[n].shape}, here {own[n].shape}" for n in sorted(wrong)]
-    if strict and problems:
-        raise FileError(f"{path} does not fit this model: {listing(problems, most=5, longest=80)}")
-    taken = [n for n in own if n in arrays and n not in wrong]
-    with model.updating():
-        for name in taken:
-            own[name][...] = model.backend.asarray(arrays[name])
-    return taken

@@ -75,7 +75,7 @@ class Pass:
         self.memory = [model.memory_of(run) for run in runs]
 
     def _cut(self, run: Run) -> list[slice]:
-        return run.cut(self.n, self.itemsize) if self.model.device == "cpu" else [slice(0, self.n)]
+        return run.cut(self.n, self.itemsize) if self.model.backend.cuts_batches else [slice(0, self.n)]
 
     def load(self, state: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
         """Rows of a state; those of the user's array are cast to the model's dtype."""
@@ -279,8 +279,7 @@ class TrainingPass(Pass):
                 parts[i] = entry.delta_statistics(delta, space.contexts[0])
             if count > 1:
                 with turnstile.turn(i):
-                    if i > 0:
-                        memory.add(gradient)
+                    memory.add(i, gradient, last=i == count - 1)
             self.spaces[k][i] = None
             memory.workspaces.append(space)
 

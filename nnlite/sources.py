@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nnlite.arguments import shortened
 from nnlite.backend import by_position, host_array, is_array
 from nnlite.errors import DataError
 
@@ -27,6 +28,29 @@ def as_source(data: Any) -> Any:
     return data
 
 
+def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
+    """What is trained on, what is validated on, None for nothing, and the places of the first in `source`, None for all.
+
+    validation: data of its own, or how many samples of the source, or which share of them, are drawn and set aside for it.
+    """
+    is_number = isinstance(validation, int | float | np.number)
+    if not is_number:
+        return source, None if validation is None else as_source(validation), None
+    from nnlite.data import Dataset
+
+    if not isinstance(source, Dataset):
+        raise DataError(
+            f"validation={shortened(validation)} sets samples of arrays or of a nn.data.Dataset aside, the training data are a "
+            f"{type(source).__name__}: give data for validation, such as validation=(x, t)"
+        )
+    places = np.arange(len(source))
+    try:
+        kept, drawn = (part.images for part in Dataset(places, places).split(validation, seed=seed))
+    except DataError as error:
+        raise DataError(f"validation: {error}") from error
+    return source[kept], source[drawn], kept
+
+
 def is_dataset(data: Any) -> bool:
     """A `nn.data.Dataset`, or whatever gives seeded batches as it does."""
     return callable(getattr(data, "batches", None))
@@ -40,7 +64,7 @@ def gives_once(source: Any) -> bool:
 
 def on_device(source: Any, backend: Any) -> Any:
     """A data set in the memory of the device, where that has room; else as it is."""
-    fits = backend.device != "cpu" and hasattr(source, "on") and backend.has_room(source.nbytes)
+    fits = backend.has_own_memory and hasattr(source, "on") and backend.has_room(source.nbytes)
     return source.on(backend) if fits else source
 
 

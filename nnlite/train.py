@@ -77,12 +77,15 @@ class Trainer:
         keep: int = 2,
         resume: bool = False,
         steps_per_epoch: int | None = None,
+        monitor: str | None = None,
     ) -> History:
         """Train for `epochs` more epochs and return the history, of these and of earlier calls.
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
         can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
-        lists, data frames. validation: the same kinds; gives the columns val_loss, val_<metric>.
+        lists, data frames.
+        validation: the same kinds, or a share of the training data, such as 0.1, or a number of its samples: so many are drawn
+        at random, by the seed, and not trained on. It gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
         steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
         data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
@@ -92,24 +95,27 @@ class Trainer:
         from, or "skip" the step, with a warning. Parameters and statistics are then those before it.
 
         checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs goes into a file there.
-        The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the epoch with the lowest
-        validation loss. Those of another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C
-        and SIGTERM then finish the step and write one before they end the process, or before a handler of your own is called:
-        if that returns, training goes on.
+        The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the best epoch. Those of
+        another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C and SIGTERM then finish
+        the step and write one before they end the process, or before a handler of your own is called: if that returns,
+        training goes on.
+        monitor: the column of the history that says which epoch is the best, such as "val_accuracy"; whether more of it is
+        better the metric says. Default: val_loss, without validation loss. Raises DataError for a name that the history will
+        not have, ValueError where no metric says what is better.
         resume: go on from the newest, in the middle of an epoch if need be, until `epochs` epochs are done in all, to the same
         bits as without the interruption; without any checkpoint start afresh. Raises StateError, naming the difference, for
         those of another model, optimiser, data set or setting, and FileError where all are damaged.
 
         A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
         """
-        source, held_out = as_source(data), None if validation is None else as_source(validation)
+        source = as_source(data)
         choice("nonfinite", nonfinite, "raise", "skip")
         for name, value in (("shuffle", shuffle), ("progress", progress), ("resume", resume)):
             flag(name, value)
         epochs, batch_size = int(whole("epochs", epochs)), int(whole("batch_size", batch_size, 1))
         seed = int(whole("seed", seed))
-        if checkpoint is None and (resume or every is not None):
-            raise ValueError("resume and every need checkpoint=, the folder of the checkpoints")
+        if checkpoint is None and (resume or every is not None or monitor is not None):
+            raise ValueError("resume, every and monitor need checkpoint=, the folder of the checkpoints")
         every = None if every is None else int(whole("every", every, 1))
         steps = None if steps_per_epoch is None else int(whole("steps_per_epoch", steps_per_epoch, 1))
         if epochs > 1 and steps is None and gives_once(source):
@@ -120,7 +126,7 @@ class Trainer:
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        Fit(self, source, held_out, progress, nonfinite, folder, every, steps, **order).run(epochs, resume)
+        Fit(self, source, validation, progress, nonfinite, folder, every, steps, monitor, **order).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, Any]:

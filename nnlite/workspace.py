@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nnlite.shards import Pass
 
 _WORTH_THREADS = 1 << 18  # values of weights to prepare: for fewer, waking a thread takes longer
+STRETCH = 32  # shards whose gradients are added one after another
 
 
 class Workspace:
@@ -86,6 +87,7 @@ class RunMemory:
     """Workspaces and gradient vectors of one run that nobody uses at the moment.
 
     `total`: where the shards' gradients are added up; the first shard writes there directly, through `direct`.
+    `stretch`: the vector that gradients are being added to.
     """
 
     def __init__(self, model: "Sequential", run: Run) -> None:
@@ -94,7 +96,7 @@ class RunMemory:
         self.slots = [slot for slot in model.vectors.trained if slot.path in paths]
         place = slice(self.slots[0].place.start, self.slots[-1].place.stop) if self.slots else slice(0, 0)
         self.total = model.grads[place]
-        self.direct = GradientVector(run, self.slots, self.total)
+        self.direct = self.stretch = GradientVector(run, self.slots, self.total)
         layer_steps = ((i, step.layer) for i, step in enumerate(run.steps) if isinstance(step, LayerStep))
         self.preparing = [(i, layer) for i, layer in layer_steps if prepares(layer)]
         self.reused = [Memory(model.backend) for _ in self.preparing]
@@ -148,10 +150,20 @@ class RunMemory:
             # Zeros, because what a barrier writes is never written by the shards.
             return GradientVector(self.run, self.slots, self.model.backend.zeros(len(self.total), self.total.dtype))
 
-    def add(self, gradient: GradientVector) -> None:
-        """Add a shard's gradients to the total, and take their vector back."""
-        self.total += gradient.vector
-        self.gradients.append(gradient)
+    def add(self, i: int, gradient: GradientVector, last: bool) -> None:
+        """Add the gradients of shard i, the next one, to the total, and take their vector back.
+
+        Many shards are added in stretches, and their sums to the total, so that no digits are lost.
+        """
+        place = i % STRETCH
+        if place == 0:
+            self.stretch = gradient
+        else:
+            self.stretch.vector += gradient.vector
+            self.gradients.append(gradient)
+        if (place == STRETCH - 1 or last) and self.stretch is not self.direct:
+            self.total += self.stretch.vector
+            self.gradients.append(self.stretch)
 
 
 def _what_they_read(model: "Sequential", paths: set[str]) -> list[Array]:

@@ -2,6 +2,7 @@
 
 import inspect
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,15 @@ CONSTRUCTORS = {
         {},
         {"patience": POSITIVE_WHOLE, "min_delta": NOT_NEGATIVE, "mode": choices("min", "max", None), "restore_best": FLAG},
     ),
+    nn.ReduceOnPlateau: (
+        {},
+        {"factor": reals(0.125, 0.75, 0, 1, -0.1, 2), "patience": WHOLE, "threshold": NOT_NEGATIVE, "cooldown": WHOLE,
+         "threshold_mode": choices("rel", "abs"), "min_learning_rate": NOT_NEGATIVE, "mode": choices("min", "max", None)},
+    ),
+    nn.CSVLog: (
+        {"path": "log.csv"},
+        {"path": (st.sampled_from(["log.csv", Path("log.csv")]), STRANGE.filter(lambda v: not isinstance(v, str)))},
+    ),
     nn.WeightAverage: ({}, {"decay": or_none(SHARE), "start": WHOLE}),
     nn.data.RandomCrop: ({}, {"padding": POSITIVE_WHOLE, "mode": choices("zeros", "reflect")}),
     nn.data.Cutout: ({}, {"size": POSITIVE_WHOLE}),
@@ -192,6 +202,7 @@ def test_the_table_has_all_constructors_with_options():
     spaces = (nn, nn.schedules, nn.data, nn.init)
     kinds = {value for space in spaces for value in vars(space).values() if inspect.isclass(value)}
     others = {nn.Context, nn.Residual, nn.Trainer, nn.History, nn.Optimizer, nn.data.Dataset, nn.data.Datasets}
+    others |= {nn.data.ImageFiles}  # an array of images, whose arguments are its own
     for kind in kinds - others - {nn.init.DeclaredShape}:
         if kind.__module__.startswith("nnlite.") and not issubclass(kind, Exception) and not kind.__name__.startswith("_"):
             parameters = inspect.signature(kind).parameters.values()

@@ -169,8 +169,3 @@ def test_two_augmentations_of_a_kind_draw_by_themselves():
     once, twice = (next(iter(data.augmented(*[Cutout(8)] * n).batches(40)))[0] for n in (1, 2))
     hidden = [(x == 0).all(axis=3).sum() for x in (once, twice)]
     assert hidden[1] > 1.5 * hidden[0]
-
-
-def test_a_share_is_no_number_of_samples():
-    with pytest.raises(DataError, match=r"cannot set 0.2 of 20 samples aside"):
-        numbered(20).split(0.2)

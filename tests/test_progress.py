@@ -155,6 +155,25 @@ def test_the_bar_of_a_resumed_epoch_begins_where_it_stood(notebook, tmp_path, st
     assert [bar.options["initial"] for bar in notebook] == [0, done] and notebook[1].seen == notebook[1].options["total"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stdout", [Terminal, io.StringIO])
+def test_a_log_has_lines_while_the_terminal_has_bars(monkeypatch, stdout):
+    """As in `python train.py | tee log`."""
+    out, err = stdout(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    fit(epochs=2, validation=(X, T))
+    assert err.getvalue().count("90/90") >= 2 and "val_loss=" in err.getvalue()
+    lines = [line.split("  ") for line in out.getvalue().splitlines()]
+    assert [line[0] for line in lines] == ([] if stdout is Terminal else ["epoch 1", "epoch 2"])
+    assert all(line[1].startswith("loss ") and line[-1].endswith("samples/s") for line in lines)
+    assert not {"\r", "\x1b"} & set(out.getvalue())
+
+
 class Clock:
     """Each step takes a quarter of a second."""
 
@@ -180,6 +199,14 @@ def test_an_epoch_of_known_length_is_one_line(monkeypatch, capsys, options):
     monkeypatch.setattr(progress, "time", Clock())
     fit(batch_size=2, **options)
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_small_values_are_seen(capsys):
+    """And neither times nor learning rates: those are in the history."""
+    row = {"loss": 3.21e-5, "val_loss": -3.21e-5, "r2": 0.0, "mae": 1e-3, "f1": float("nan"), "learning_rate": 0.1}
+    progress.Lines("epoch 1", False, 0).end(row | {"learning_rate_*": 0.1, "seconds": 2.0, "samples_per_second": 45.0})
+    shown = ["loss 3.2100e-05", "val_loss -3.2100e-05", "r2 0.0000", "mae 0.0010", "f1 nan"]
+    assert capsys.readouterr().out.strip().split("  ") == ["epoch 1", *shown, "45 samples/s"]
 
 
 def test_lines_come_at_least_every_ten_minutes(monkeypatch, capsys):

@@ -15,9 +15,22 @@ FLOORS = [
     {"arguments", "atomic", "errors"},
     {"backend"},
     {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
-    {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
-    {"callbacks", "check", "checkpoint", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
-    | {"progress", "signals", "sources", "train", "zoo"},
+    {
+        "debug",
+        "gradcheck",
+        "model",
+        "plan",
+        "profile",
+        "serialize",
+        "shards",
+        "steps",
+        "summary",
+        "vectors",
+        "weights",
+        "workspace",
+    },
+    {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
+    | {"monitor", "progress", "signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

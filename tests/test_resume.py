@@ -110,6 +110,30 @@ def test_callbacks_begin_after_the_counters_are_put_back_and_load_after_that(tmp
     assert calls.calls == [("check", 0), ("begin", 1, 6, 1), ("load", 7), ("end", 3)]
 
 
+class Faster(nn.Callback):
+    """Changes the rate before each epoch, and may evaluate there, which is no part of the epoch."""
+
+    def __init__(self, evaluates=True):
+        self.evaluates = evaluates
+
+    def on_epoch_begin(self, trainer):
+        trainer.optimizer.learning_rate *= 1 + trainer.epochs
+        if self.evaluates:
+            trainer.evaluate((X[:5], T[:5]))
+
+
+@given(places=st.lists(st.integers(1, 15), min_size=1, max_size=3), every=st.sampled_from([None, 1, 2]))
+def test_an_epoch_that_goes_on_in_its_middle_does_not_begin_again(tmp_path_factory, places, every):
+    folder, expected = tmp_path_factory.mktemp("run"), fit(make([Faster(evaluates=False)], [nn.Accuracy()]))
+    for place in places:
+        with suppress(Killed):
+            fit(make([Faster(), KillAt(place)], [nn.Accuracy()]), folder, every=every, resume=True)
+    trainer = fit(make([Faster()], [nn.Accuracy()]), folder, every=every, resume=True)
+    assert np.array_equal(trainer.model.params, expected.model.params)
+    assert all(trainer.history[name] == expected.history[name] for name in ("loss", "accuracy", "learning_rate"))
+    assert trainer.history["learning_rate"] == [0.03, 0.03 * 2, 0.03 * 2 * 3]
+
+
 def test_a_log_is_not_begun_anew(tmp_path):
     class Log(nn.Callback):
         def on_fit_begin(self, trainer):

@@ -1,39 +1,25 @@
 """What a backend offers: an array module and a dozen operations, written here in plain `xp` for every backend."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnlite.backend.conv import ConvPlan
+from nnlite.backend.masks import masked
+from nnlite.backend.normalization import Normalization
 from nnlite.backend.pool import AveragePoolPlan, BlockMaxPoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 
-CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
+# CANCELLED / sqrt(n): the least share of a sum of squares of n values that deviations from the mean may be, to come from it. The
+# more values there are, up to ENOUGH[1], the more rounding errors cancel; of fewer than ENOUGH[0] the mean is subtracted first.
+CANCELLED, ENOUGH = 4.0, (1 << 10, 1 << 16)
 LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
 MANY = 1 << 20  # rows that constants are made ready for
-_PART = 1 << 16  # values that are summed in their own dtype: float32 loses no digits over so many
-_SMALL = 1e-30
-FAR = 30  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
-
-
-class Normalization(NamedTuple):
-    """y = gamma (a - mean) inv_std + beta as (a - center) scale + shift: what all shards of a batch share, made once.
-
-    center: the mean where it is far from zero, so that nothing cancels; else None, for 0.  For deltas: slope, and their means.
-    """
-
-    mean: Array
-    inv_std: Array
-    gamma: Array | None
-    beta: Array | None
-    center: Array | None = None
-    scale: Any = None
-    shift: Any = None
-    slope: Any = None
-    means: Any = None
+SMALL = 1e-30  # a factor that float32 nearly loses
+FAR = 16  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
 
 def by_pixel(a: Array) -> Array:
@@ -55,6 +41,8 @@ class Backend:
     images are a matrix (m, N C) as they lie, which Winograd's transforms multiply without a tile being copied; and what a
     channel is multiplied by meets rows of N C values.
 
+    cuts_batches: whether a batch goes through in shards, on threads.
+    has_own_memory: whether data are moved to it first, a data set once and for all where it has room.
     waits_for_reads: whether a value that is read back keeps Python waiting for all that was asked of a device before.
     joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
     fuses_relu: whether `with_relu` gives a backend whose `add_bias` and `normalize` end with max(y, 0).
@@ -65,6 +53,8 @@ class Backend:
 
     device: str
     xp: Any
+    cuts_batches = True
+    has_own_memory = False
     waits_for_reads = False
     joins_pool = True
     fuses_relu = False
@@ -180,15 +170,18 @@ class Backend:
 
     def moments(self, a: Array) -> tuple[Array, Array]:
         """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
-        total, squares = self.column_sums(a), self.column_products(a, a)
-        deviations = squares - total * total / len(a)
-        if (deviations >= CANCELLED * squares).all():
-            return total / len(a), deviations
-        # About the first row: exact for constant columns, and nothing cancels where the mean is far from zero.
-        d = self.xp.subtract(a, a[0], out=self.scratch("deviation", a.shape, a.dtype))
-        total = self.column_sums(d)
-        squares = self.column_products(d, d) - total * total / len(d)
-        return a[0] + total / len(d), self.xp.maximum(squares, 0)
+        n, mean = len(a), self.column_sums(a) / len(a)
+        if n >= ENOUGH[0]:
+            squares = self.column_products(a, a)
+            deviations = squares - mean * mean * n
+            if (deviations >= CANCELLED / math.sqrt(min(n, ENOUGH[1])) * squares).all():
+                return mean.astype(a.dtype), deviations.astype(a.dtype)
+        # About the mean, rounded: nothing cancels, and for constant columns every step is exact.
+        center = mean.astype(a.dtype)
+        d = self.xp.subtract(a, center, out=self.scratch("deviation", a.shape, a.dtype))
+        rest = self.column_sums(d) / n
+        deviations = self.xp.maximum(self.column_products(d, d) - rest * rest * n, 0)
+        return (center + rest).astype(a.dtype), deviations.astype(a.dtype)
 
     def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
         """(m, mean, unbiased variance, 1 / sqrt(biased variance + eps)) of the columns of several arrays.
@@ -250,13 +243,19 @@ class Backend:
         """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
         return self.multiply(a, b, out)
 
+    def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Likewise a' b, as `multiply_rows` has it."""
+        return self.product(a.T, b, out)
+
     def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
         """The sums of the columns of `delta` and of `delta x`, x = (a - mean) inv_std; delta, a: (M, C)."""
         total = self.column_sums(delta)
         if by.center is not None:
             deviation = self.xp.subtract(a, by.center, out=self.scratch("deviation", a.shape, a.dtype))
-            return total, self.column_products(delta, deviation) * by.inv_std
-        return total, (self.column_products(delta, a) - by.mean * total) * by.inv_std
+            products = self.column_products(delta, deviation)
+        else:
+            products = self.column_products(delta, a) - by.mean * total
+        return total.astype(a.dtype), (products * by.inv_std).astype(a.dtype)
 
     def combine_delta_sums(self, parts: list[Any], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
         """The sums over all parts, in their order, of what `delta_sums` gave, into dbeta and dgamma; returned: both over m."""
@@ -268,13 +267,22 @@ class Backend:
         return (total / m).astype(dtype), (total_x / m).astype(dtype)
 
     def column_sums(self, a: Array) -> Array:
-        """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction."""
-        sums: Array = self.xp.ones(len(a), a.dtype) @ a
+        """The sums of the columns of `a` (M, C), in float64: every sum over rows comes from here or from `column_products`."""
+        sums: Array = a.sum(axis=0, dtype="float64")
         return sums
 
+    def sum_columns(self, a: Array, out: Array) -> None:
+        """Write the sums of the columns of `a` (M, C) to `out`."""
+        out[...] = self.column_sums(a)
+
     def column_products(self, a: Array, b: Array) -> Array:
-        """The sums of the columns of `a b`, value by value; both (M, C)."""
-        sums: Array = self.xp.einsum("mc,mc->c", a, b)
+        """The sums of the columns of `a b`, value by value, in float64; both (M, C), or (H, W, C) and summed over H and W."""
+        sums: Array = (a * b).sum(axis=tuple(range(a.ndim - 1)), dtype="float64")
+        return sums
+
+    def pixel_sums(self, a: Array) -> Array:
+        """The sums over all pixels of images (N, H, W, C), in float64: (N, C)."""
+        sums: Array = a.sum(axis=(1, 2), dtype="float64")
         return sums
 
     def wide_row(self, row: Array, rows: int) -> Array:
@@ -297,9 +305,7 @@ class Backend:
 
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
         """delta where y > 0, else 0."""
-        mask = self.xp.greater(y, 0, out=self.scratch_batch("mask", y.shape, "bool"))
-        result: Array = self.xp.multiply(delta, mask, out=out)
-        return result
+        return masked(self.xp, delta, self.xp.greater(y, 0, out=self.scratch_batch("mask", y.shape, "bool")), out)
 
     def add_bias(self, z: Array, b: Array) -> None:
         """z += b, by column; z: (..., C), b: (C,)."""
@@ -329,6 +335,12 @@ class Backend:
         self.xp.multiply((bits >= int(rate * 2**32)).reshape(shape), mask.dtype.type(1 / (1 - rate)), out=mask)
         return mask
 
+    def drop(self, a: Array, mask: Array, out: Any) -> Array:
+        """a mask, and 0 where mask is 0, whatever a is."""
+        y = masked(self.xp, a, mask > 0, out)
+        y *= mask
+        return y
+
     def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
         """q[n, t[n]] = 1, else 0; t: (N,) labels that were checked."""
         q: Array = self.xp.zeros((len(t), classes), dtype)
@@ -354,25 +366,28 @@ class Backend:
     def norm(self, vector: Array) -> Any:
         """sqrt(sum of squares) of a vector: finite if all values are, whatever their size; those below 1e-20 may count as 0."""
         with self.xp.errstate(over="ignore", invalid="ignore"):
-            squares = sum(float(self.xp.dot(part, part)) for part in self._parts(vector))
+            squares = self.sum_of_squares(vector)
         if math.isfinite(squares):
             return math.sqrt(squares)
         largest = float(abs(vector).max())  # the squares may overflow where the values do not
-        return (
-            largest * math.sqrt(float(((vector / largest) ** 2).sum(dtype="float64"))) if math.isfinite(largest) else math.inf
-        )
+        return largest * math.sqrt(self.sum_of_squares(vector / largest)) if math.isfinite(largest) else math.inf
 
-    def _parts(self, vector: Array) -> Iterator[Array]:
-        return (vector[i : i + _PART] for i in range(0, len(vector), _PART))
+    def sum_of_squares(self, vector: Array) -> float:
+        """Of the values of a vector, in float64."""
+        return float((vector * vector).sum(dtype="float64"))
 
     def scale_to_norm(self, vector: Array, norm: Any, most: float) -> None:
         """Scale a vector of this norm down so that its norm is at most `most`."""
         factor = most / (norm + 1e-6)
-        if factor < _SMALL:  # in two steps, because float32 has no such number
+        if factor < SMALL:  # in two steps, because float32 has no such number
             vector *= math.sqrt(factor)
             vector *= math.sqrt(factor)
         elif factor < 1:
             vector *= factor
+
+    def all_finite(self, a: Array) -> bool:
+        """Whether no value is infinite or NaN; it may say no, too, where squares overflow."""
+        return bool(self.xp.isfinite(a).all())
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
         """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays.

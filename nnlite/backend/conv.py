@@ -26,10 +26,10 @@ class ConvPlan:
     """Convolution as a product with patches (im2col), for every shape.
 
         forward           z       = P [W b]'          P: (N OH OW, kh kw C + 1), the patches, each with a 1 at its end
-        weight gradient   [dW db] = delta' P          delta: (N OH OW, F)
+        weight gradient   dW      = delta' P          delta: (N OH OW, F), P without the ones
         input gradient    da      = col2im(delta W)   tap by tap the deltas are added back to the pixels they came from
 
-    The column of ones makes the bias a part of both products. With groups there is one product for each.
+    The column of ones makes the bias a part of the product. With groups there is one product for each.
 
     pool: (height, width) of a max-pooling of the outputs, which is then a part of the plan. The rows of P come in the order
     (tap of the pool, row, column, n), so that pooling is the maximum of a few long contiguous arrays.
@@ -75,11 +75,10 @@ class ConvPlan:
         patches = memory.kept("patches")
         if patches is None:
             patches = self._patches(a, memory)
-        delta = self._grouped(self._before_pool(delta, memory))
-        gradient = self.backend.multiply_rows(patches, delta)
-        dW.reshape(self.groups, -1, self.patch)[...] = gradient[:, : self.patch].transpose(0, 2, 1)
+        gradient = self.backend.multiply_rows(patches[..., : self.patch], self._grouped(self._before_pool(delta, memory)))
+        dW.reshape(self.groups, -1, self.patch)[...] = gradient.transpose(0, 2, 1)
         if db is not None:
-            db.reshape(self.groups, -1)[...] = gradient[:, -1]
+            db[...] = self.backend.column_sums(self.backend.rows(delta))  # pooling only spreads it
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         """col2im(delta W), (N, H, W, C)."""
@@ -216,8 +215,8 @@ class DepthwisePlan(ConvPlan):
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         image, pixels, dW = self._padded_pixels(a), self._pixels(delta), dW.reshape(self.filters, -1)
         for k, (_, *tap) in enumerate(self.window.taps):
-            sums = self.backend.xp.einsum("hwc,hwc->c", image[tuple(tap)], pixels)
-            self.backend.xp.sum(sums.reshape(len(a), -1), axis=0, out=dW[:, k])
+            sums = self.backend.column_products(image[tuple(tap)], pixels)
+            dW[:, k] = self.backend.column_sums(sums.reshape(len(a), -1))
         if db is not None:
             db[...] = self.backend.column_sums(self.backend.rows(delta))
 
@@ -283,7 +282,9 @@ class GroupedPlan(ConvPlan):
         for k in range(self.blocks):
             block = self._block("block of a", a, k, self.inputs)
             target = self.backend.scratch_batch("block of z", (*z.shape[:3], self.outputs), z.dtype)
-            z[..., self._place(k, self.outputs)] = self.block_plan.forward(block, filters[k], memory.part(k), target)
+            self.block_plan.forward(block, filters[k], memory.part(k), target)
+            self._keep_apart(self.block_plan.forward, block, filters[k], memory, target)
+            z[..., self._place(k, self.outputs)] = target
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
@@ -301,8 +302,25 @@ class GroupedPlan(ConvPlan):
         for k in range(self.blocks):
             block = self._block("block of z", delta, k, self.outputs)
             target = self.backend.scratch_batch("block of a", (*da.shape[:3], self.inputs), da.dtype)
-            da[..., self._place(k, self.inputs)] = self.block_plan.input_gradient(block, filters[k], memory.part(k), target)
+            self.block_plan.input_gradient(block, filters[k], memory.part(k), target)
+            self._keep_apart(self.block_plan.input_gradient, block, filters[k], memory, target)
+            da[..., self._place(k, self.inputs)] = target
         return da
+
+    def _keep_apart(self, run: Any, block: Array, filters: Any, memory: "Memory", result: Array) -> None:
+        """Where 0 times infinity or NaN spoiled other groups: the finite groups again, and each of the others by itself."""
+        if self.backend.waits_for_reads or self.backend.all_finite(result):
+            return
+        inputs, outputs = ([self._place(i, a.shape[3] // self.joined) for i in range(self.joined)] for a in (block, result))
+        finite = [i for i in range(self.joined) if self.backend.all_finite(block[..., inputs[i]])]
+        for chosen in (finite, *([i] for i in range(self.joined) if i not in finite)):
+            alone, spare = self.backend.xp.zeros_like(block), memory.part(self.blocks)
+            for i in chosen:
+                alone[..., inputs[i]] = block[..., inputs[i]]
+            spare.forget_all()
+            part = run(alone, filters, spare, None)
+            for i in chosen:
+                result[..., outputs[i]] = part[..., outputs[i]]
 
     def _place(self, k: int, channels: int) -> slice:
         return slice(k * channels, (k + 1) * channels)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from nnlite.backend.arrays import host_array
-from nnlite.backend.base import Backend, Normalization
+from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, GroupedPlan
 from nnlite.backend.cublas import Products
 from nnlite.backend.cupy_plans import CudaAveragePoolPlan, CudaConvPlan, CudaDepthwisePlan, CudaMaxPoolPlan, CudaPointwisePlan
 from nnlite.backend.kernels import Kernels
+from nnlite.backend.normalization import Normalization
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.errors import DataError, DeviceError
@@ -32,7 +33,8 @@ class CupyBackend(Backend):
     """
 
     device = "cuda"
-    joins_pool, fuses_relu, waits_for_reads = False, True, True
+    cuts_batches, has_own_memory, waits_for_reads = False, True, True
+    joins_pool, fuses_relu = False, True
     sweep_values = 1 << 62
 
     def __init__(self, precision: Precision = "float32") -> None:
@@ -121,11 +123,15 @@ class CupyBackend(Backend):
         return self.products(a, b, out)
 
     def column_sums(self, a: Array) -> Array:
-        """The sums of the columns of `a` (M, C): partial sums, then their sum in double."""
-        partial, blocks = self._partial("column_sums", a)
+        """The sums of the columns of `a` (M, C), in its own dtype: partial sums, then their sum in double."""
         sums = self.xp.empty(a.shape[1], a.dtype)
-        self._finish("finish_sums", a, partial, sums, blocks)
+        self.sum_columns(a, sums)
         return sums
+
+    def sum_columns(self, a: Array, out: Array) -> None:
+        """As the base class, without an array in between."""
+        partial, blocks = self._partial("column_sums", a)
+        self._finish("finish_sums", a, partial, out, blocks)
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
         """Plain products for 1 x 1, a kernel for depthwise, blocks for groups, else patches."""

@@ -58,7 +58,7 @@ class CudaConvPlan(ConvPlan):
         if target is not dW:
             dW[...] = target[:, : self.patch]
         if db is not None:
-            db[...] = self.backend.column_sums(delta.reshape(-1, self.filters))
+            self.backend.sum_columns(delta.reshape(-1, self.filters), db)
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         (W, _), delta = filters, self.backend.xp.ascontiguousarray(delta)
@@ -127,7 +127,7 @@ class CudaDepthwisePlan(ConvPlan):
         self.backend.kernels.launch("depthwise_weight", a.dtype, grid, (32, 8, 1), *arguments, macros=macros)
         xp.sum(partial, axis=0, out=dW.reshape(self.filters, self.patch))
         if db is not None:
-            db[...] = self.backend.column_sums(delta.reshape(-1, self.filters))
+            self.backend.sum_columns(delta.reshape(-1, self.filters), db)
 
     def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)

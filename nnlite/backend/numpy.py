@@ -13,6 +13,7 @@ from nnlite.backend.base import Backend, by_pixel
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
 from nnlite.backend.products import largest_divisor, multiply, multiply_rows
+from nnlite.backend.sums import ROWS, add_up, column_sums, pixel_products, squared_norm
 from nnlite.backend.threads import is_one_of_many, map_shards
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
@@ -24,6 +25,7 @@ _LONG = 1 << 10  # values of a row that is long enough for an inner loop
 _WIDE = 1 << 13  # ... and that NumPy does not first copy to its buffers, where other rows are added to it or multiplied by it
 _LINE = 64  # bytes of a line of the cache, and of the widest registers
 _SHORT = 64  # values of a run that is copied faster as one element
+_quiet_multiply = np.errstate(invalid="ignore")(np.multiply)
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -147,10 +149,17 @@ class NumpyBackend(Backend):
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut where it is worth waking a thread, but not within one of several shards: they are on all threads already."""
+        return self._by_columns(multiply, len(a), a, b, out)
+
+    def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Likewise."""
+        return self._by_columns(self.multiply_rows, a.shape[1], a, b, out)
+
+    def _by_columns(self, multiply: Callable[..., Array], rows: int, a: Array, b: Array, out: Array | None) -> Array:
         columns = b.shape[1]
-        if len(a) * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS or is_one_of_many():
+        if rows * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS or is_one_of_many():
             return multiply(a, b, out)
-        result: Array = np.empty((len(a), columns), a.dtype) if out is None else out
+        result: Array = np.empty((rows, columns), a.dtype) if out is None else out
 
         def block(i: int) -> None:
             part = slice(columns * i // _BLOCKS, columns * (i + 1) // _BLOCKS)
@@ -161,21 +170,32 @@ class NumpyBackend(Backend):
 
     def column_products(self, a: Array, b: Array) -> Array:
         """As the base class; narrow rows side by side, because NumPy's inner loops are as long as a row."""
+        if a.ndim == 3:
+            return pixel_products(a, b)
         channels, pieces = a.shape[1], _in_one_piece(a, b)
         beside = _side_by_side(a, channels) if pieces else 1
-        if pieces is None or beside == 1:
-            return super().column_products(a, b)
-        left, right = (piece.reshape(-1, beside * channels) for piece in pieces)
-        return super().column_products(left, right).reshape(beside, channels).sum(axis=0)
+        left, right = (x.reshape(-1, 1, beside * channels) for x in pieces or (a, b))
+        sums = pixel_products(left, right)
+        return add_up(sums.reshape(beside, channels)) if beside > 1 else sums
 
     def column_sums(self, a: Array) -> Array:
-        """As the base class, but by `dot`: matmul keeps the global lock while it multiplies a vector."""
-        channels = a.shape[1]
-        beside = _side_by_side(a, channels) if a.flags.c_contiguous else 1
-        a = a.reshape(-1, beside * channels) if beside > 1 else a
-        ones = self.constant_rows(("ones", a.dtype), len(a), lambda n: np.ones(n, a.dtype))
-        sums: Array = np.dot(ones, a)
-        return np.add.reduce(sums.reshape(beside, channels)) if beside > 1 else sums
+        """As the base class, by products."""
+        return column_sums(a, self.constant_rows(("ones", a.dtype), ROWS, lambda n: np.ones(n, a.dtype)))
+
+    def pixel_sums(self, a: Array) -> Array:
+        """As the base class, by the sums of columns."""
+        n, h, w, c = a.shape
+        return self.column_sums(self.rows(a).reshape(h * w, n * c)).reshape(n, c)
+
+    def all_finite(self, a: Array) -> bool:
+        """As the base class, by the sum of squares."""
+        values = a.ravel(order="K")
+        with np.errstate(over="ignore", invalid="ignore"):
+            return math.isfinite(np.dot(values, values))
+
+    def sum_of_squares(self, vector: Array) -> float:
+        """As the base class, without an array of squares."""
+        return squared_norm(vector)
 
     def wide_row(self, row: Array, rows: int) -> Array:
         """As many copies side by side as `by_column` may want."""
@@ -201,6 +221,13 @@ class NumpyBackend(Backend):
         zeros = self.constant_rows(("zeros", a.dtype), size, lambda n: np.zeros(n, a.dtype))
         np.maximum(pieces[0].reshape(-1, size), zeros, out=pieces[1].reshape(-1, size))
         return out
+
+    def drop(self, a: Array, mask: Array, out: Any) -> Array:
+        """As the base class, in one sweep and a look at the result: as a rule it is finite."""
+        y: Array = _quiet_multiply(a, mask, out=out)
+        if not self.all_finite(y):
+            np.copyto(y, 0, where=mask == 0)
+        return y
 
     def erf(self, x: Array) -> Array:
         """The error function: to the last bits in float64, where gradients are checked."""

@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nnlite.backend.masks import left_out, masked
 from nnlite.backend.window import Array, Window
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 # Taps of a window up to which visiting them one by one is fastest, forward and backward.
 FEW, FEW_BACKWARD = 9, 49
+TERMS = 32  # that are added one after another
+Taps = Sequence[tuple[slice, slice, slice]]
 
 
 class _PoolPlan:
@@ -157,9 +160,9 @@ class MaxPoolPlan(_PoolPlan):
         for number, outputs, pixels in self.all_taps:
             won, target = xp.equal(winner[outputs], number, out=mask[outputs]), da[pixels]  # type: ignore[index]
             if tiles:
-                _masked(xp, delta[outputs], won, target)
+                masked(xp, delta[outputs], won, target)
             else:
-                target += _masked(xp, delta[outputs], won, part[outputs])
+                target += masked(xp, delta[outputs], won, part[outputs])
         return da
 
     def _scattered(self, delta: Array, winner: Any) -> Array:
@@ -205,13 +208,6 @@ class BlockMaxPoolPlan(_PoolPlan):
         return da
 
 
-def _masked(xp: Any, values: Array, kept: Array, out: Array) -> Array:
-    """The values where `kept` is true, else 0: of their bits as integers, because 0 times infinity is NaN."""
-    bits = f"i{values.itemsize}"
-    xp.multiply(values.view(bits), kept, out=out.view(bits))
-    return out
-
-
 def max_of_taps(xp: Any, taps: Sequence[Array], memory: "Memory", out: Array, name: str = "larger") -> None:
     """The largest of taps[0], taps[1], ..., into `out`; keeps which were larger than all before, as `name`."""
     larger = memory.persist(name, (len(taps) - 1, *out.shape), bool) if memory.training else None
@@ -227,20 +223,17 @@ def spread_to_taps(xp: Any, delta: Array, memory: "Memory", taps: Sequence[Array
     larger, rest = memory.kept(name), delta
     assert larger is not None
     for k in range(len(taps) - 1, 0, -1):
-        xp.multiply(rest, larger[k - 1], out=taps[k])
-        rest = xp.subtract(rest, taps[k], out=taps[0])
+        masked(xp, rest, larger[k - 1], taps[k])
+        rest = left_out(xp, rest, taps[k], taps[0])
 
 
 class AveragePoolPlan(_PoolPlan):
-    """y = the mean of each window, padded zeros counted."""
+    """y = the mean of each window, padded zeros counted. Many taps are added in halves, so that no digits are lost."""
 
     def forward(self, a: Array, out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C)."""
-        padded = self._pad(a, 0.0)
         y = self._out((len(a), *self.out_shape), a.dtype, out)
-        y[...] = padded[self.window.taps[0]]
-        for tap in self.window.taps[1:]:
-            y += padded[tap]
+        self._add(self._pad(a, 0.0), self.window.taps, y)
         y /= len(self.window.taps)
         return y
 
@@ -249,7 +242,29 @@ class AveragePoolPlan(_PoolPlan):
         share = self.backend.scratch_batch("part", delta.shape, delta.dtype)
         self.backend.xp.divide(delta, len(self.window.taps), out=share)
         da = self._padded_target(len(delta), delta.dtype, out)
-        da[...] = 0
-        for tap in self.window.taps:
-            da[tap] += share
+        self._spread(share, self.window.taps, da)
         return self._unpad(da, out)
+
+    def _add(self, padded: Array, taps: Taps, y: Array) -> None:
+        """y = the sum of these taps."""
+        if len(taps) > TERMS:
+            half, rest = len(taps) // 2, self.backend.scratch_batch(f"{len(taps)} taps", y.shape, y.dtype)
+            self._add(padded, taps[:half], y)
+            self._add(padded, taps[half:], rest)
+            y += rest
+            return
+        y[...] = padded[taps[0]]
+        for tap in taps[1:]:
+            y += padded[tap]
+
+    def _spread(self, share: Array, taps: Taps, da: Array) -> None:
+        """The adjoint: da = the sum of the shares that come to each pixel by these taps."""
+        if len(taps) > TERMS and self.window.overlap > TERMS:
+            half, rest = len(taps) // 2, self.backend.scratch_batch(f"{len(taps)} taps", da.shape, da.dtype)
+            self._spread(share, taps[:half], da)
+            self._spread(share, taps[half:], rest)
+            da += rest
+            return
+        da[...] = 0
+        for tap in taps:
+            da[tap] += share

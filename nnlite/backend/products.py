@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnlite.backend.blas import single_threaded_blas
+from nnlite.backend.sums import add_up
 from nnlite.backend.window import Array
 
 Scratch = Callable[[str, tuple[int, ...], Any], Array]
@@ -22,6 +23,8 @@ WORTH = 4  # a piece that is so many times smaller is not worth the call
 THINNEST, THICK = 8, 64  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
 FEW, SUMMED = 1 << 14, 1 << 7  # values of a sum over rows that is added piece by piece, and rows of a piece
+NARROW = 1 << 10  # values of a sum for which half as many rows are as fast, and lose fewer digits
+UNCUT, MOST = 1 << 12, 1 << 23  # rows of a sum of more values that BLAS adds as it likes, and values of all pieces together
 FLATTEST = 1200  # values of a piece of a product with a transpose
 FLAT_DEEPEST = 1 << 12  # terms of its sums: up to here they lose no more digits than those of the whole product
 FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call
@@ -52,17 +55,32 @@ def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
 
 
 def multiply_rows(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Array:
-    """a' b for a (rows, m) and b (rows, n), or stacks of them: a sum over many rows, piece by piece."""
+    """a' b for a (rows, m) and b (rows, n), or stacks of them: a sum over many rows, piece by piece, in halves."""
     (rows, m), n = a.shape[-2:], b.shape[-1]
-    if rows > SUMMED and m * n <= FEW and single_threaded_blas.has_small_kernels:
-        size = largest_divisor(rows, min(SUMMED, LARGEST // (m * n)))
-        if size * WORTH >= SUMMED or size * m * n * WORTH >= LARGEST:
-            a, b = (x.reshape(*x.shape[:-2], rows // size, size, x.shape[-1]) for x in (a, b))
-            parts = scratch("sums", (*a.shape[:-2], m, n), a.dtype)
-            (np.matmul if m > 1 < n else quiet_matmul)(a.swapaxes(-2, -1), b, out=parts)
-            total: Array = np.add.reduce(parts, axis=-3, out=out)
-            return total
-    return multiply(a.swapaxes(-2, -1), b, out)
+    if rows <= SUMMED or (m * n > FEW and rows <= UNCUT):
+        return multiply(a.swapaxes(-2, -1), b, out)
+    if m * n <= FEW and a.size * n <= MOST * SUMMED:
+        return _add_pieces(a, b, out, scratch)
+    half = rows // 2 // SUMMED * SUMMED
+    halves = slice(half), slice(half, None)
+    first, second = (multiply_rows(a[..., part, :], b[..., part, :], None, scratch) for part in halves)
+    total: Array = np.add(first, second, out=out)
+    return total
+
+
+def _add_pieces(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Array:
+    (rows, m), n = a.shape[-2:], b.shape[-1]
+    most = min(SUMMED if m * n > NARROW else SUMMED // 2, LARGEST // (m * n))
+    size = largest_divisor(rows, most)
+    size = size if size * WORTH >= most else most
+    cut = rows // size * size
+    left, right = (x[..., :cut, :].reshape(*x.shape[:-2], cut // size, size, x.shape[-1]) for x in (a, b))
+    parts = scratch("sums", (*left.shape[:-2], m, n), a.dtype)
+    (np.matmul if m > 1 < n else quiet_matmul)(left.swapaxes(-2, -1), right, out=parts)
+    total = add_up(parts.swapaxes(0, -3), out)
+    if cut < rows:
+        total += multiply(a[..., cut:, :].swapaxes(-2, -1), b[..., cut:, :])
+    return total
 
 
 def _size_of_pieces(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, int] | None:

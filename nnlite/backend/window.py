@@ -1,5 +1,6 @@
 """The geometry of a sliding window, shared by convolutions and pooling. Arrays are (N, H, W, C)."""
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
@@ -132,6 +133,11 @@ class Window:
         """Whether every pixel meets the kernel exactly once."""
         (oh, ow), (kh, kw) = self.out_size, self.kernel
         return self.stride == self.kernel and self.dilation == (1, 1) and self.padded_size == (oh * kh, ow * kw)
+
+    @cached_property
+    def overlap(self) -> int:
+        """How many windows a pixel lies in at most."""
+        return math.prod(-(-k // s) for k, s in zip(self.kernel, self.stride, strict=True))
 
     @cached_property
     def is_blockwise(self) -> bool:

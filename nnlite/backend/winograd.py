@@ -280,6 +280,7 @@ def set_conv_algorithm(name: str) -> None:
 
     "auto" (default): by a rule of the shape, Winograd's where that is faster. "direct": patches, exact to rounding.
     "winograd": wherever it is possible. Its float32 error is below 2e-5 of the largest output with tiles of 4 x 4, 5e-6 with
-    3 x 3 and 1e-6 with 2 x 2 (the direct product's is below 1e-6). Raises ValueError for another name.
+    3 x 3 and 1e-6 with 2 x 2 (the direct product's is below 1e-6). An infinite value or NaN makes all outputs NaN whose tiles
+    it lies in, not only those whose patches it lies in. Raises ValueError for another name.
     """
     conv_algorithm.name = choice("name", name, "auto", "direct", "winograd")

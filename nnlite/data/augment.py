@@ -61,7 +61,7 @@ class RandomCrop:
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
         """Shift each of the images (N, H, W, C) by at most `padding` pixels."""
         top, left = (_below(2 * int(self.padding) + 1, bits) for bits in draws(index, epoch, seed, kind=2))
-        if backend_of(images).device != "cpu":
+        if backend_of(images).has_own_memory:
             return self._gather(images, top, left)
         rows, channels = self._padded(images), images.shape[3]
         window = (images.shape[1], images.shape[2] * channels)
@@ -73,13 +73,15 @@ class RandomCrop:
         backend, (n, height, width, _), p = backend_of(images), images.shape, int(self.padding)
         self._check_size(images)
         y, x = top[:, None] + np.arange(height) - p, left[:, None] + np.arange(width) - p
-        inside = ((y >= 0) & (y < height))[:, :, None, None] & ((x >= 0) & (x < width))[:, None, :, None]
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
         y, x = (n_pixels - 1 - abs(n_pixels - 1 - abs(v)) for v, n_pixels in ((y, height), (x, width)))
         if self.mode == "zeros":
             y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
         places = (np.arange(n)[:, None, None], y[:, :, None], x[:, None, :])
         cut: Array = images[tuple(backend.asarray(place) for place in places)]
-        return cut if self.mode == "reflect" else cut * backend.asarray(inside, cut.dtype)
+        if self.mode == "zeros":
+            cut[backend.asarray(~inside)] = 0
+        return cut
 
     def _check_size(self, images: Array) -> None:
         if self.mode == "reflect" and self.padding >= min(images.shape[1:3]):
@@ -112,9 +114,9 @@ class Cutout:
         rows, (height, width, channels) = _as_rows(images), images.shape[1:]
         vertical, horizontal = draws(index, epoch, seed, kind=3)
         hidden_columns = np.repeat(self._hidden(width, horizontal), channels, axis=1)
-        shown = ~(self._hidden(height, vertical)[:, :, None] & hidden_columns[:, None, :])
-        result: Array = (rows * backend_of(images).asarray(shown)).astype(images.dtype).reshape(images.shape)
-        return result
+        blank = rows.copy()
+        blank[backend_of(images).asarray(self._hidden(height, vertical)[:, :, None] & hidden_columns[:, None, :])] = 0
+        return blank.reshape(images.shape)
 
     def _hidden(self, length: int, bits: Array) -> NDArray[np.bool_]:
         size, place = int(self.size), np.arange(length)

@@ -286,3 +286,13 @@ class BatchLayer(Layer):
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
         """The parts as one; writes the gradients into `ctx`."""
         raise TypeError(f"{type(self).__name__} has no combine_deltas")
+
+
+def wrong_input(wanted: Shape, shape: Shape) -> str:
+    """What to say of inputs of this shape that are not (N, *wanted), and how they become so, where that is plain."""
+    remedies = {
+        (*shape[1:], 1): ": x[..., None] adds the last axis, of one channel",
+        shape: ": x[None] is a batch of this one sample",
+        (*shape[2:], *shape[1:2]): ": np.moveaxis(x, 1, -1) puts the channels last",
+    }
+    return f"expects inputs (N, {', '.join(map(str, wanted))}), got {shape}{remedies.get(wanted, '')}"

@@ -39,9 +39,9 @@ class Dense(Layer):
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
         if ctx.trained:
-            self.backend.product(delta.T, ctx.a, ctx.dW)
+            self.backend.product_of_rows(delta, ctx.a, ctx.dW)
             if self.bias:
-                self.xp.sum(delta, axis=0, out=ctx.db)
+                self.backend.sum_columns(delta, ctx.db)
         return self.backend.product(delta, self.W, ctx.out) if ctx.needs_delta else None
 
     def flops(self) -> int:

@@ -24,7 +24,7 @@ class Dropout(Layer):
             return a
         shard, stream = ctx.shard, (ctx.layer_id, ctx.shard.pass_id)
         ctx.mask = self.backend.dropout_mask(shard.seed, stream, shard.start, a.shape, float(self.rate), a.dtype)
-        return self.xp.multiply(a, ctx.mask, out=ctx.out)
+        return self.backend.drop(a, ctx.mask, ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, ctx.mask, out=ctx.out)
+        return self.backend.drop(delta, ctx.mask, ctx.out)

@@ -163,11 +163,11 @@ class LayerNorm(Layer):
         return y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        over_batch = tuple(range(delta.ndim - 1))
+        rows = self.backend.rows(delta)
         if self.shift:
-            self.xp.sum(delta, axis=over_batch, out=ctx.dbeta)
+            self.backend.sum_columns(rows, ctx.dbeta)
         if self.scale:
-            self.xp.sum(delta * ctx.x, axis=over_batch, out=ctx.dgamma)
+            ctx.dgamma[...] = self.backend.column_products(rows, self.backend.rows(ctx.x))
         d = delta * self.gamma if self.scale else delta
         d = d - d.mean(axis=-1, keepdims=True) - ctx.x * (d * ctx.x).mean(axis=-1, keepdims=True)
         return self.xp.multiply(d, ctx.inv_std, out=ctx.out)

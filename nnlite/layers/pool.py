@@ -72,7 +72,8 @@ class GlobalAvgPool2D(Layer):
         return (in_shape[2],)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        return a.mean(axis=(1, 2), out=ctx.out)
+        h, w, _ = self.in_shape
+        return (self.backend.pixel_sums(a) / (h * w)).astype(a.dtype)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         h, w, _ = self.in_shape
