@@ -179,9 +179,8 @@ def compare_statistics(dtype: str, rng: Any) -> Iterator[Pair]:
     yield model(x), channels_last(module.eval()(images(tensor(x)))).detach()
 
 
-def compare_loss(
-    mine: nn.Loss, theirs: Callable[[Any], Any], t: Any, shape: tuple[int, ...], dtype: str, rng: Any
-) -> Iterator[Pair]:
+def compare_loss(mine: nn.Loss, theirs: Callable[[Any], Any], t: Any, classes: int, dtype: str, rng: Any) -> Iterator[Pair]:
+    shape = (*t.shape, classes) if t.dtype.kind == "i" else t.shape
     z = rng.standard_normal(shape).astype(dtype)
     tz = tensor(z).requires_grad_()
     loss, delta = mine(z, t)
@@ -195,8 +194,8 @@ def losses(dtype: str, rng: Any) -> dict[str, Any]:
     n, c = 9, 6
     labels, p = rng.integers(0, c, n), rng.dirichlet(np.ones(c), n).astype(dtype)
     w, real = rng.uniform(0.2, 2, c).astype(dtype), rng.standard_normal((n, c)).astype(dtype)
-    unit = rng.uniform(size=(n, c)).astype(dtype)
-    tl, tp, tw, tr, tu = (tensor(a) for a in (labels, p, w, real, unit))
+    unit, pixels = rng.uniform(size=(n, c)).astype(dtype), rng.integers(0, c, (n, 2, 3))
+    tl, tp, tw, tr, tu, tx = (tensor(a) for a in (labels, p, w, real, unit, pixels))
     return {
         "CrossEntropy": (nn.CrossEntropy(), lambda z: F.cross_entropy(z, tl), labels),
         "CrossEntropy weighted, smoothed": (
@@ -208,6 +207,16 @@ def losses(dtype: str, rng: Any) -> dict[str, Any]:
             nn.CrossEntropy(label_smoothing=0.1, class_weight=w),
             lambda z: F.cross_entropy(z, tp, weight=tw, label_smoothing=0.1),
             p,
+        ),
+        "CrossEntropy of pixels": (
+            nn.CrossEntropy(label_smoothing=0.1, class_weight=w, ignore_index=2),
+            lambda z: F.cross_entropy(images(z), tx, weight=tw, label_smoothing=0.1, ignore_index=2),
+            pixels,
+        ),
+        "BinaryCrossEntropy weighted": (
+            nn.BinaryCrossEntropy(pos_weight=w),
+            lambda z: F.binary_cross_entropy_with_logits(z, tu, pos_weight=tw),
+            unit,
         ),
         "BinaryCrossEntropy": (nn.BinaryCrossEntropy(), lambda z: F.binary_cross_entropy_with_logits(z, tu), unit),
         "MSE": (nn.MSE(), lambda z: F.mse_loss(z, tr), real),
@@ -262,7 +271,7 @@ def rows(cases: int) -> Iterator[tuple[str, str, int, float]]:
             yield name, dtype, cases, max(error(compare_layer(*draw(rng), dtype, rng)) for _ in range(cases))
         yield "BatchNorm statistics", dtype, 1, error(compare_statistics(dtype, rng))
         for name, (mine, theirs, t) in losses(dtype, rng).items():
-            yield name, dtype, cases, max(error(compare_loss(mine, theirs, t, (9, 6), dtype, rng)) for _ in range(cases))
+            yield name, dtype, cases, max(error(compare_loss(mine, theirs, t, 6, dtype, rng)) for _ in range(cases))
         for name in OPTIMIZERS:
             yield name, dtype, 1, error(compare_optimizer(name, dtype, rng))
 

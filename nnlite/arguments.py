@@ -61,6 +61,21 @@ def vector(name: str, value: T, **limits: float) -> T:
     return value
 
 
+def numbers(name: str, value: Any, **limits: float) -> Any:
+    """A number as `number` takes it, or several as `vector` does."""
+    return vector(name, value, **limits) if hasattr(value, "__len__") else number(name, value, **limits)
+
+
+def class_weights(name: str, value: T) -> T:
+    """Weights of the classes, not negative: a vector as `vector` takes it, or a dict {class: weight}."""
+    if not isinstance(value, dict):
+        return vector(name, value, least=0)
+    for label, weight in value.items():
+        whole(f"a class of {name}", int(label) if isinstance(label, bool | np.bool) else label)
+        number(f"{name}[{shortened(label)}]", weight, least=0)
+    return value
+
+
 def flag(name: str, value: T) -> T:
     """True or False."""
     if not isinstance(value, bool | np.bool):

@@ -44,7 +44,7 @@ def check_parts(trainer: "Trainer") -> None:
         _refuse_others("each of callbacks", callback, Callback, "nn.EarlyStopping()")
         _refuse_other_hooks(callback)
     trainer.model.named_params()  # refuses one without input_shape
-    _refuse_taken_names(trainer.metrics, by_column(trainer.optimizer))
+    _refuse_taken_names(trainer)
     _refuse_probabilities(trainer.model, trainer.loss)
 
 
@@ -77,15 +77,16 @@ def _refuse_other_hooks(callback: Callback) -> None:
         )
 
 
-def _refuse_taken_names(metrics: Sequence[Metric], rates: Iterable[str]) -> None:
-    taken = {"loss", "val_loss", *rates, "seconds", "samples_per_second"}
-    for metric in metrics:
+def _refuse_taken_names(trainer: "Trainer") -> None:
+    taken = {"loss", "val_loss", *by_column(trainer.optimizer), "seconds", "samples_per_second"}
+    for metric in trainer.metrics:
         name = getattr(metric, "name", None)
         if not isinstance(name, str):
             raise ValueError(f"{shortened(metric)} needs a name, the key in the history: a text, not {shortened(name)}")
-        if name in taken:
-            raise ValueError(f"the name {shortened(name)} of a metric is taken: give it another name, metric.name = ...")
-        taken.add(name)
+        names = {name, *metric.columns(trainer.model.out_shape)}
+        if again := names & taken:
+            raise ValueError(f"the name {shortened(min(again))} of a metric is taken: give it another name, metric.name = ...")
+        taken |= names
 
 
 def _refuse_probabilities(model: Sequential, loss: Loss) -> None:
@@ -112,7 +113,7 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 
 def columns_of(trainer: "Trainer", validated: bool) -> list[str]:
     """The columns that the history will have."""
-    names = ["loss", *(metric.name for metric in trainer.metrics)]
+    names = ["loss", *(name for metric in trainer.metrics for name in metric.columns(trainer.model.out_shape))]
     columns = [*names, *(f"val_{name}" for name in names if validated), *by_column(trainer.optimizer)]
     return [*columns, "seconds", "samples_per_second"]
 

@@ -11,8 +11,15 @@ from nnlite.atomic import replacing, write_whole
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the values that are numbers."""
-    return {name: float(v) for name, v in values.items() if isinstance(v, int | float) or getattr(v, "shape", None) == ()}
+    """Those of the values that are numbers, and the numbers of those that are vectors: recall_0, recall_1, ..."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        shape = () if isinstance(value, int | float) else getattr(value, "shape", None)
+        if shape == ():
+            found[name] = float(value)
+        elif shape and len(shape) == 1:
+            found |= {f"{name}_{i}": float(v) for i, v in enumerate(value)}
+    return found
 
 
 def is_score(column: str) -> bool:

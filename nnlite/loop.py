@@ -257,7 +257,9 @@ class Fit:
         """The epoch's line of the history. A metric that has not seen all of it has no value, and NaN in its column."""
         trainer = self.trainer
         row = {"loss": loss, **numbers(trainer.results(without=counts.partial))}
-        row |= {m.name: math.nan for m in trainer.metrics if m.name in counts.partial and m.greater_is_better is not None}
+        for metric in trainer.metrics:
+            if metric.name in counts.partial and metric.greater_is_better is not None:
+                row |= dict.fromkeys(metric.columns(trainer.model.out_shape), math.nan)
         if self.held_out is not None:
             row |= {f"val_{name}": value for name, value in numbers(trainer.evaluate(self.held_out)).items()}
         row |= last_rates(trainer.optimizer)

@@ -1,10 +1,13 @@
 """Losses: each returns `(loss, delta)`, the loss J as a float and delta = dJ/dz in the shape of the outputs z."""
 
+import math
 from typing import Any, ClassVar
 
-from nnlite.arguments import as_call, number, vector, whole
+from nnlite.arguments import as_call, class_weights, number, numbers, whole
 from nnlite.backend import Array, Backend, backend_of, get_backend
 from nnlite.errors import DataError, ShapeError
+
+Shape = tuple[int, ...]
 
 
 class NoWeightError(DataError):
@@ -40,13 +43,13 @@ class Loss:
         losses, delta = self.per_sample(z, t)
         scale = 1 / total if sample_weight is None else (sample_weight / total).astype(z.dtype)
         if sample_weight is not None:
-            losses = losses * sample_weight
-            scale = _by_sample(scale, z)
+            losses = losses * _spread(sample_weight, losses)
+            scale = _spread(scale, z)
         delta *= scale
         return backend.number(losses.sum(dtype="float64")) / total, delta
 
     def prepare(
-        self, z_shape: tuple[int, ...], dtype: Any, t: Any, sample_weight: Any, backend: Backend
+        self, z_shape: Shape, dtype: Any, t: Any, sample_weight: Any, backend: Backend
     ) -> tuple[Array, Array | None, float]:
         """Targets and weights, checked and on the device of the outputs, and the total to divide by."""
         if z_shape[:1] == (0,):
@@ -60,7 +63,7 @@ class Loss:
             if sample_weight.shape != z_shape[:1]:
                 raise ShapeError(f"sample_weight must have shape {z_shape[:1]}, not {sample_weight.shape}")
         if t.shape[:1] == z_shape[:1]:
-            sample_weight = self.weigh(t, sample_weight, dtype)
+            sample_weight = self.weigh(z_shape, t, sample_weight, dtype)
             t = t if sample_weight is None else _of_those_there(t, sample_weight)
         t = self.check(z_shape, t, dtype)
         total = self.total(t, sample_weight)
@@ -70,38 +73,41 @@ class Loss:
             raise DataError(f"the weights of the samples add up to {total}: nothing to average")
         return backend.asarray(t), None if sample_weight is None else backend.asarray(sample_weight), total
 
-    def weigh(self, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
-        """The weights of the samples, 0 for those that their targets exclude."""
+    def weigh(self, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
+        """The weights of the samples, or of their positions (N, ...): 0 for those that their targets exclude."""
         return sample_weight
 
     def total(self, t: Array, sample_weight: Array | None) -> float:
         """The sum of the weights of all samples."""
         return float(len(t)) if sample_weight is None else float(sample_weight.sum(dtype="float64"))
 
-    def check(self, z_shape: tuple[int, ...], t: Array, dtype: Any) -> Array:
-        """t as `per_sample` wants it: here, of the shape of z; (N,) will do for (N, 1)."""
-        if t.shape == z_shape[:1] and z_shape[1:] == (1,):
+    def check(self, z_shape: Shape, t: Array, dtype: Any) -> Array:
+        """t as `per_sample` wants it: here, of the shape of z; (N, ...) will do for (N, ..., 1)."""
+        if len(z_shape) > 1 and (*t.shape, 1) == z_shape:
             t = t.reshape(z_shape)
         if t.shape != z_shape:
             raise ShapeError(f"{type(self).__name__}: the targets have shape {t.shape}, the outputs {z_shape}")
         return t.astype(dtype, copy=False)
 
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
-        """J_n (N,) and dJ_n/dz_n in the shape of z, both new arrays."""
+        """J_n (N,), or (N, ...) of positions, and dJ_n/dz_n in the shape of z, both new arrays."""
         raise TypeError(f"{type(self).__name__} has no per_sample")
 
 
 class CrossEntropy(Loss):
     """J_n = -sum over c of q_c log y_c,  y = softmax(z),  q_c = v_c p_c.     dJ_n/dz = y sum(q) - q
 
-    z: (N, C) logits   t: (N,) or (N, 1) integer labels, or (N, C) probabilities
+    z: (N, C) logits   t: (N,) or (N, 1) integers or booleans, the labels, or (N, C) probabilities
+    z: (N, ..., C)     t: (N, ...) or (N, ..., 1) labels, or (N, ..., C): each position, such as a pixel, counts as a sample
 
-    p is the target: t, or 1 at the label; with label_smoothing s it is (1 - s) p + s / C. v: class_weight (C,), default 1.
-    Integer labels are averaged over the sum of class weight x sample weight, probabilities over the sum of sample weights.
-    ignore_index: samples with this label count as samples of weight 0; default None.
-    Raises ValueError for a label_smoothing outside [0, 1) and for class weights that are negative or no sequence of numbers,
-    DataError for labels that are not integers or out of range, and for probabilities outside [0, 1]; targets that already lie
-    on a GPU are not read back to be checked: a label out of range makes the loss NaN there.
+    p is the target: t, or 1 at the label; with label_smoothing s it is (1 - s) p + s / C.
+    v: class_weight, (C,) or a dict {class: weight}; default 1, also of classes that are not in the dict.
+    Labels are averaged over the sum of class weight x sample weight, probabilities over the sum of sample weights.
+    ignore_index: samples, or positions, with this label count as if their weight were 0; default None.
+    Raises ValueError for a label_smoothing outside [0, 1) and for class weights that are negative or no numbers, ShapeError
+    for more or other classes than the outputs have, DataError for labels that are not integers or out of range, and for
+    probabilities outside [0, 1]; targets that already lie on a GPU are not read back to be checked: a label out of range
+    makes the loss NaN there.
     Source: Bishop 2006, equations 4.108 and 4.109; label smoothing: Szegedy et al. 2015, section 7.
     """
 
@@ -109,35 +115,40 @@ class CrossEntropy(Loss):
 
     def __init__(self, *, label_smoothing: float = 0.0, class_weight: Any = None, ignore_index: int | None = None) -> None:
         self.label_smoothing = number("label_smoothing", label_smoothing, least=0, below=1)
-        self.class_weight = None if class_weight is None else vector("class_weight", class_weight, least=0)
+        self.class_weight = None if class_weight is None else class_weights("class_weight", class_weight)
         self.ignore_index = None if ignore_index is None else whole("ignore_index", ignore_index, None)
 
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
-        sums_to_one = self.class_weight is None and t.ndim == 1
-        return backend_of(z).cross_entropy(z, self._weighted_target(z, t), sums_to_one)
+        backend = backend_of(z)
+        if z.ndim == 2:
+            return backend.cross_entropy(z, self._weighted_target(z, t), self.class_weight is None and t.ndim == 1)
+        targets = backend.rows(t) if t.ndim == z.ndim else backend.rows(t[..., None])[:, 0]
+        losses, delta = self.per_sample(backend.rows(z), targets)
+        return backend.lay_out(losses, (*z.shape[:-1], 1))[..., 0], backend.lay_out(delta.reshape(-1), z.shape)
 
-    def weigh(self, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
-        if self.ignore_index is None or t.size != len(t):
+    def weigh(self, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
+        if self.ignore_index is None or t.shape == z_shape or t.size != math.prod(z_shape[:-1]):
             return sample_weight
-        there = t.reshape(-1) != self.ignore_index
-        return there.astype(dtype) if sample_weight is None else _of_those_there(sample_weight, there)
+        there = t.reshape(z_shape[:-1]) != self.ignore_index
+        return there.astype(dtype) if sample_weight is None else _of_those_there(_spread(sample_weight, there), there)
 
     def total(self, t: Array, sample_weight: Array | None) -> float:
-        if self.class_weight is None or t.ndim > 1:
-            return super().total(t, sample_weight)
-        weight = backend_of(t).asarray(self.class_weight)[t]
-        return float((weight if sample_weight is None else weight * sample_weight).sum(dtype="float64"))
+        if self.class_weight is None or not _are_labels(t):
+            positions = t.shape if _are_labels(t) else t.shape[:-1]
+            weighed = 1 if sample_weight is None else sample_weight.ndim
+            return super().total(t, sample_weight) * float(math.prod(positions[weighed:]))
+        weight = _of_labels(self.class_weight, t)
+        return float((weight if sample_weight is None else weight * _spread(sample_weight, t)).sum(dtype="float64"))
 
-    def check(self, z_shape: tuple[int, ...], t: Array, dtype: Any) -> Array:
-        if len(z_shape) != 2:
-            raise ShapeError(f"CrossEntropy expects logits (N, C), got {z_shape}")
-        if self.class_weight is not None and len(self.class_weight) != z_shape[1]:
-            raise ShapeError(f"class_weight has {len(self.class_weight)} values for {z_shape[1]} classes")
+    def check(self, z_shape: Shape, t: Array, dtype: Any) -> Array:
+        if len(z_shape) < 2:
+            raise ShapeError(f"CrossEntropy expects logits (N, ..., C), got {z_shape}")
+        _refuse_other_classes(self.class_weight, z_shape[-1])
         if t.shape == z_shape:
             return _in_unit_interval(t.astype(dtype, copy=False), "CrossEntropy: probabilities")
-        if t.shape not in (z_shape[:1], (z_shape[0], 1)):
+        if t.shape not in (z_shape[:-1], (*z_shape[:-1], 1)):
             raise ShapeError(f"CrossEntropy: the targets have shape {t.shape}, the logits {z_shape}")
-        return _labels(t.reshape(-1), z_shape[1])
+        return _labels(t.reshape(z_shape[:-1]), z_shape[-1])
 
     def _weighted_target(self, z: Array, t: Array) -> Array:
         q: Array = backend_of(z).one_hot(t, z.shape[1], z.dtype) if t.ndim == 1 else t.copy()
@@ -145,26 +156,57 @@ class CrossEntropy(Loss):
             q *= 1 - float(self.label_smoothing)
             q += float(self.label_smoothing) / z.shape[1]
         if self.class_weight is not None:
-            q *= backend_of(z).asarray(self.class_weight, z.dtype)
+            q *= backend_of(z).asarray(_by_class(self.class_weight, z.shape[1]), z.dtype)
         return q
 
 
 class BinaryCrossEntropy(Loss):
-    """J_n = mean over outputs of -(t log y + (1 - t) log(1 - y)),  y = 1 / (1 + exp(-z)).     dJ_n/dz = (y - t) / outputs
+    """J_n = -mean over outputs of (q_1 log y + q_0 log(1 - y)),  y = 1 / (1 + exp(-z)),  q_1 = p v_1 t,  q_0 = v_0 (1 - t).
 
-    z: (N, ...) logits   t: the same shape, in [0, 1]; (N,) will do for (N, 1).  Raises DataError for other values.
+    dJ_n/dz = (y (q_0 + q_1) - q_1) / outputs
+    z: (N, ...) logits   t: the same shape, in [0, 1]; (N, ...) will do for (N, ..., 1)
+
+    p: pos_weight, a number or one for each of the last axis of outputs; default 1. The loss is averaged as without it.
+    v: class_weight, (v_0, v_1) or a dict {0: v_0, 1: v_1}; default 1. With it the loss is averaged over the sum of
+    sample weight x (v_1 t + v_0 (1 - t)), as CrossEntropy's of two classes.
+    Raises ValueError for weights that are negative or no numbers, ShapeError for weights of other outputs or classes, DataError
+    for targets outside [0, 1]; those that already lie on a GPU are not read back to be checked.
     """
 
     takes_logits = True
 
+    def __init__(self, *, pos_weight: Any = None, class_weight: Any = None) -> None:
+        self.pos_weight: Any = None if pos_weight is None else numbers("pos_weight", pos_weight, least=0)
+        self.class_weight = None if class_weight is None else class_weights("class_weight", class_weight)
+
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
         xp = backend_of(z).xp
         e = xp.exp(-abs(z))  # of -|z|, so that nothing overflows
-        losses = xp.maximum(z, 0) - z * t + xp.log1p(e)
-        return _mean(losses, xp.where(z >= 0, 1, e) / (1 + e) - t)
+        y, rest = xp.where(z >= 0, 1, e) / (1 + e), xp.log1p(e)
+        if self.pos_weight is None and self.class_weight is None:
+            return _mean(xp.maximum(z, 0) - z * t + rest, y - t)
+        q_0, q_1 = self._weighted_targets(t)
+        return _mean(q_1 * (xp.maximum(-z, 0) + rest) + q_0 * (xp.maximum(z, 0) + rest), y * (q_0 + q_1) - q_1)
 
-    def check(self, z_shape: tuple[int, ...], t: Array, dtype: Any) -> Array:
+    def total(self, t: Array, sample_weight: Array | None) -> float:
+        if self.class_weight is None:
+            return super().total(t, sample_weight)
+        v_0, v_1 = _by_class(self.class_weight, 2)
+        v = (v_0 * (1 - t) + v_1 * t).reshape(len(t), -1).mean(axis=1, dtype="float64")
+        return float((v if sample_weight is None else v * sample_weight).sum())
+
+    def check(self, z_shape: Shape, t: Array, dtype: Any) -> Array:
+        outputs, p = z_shape[-1] if len(z_shape) > 1 else 1, self.pos_weight
+        if hasattr(p, "__len__") and len(p) != outputs:
+            raise ShapeError(f"pos_weight has {len(p)} values for {outputs} outputs")
+        _refuse_other_classes(self.class_weight, 2)
         return _in_unit_interval(super().check(z_shape, t, dtype), "BinaryCrossEntropy: targets")
+
+    def _weighted_targets(self, t: Array) -> tuple[Array, Array]:
+        """q_0 and q_1"""
+        v_0, v_1 = (1.0, 1.0) if self.class_weight is None else _by_class(self.class_weight, 2)
+        p = 1.0 if self.pos_weight is None else backend_of(t).asarray(self.pos_weight, t.dtype)
+        return v_0 * (1 - t), v_1 * p * t
 
 
 class MSE(Loss):
@@ -202,23 +244,23 @@ class Huber(Loss):
 def softmax(z: Any) -> Array:
     """y_i = exp(z_i) / sum over j of exp(z_j), over the last axis: probabilities from logits. ShapeError if that is empty."""
     backend = backend_of(z)
-    xp = backend.xp
-    z = xp.ascontiguousarray(_reals(backend.asarray(z)))
+    xp, z = backend.xp, _reals(backend.asarray(z))
     if not z.shape or not z.shape[-1]:
         raise ShapeError(f"softmax expects outputs (..., C), got {z.shape}")
+    z = xp.ascontiguousarray(z)
     e = xp.exp(z - z.max(axis=-1, keepdims=True))
     y: Array = e / e.sum(axis=-1, keepdims=True)
     return y
 
 
-def _by_sample(weight: Array, like: Array) -> Array:
-    """(N,) as (N, 1, ...), to be multiplied with `like`."""
-    return weight.reshape(-1, *[1] * (like.ndim - 1))
+def _spread(weight: Array, like: Array) -> Array:
+    """(N,) as (N, 1, ...), to be multiplied with `like`; so with the weights of positions."""
+    return weight.reshape(*weight.shape, *[1] * (like.ndim - weight.ndim))
 
 
 def _of_those_there(values: Array, weight: Array) -> Array:
     """The values of samples whose weight is not zero, and zeros: their own, times zero, may be NaN."""
-    there: Array = backend_of(values).xp.where(_by_sample(weight, values), values, values.dtype.type(0))
+    there: Array = backend_of(values).xp.where(_spread(weight, values), values, values.dtype.type(0))
     return there
 
 
@@ -233,7 +275,39 @@ def _mean(losses: Array, delta: Array) -> tuple[Array, Array]:
     return losses.reshape(len(losses), -1).mean(axis=1), delta
 
 
+def _by_class(weight: Any, classes: int) -> list[float]:
+    """The weight of each class."""
+    return [float(weight.get(c, 1)) for c in range(classes)] if isinstance(weight, dict) else [float(v) for v in weight]
+
+
+def _of_labels(weight: Any, t: Array) -> Array:
+    """The weight of each label."""
+    backend = backend_of(t)
+    if not isinstance(weight, dict):
+        return backend.asarray(_by_class(weight, len(weight)))[t]
+    others = max(map(int, weight), default=0) + 1  # a class that is not in the dict
+    of_label: Array = backend.asarray(_by_class(weight, others + 1))[backend.xp.minimum(t.astype("int64"), others)]
+    return of_label
+
+
+def _are_labels(t: Array) -> bool:
+    """Of targets that were checked: probabilities are real."""
+    return bool(t.dtype.kind in "iu")
+
+
+def _refuse_other_classes(weight: Any, classes: int) -> None:
+    """Raise ShapeError for weights of more, fewer or other classes than there are."""
+    if isinstance(weight, dict):
+        for c in weight:
+            if c >= classes:
+                raise ShapeError(f"class_weight has a weight of class {c}, the classes are 0 ... {classes - 1}")
+    elif weight is not None and len(weight) != classes:
+        raise ShapeError(f"class_weight has {len(weight)} values for {classes} classes")
+
+
 def _labels(t: Array, classes: int) -> Array:
+    if t.dtype.kind == "b":
+        t = t.astype("uint8")
     if t.dtype.kind not in "iu":
         raise DataError(f"labels must be integers, not {t.dtype}")
     if backend_of(t).device != "cpu":

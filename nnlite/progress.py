@@ -10,7 +10,8 @@ from nnlite.history import is_score
 
 Values = Mapping[str, float]
 
-_REFRESH = 0.2  # seconds between two values in a live bar
+_REFRESH = 0.2  # seconds between two values in a live bar, at least
+_SHARE = 20  # values that take long to compute are shown so rarely that they take 1 / _SHARE of the time
 _SMALL = 1e-3  # as in Keras
 _FIRST, _LONGEST = 1.0, 600.0  # seconds to the first line within an epoch, and between two of them at most
 
@@ -62,13 +63,14 @@ class Bar(Progress):
     def __init__(self, make: Any, title: str, total: int | None, unit: str, done: int, log: Progress) -> None:
         self.log = log
         self.bar, self.unit = make(total=total, initial=done, desc=title, unit=unit, unit_scale=False, leave=True), unit
-        self.shown = 0.0
+        self.next = 0.0
 
     def advance(self, samples: int, values: Callable[[], Values]) -> None:
         self.bar.update(1 if self.unit == "step" else samples)
-        if (now := time.monotonic()) - self.shown > _REFRESH:
-            self.shown = now
+        if (start := time.monotonic()) > self.next:
             self.bar.set_postfix(_texts(values()), refresh=False)
+            now = time.monotonic()
+            self.next = now + max(_REFRESH, _SHARE * (now - start))
         self.log.advance(samples, values)
 
     def close(self) -> None:

@@ -31,10 +31,10 @@ def as_source(data: Any) -> Any:
 def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
     """What is trained on, what is validated on, None for nothing, and the places of the first in `source`, None for all.
 
-    validation: data of its own, or how many samples of the source, or which share of them, are drawn and set aside for it.
+    validation: data of its own, or the share of the source's samples that are drawn and set aside for it.
     """
-    is_number = isinstance(validation, int | float | np.number)
-    if not is_number:
+    is_share = isinstance(validation, float | np.floating)
+    if not is_share:
         return source, None if validation is None else as_source(validation), None
     from nnlite.data import Dataset
 

@@ -34,8 +34,8 @@ class Trainer:
 
     loss: such as `nn.CrossEntropy()`.   optimizer: such as `nn.Adam()`, or `nn.ParameterGroups`.
     metrics: such as `nn.Accuracy()`, each with a name of its own; they are streamed over the outputs of training and of
-    validation. Those whose result is no number, such as `nn.ConfusionMatrix()`, are given by `evaluate`, the history has no
-    column of them.
+    validation. Of a vector, such as `nn.Recall(average=None)` gives, the history has a column for each value, `recall_0`,
+    `recall_1`, ...; of a matrix, such as `nn.ConfusionMatrix()` gives, none: `evaluate` returns it.
     callbacks: called around training, see `nn.Callback`.
     Raises ValueError for a part of another kind, for a metric's name that is taken, and for probabilities at the end of the
     model where the loss takes logits.
@@ -84,8 +84,8 @@ class Trainer:
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
         can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
         lists, data frames.
-        validation: the same kinds, or a share of the training data, such as 0.1, or a number of its samples: so many are drawn
-        at random, by the seed, and not trained on. It gives the columns val_loss, val_<metric>.
+        validation: the same kinds, or a share of the samples, such as 0.1: so many of them are drawn at random, by the seed,
+        and not trained on. It gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
         steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
         data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
@@ -186,7 +186,9 @@ class Trainer:
 
     def greater_is_better(self, column: str) -> bool | None:
         """Whether more is better in this column of the history; None where nobody says so."""
-        said = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.metrics}}
+        said: dict[str, bool | None] = {"loss": False}
+        for metric in self.metrics:
+            said |= dict.fromkeys(metric.columns(self.model.out_shape), metric.greater_is_better)
         return said.get(column, said.get(column.removeprefix("val_")))
 
     def results(self, without: Collection[str] = ()) -> dict[str, Any]:

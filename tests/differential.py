@@ -32,7 +32,7 @@ TOLERANCE, STEPS, BATCH = 1e-9, 5, 6
 
 
 class Drawn(NamedTuple):
-    """A network and how it is trained; `frozen`: the patterns that are frozen in each step."""
+    """A network and how it is trained; `frozen`: the names that are frozen in each step, and whether statistics are, too."""
 
     model: nn.Sequential
     x: np.ndarray
@@ -40,6 +40,7 @@ class Drawn(NamedTuple):
     loss: nn.Loss
     optimizer: nn.Optimizer
     frozen: list[list[str]]
+    statistics: bool
     threads: int
 
 
@@ -62,7 +63,7 @@ def draw(seed):
     first, second = ([name for name in names if rng.random() < 0.3] for _ in range(2))
     frozen = [first] * 2 + [second] * (STEPS - 2)
     x = rng.standard_normal((BATCH, *shape))
-    return Drawn(model, x, targets, loss, draw_optimizer(rng), frozen, int(rng.integers(1, 4)))
+    return Drawn(model, x, targets, loss, draw_optimizer(rng), frozen, bool(rng.integers(2)), int(rng.integers(1, 4)))
 
 
 def image_layers(rng, channels):
@@ -156,11 +157,12 @@ class InTorch:
         self.model, self.loss = drawn.model, drawn.loss
         self.parameters = {name: torch.tensor(value.copy()) for name, value in drawn.model.named_params().items()}
         self.buffers = {name: torch.tensor(value.copy()) for name, value in drawn.model.named_buffers().items()}
-        self.clip_norm = drawn.optimizer.clip_norm
+        self.clip_norm, self.statistics, self.frozen = drawn.optimizer.clip_norm, drawn.statistics, []
         self.optimizer = in_torch(drawn.optimizer, list(self.parameters.values()))
 
     def step(self, x, targets, frozen):
         """One training step; returns the loss."""
+        self.frozen = frozen
         for name, p in self.parameters.items():
             p.grad = None
             p.requires_grad_(name not in frozen)
@@ -205,7 +207,9 @@ class InTorch:
             case nn.BatchNorm():
                 mean, var = (self.buffers[f"{path}.running_{name}"] for name in ("mean", "var"))
                 axes = (0, 3, 1, 2)[: a.ndim] if a.ndim == 4 else (0, 1)
-                y = F.batch_norm(a.permute(axes), mean, var, p["gamma"], p["beta"], True, 1 - layer.momentum, layer.eps)
+                names = [f"{path}.{name}" for name in ("gamma", "beta") if p[name] is not None]
+                trains = not (self.statistics and names and all(name in self.frozen for name in names))
+                y = F.batch_norm(a.permute(axes), mean, var, p["gamma"], p["beta"], trains, 1 - layer.momentum, layer.eps)
                 return y.permute(0, 2, 3, 1) if a.ndim == 4 else y
             case nn.LayerNorm():
                 return F.layer_norm(a, a.shape[-1:], p["gamma"], p["beta"], layer.eps)
@@ -257,7 +261,7 @@ def train_here(drawn):
     for frozen in drawn.frozen:
         model.unfreeze("*")
         for name in frozen:
-            model.freeze(name)
+            model.freeze(name, statistics=drawn.statistics)
         loss = model.loss_and_grad(drawn.x, drawn.targets, drawn.loss)
         drawn.optimizer.step(model)
         yield [np.array(loss), model.params.copy(), model.buffers.copy()]

@@ -97,6 +97,16 @@ VECTOR = (
         [2.0, [1, -1], [1, np.nan], [1, np.inf], {0: 1.0, 1: 2.0}, [], "12", [True, False], [[1.0, 2.0]], range(3)]
     ),
 )
+CLASS_WEIGHT = (
+    st.one_of(VECTOR[0], st.sampled_from([{0: 1.0, 2: 0}, {np.int64(1): np.float32(2)}, {True: 3}, {}])),
+    st.one_of(
+        VECTOR[1].filter(lambda v: not isinstance(v, dict)), st.sampled_from([{-1: 1}, {0: -1}, {"a": 1}, {0: "a"}, {0.5: 1}])
+    ),
+)
+SEVERAL_OR_ONE = (
+    st.one_of(VECTOR[0], NOT_NEGATIVE[0]),
+    st.one_of(NO_NUMBERS, st.sampled_from([-1, [1, -1], [np.nan], [], "12"])),
+)
 RATE = (
     st.one_of(NOT_NEGATIVE[0], st.just(nn.schedules.constant(0.1))),
     st.one_of(NO_NUMBERS, st.just(-1), st.just(nn.schedules.cosine)),
@@ -108,6 +118,8 @@ ADAM = OPTIMIZER | {
 }
 POOLING = {"size": pairs_of(1), "stride": or_none(pairs_of(1)), "padding": PADDING}
 INDEX = or_none((st.sampled_from([-100, 0, 255, np.int64(-1), np.uint8(255)]), st.one_of(NO_NUMBERS, st.just(2.5))))
+OF_LABELS = {"multilabel": FLAG, "ignore_index": INDEX}
+AVERAGED = {"average": choices("auto", "binary", "macro", "micro", None)} | OF_LABELS
 RAMP = {"rate": NOT_NEGATIVE, "steps": POSITIVE_WHOLE, "final": NOT_NEGATIVE}
 
 # Constructors, what they need, and the kinds of their arguments.
@@ -138,7 +150,8 @@ CONSTRUCTORS = {
         {},
         {"input_shape": SHAPE, "seed": WHOLE, "dtype": (st.sampled_from(["float32", "float64"]), choices("")[1])},
     ),
-    nn.CrossEntropy: ({}, {"label_smoothing": SHARE, "class_weight": or_none(VECTOR), "ignore_index": INDEX}),
+    nn.CrossEntropy: ({}, {"label_smoothing": SHARE, "class_weight": or_none(CLASS_WEIGHT), "ignore_index": INDEX}),
+    nn.BinaryCrossEntropy: ({}, {"pos_weight": or_none(SEVERAL_OR_ONE), "class_weight": or_none(CLASS_WEIGHT)}),
     nn.Huber: ({}, {"threshold": POSITIVE}),
     nn.SGD: ({}, OPTIMIZER | {"momentum": SHARE, "nesterov": (st.just(False), FLAG[1])}),
     nn.Adam: ({}, ADAM),
@@ -163,12 +176,14 @@ CONSTRUCTORS = {
         {"schedule": (st.just(nn.schedules.constant(0.1)), st.sampled_from([0.1, None, "cosine", nn.schedules.cosine])),
          "steps": POSITIVE_WHOLE, "start": NOT_NEGATIVE},
     ),
-    nn.Accuracy: ({}, {"ignore_index": INDEX}),
+    nn.Accuracy: ({}, OF_LABELS),
     nn.TopK: ({}, {"k": POSITIVE_WHOLE, "ignore_index": INDEX}),
-    nn.ConfusionMatrix: ({}, {"n_classes": or_none(POSITIVE_WHOLE), "ignore_index": INDEX}),
-    nn.Precision: ({}, {"average": choices("macro", "micro", None), "ignore_index": INDEX}),
-    nn.Recall: ({}, {"average": choices("macro", "micro", None), "ignore_index": INDEX}),
-    nn.F1: ({}, {"average": choices("macro", "micro", None), "ignore_index": INDEX}),
+    nn.ConfusionMatrix: ({}, {"n_classes": or_none(POSITIVE_WHOLE)} | OF_LABELS),
+    nn.Precision: ({}, AVERAGED),
+    nn.Recall: ({}, AVERAGED),
+    nn.F1: ({}, AVERAGED),
+    nn.metrics.ROCAUC: ({}, OF_LABELS),
+    nn.metrics.AveragePrecision: ({}, OF_LABELS),
     nn.EarlyStopping: (
         {},
         {"patience": POSITIVE_WHOLE, "min_delta": NOT_NEGATIVE, "mode": choices("min", "max", None), "restore_best": FLAG},
@@ -199,7 +214,7 @@ def make(kind, **arguments):
 
 
 def test_the_table_has_all_constructors_with_options():
-    spaces = (nn, nn.schedules, nn.data, nn.init)
+    spaces = (nn, nn.schedules, nn.data, nn.init, nn.metrics)
     kinds = {value for space in spaces for value in vars(space).values() if inspect.isclass(value)}
     others = {nn.Context, nn.Residual, nn.Trainer, nn.History, nn.Optimizer, nn.data.Dataset, nn.data.Datasets}
     others |= {nn.data.ImageFiles}  # an array of images, whose arguments are its own

@@ -72,9 +72,21 @@ def test_of_losses_the_smallest_is_the_best(name):
 
 
 def test_nnlites_own_metrics_say_what_is_better():
-    figures = [nn.Accuracy(), nn.TopK(2), nn.Precision(), nn.Recall("micro"), nn.F1()]
-    assert all(metric.greater_is_better is True for metric in figures)
-    assert nn.ConfusionMatrix().greater_is_better is nn.F1(average=None).greater_is_better is None, "no numbers"
+    figures = [nn.Accuracy(), nn.TopK(2), nn.Precision(), nn.Recall("micro"), nn.F1(average=None), nn.metrics.R2()]
+    assert all(metric.greater_is_better is True for metric in [*figures, nn.metrics.ROCAUC(), nn.metrics.AveragePrecision()])
+    assert not any(metric.greater_is_better for metric in (nn.metrics.MAE(), nn.metrics.RMSE()))
+    assert nn.ConfusionMatrix().greater_is_better is None, "no number"
+
+
+def test_a_class_of_a_metric_is_watched_by_its_column():
+    trainer = make_trainer([nn.Recall(average=None)], [nn.EarlyStopping("val_recall_2", patience=9)])
+    history = fit(trainer, epochs=3)
+    assert list(history)[1:4] == ["recall_0", "recall_1", "recall_2"] and trainer.greater_is_better("val_recall_0") is True
+    assert trainer.callbacks[0].best_epoch == int(np.argmax(history["val_recall_2"])) + 1
+    for name in ("val_recall", "val_recall_3", "confusion_matrix"):
+        trainer = make_trainer([nn.Recall(average=None), nn.ConfusionMatrix()], [nn.EarlyStopping(name, mode="max")])
+        with pytest.raises(nn.DataError, match=r"the history will have loss, recall_0, recall_1, recall_2, val_loss"):
+            fit(trainer)
 
 
 @pytest.mark.parametrize("kind", [nn.EarlyStopping, nn.ReduceOnPlateau])

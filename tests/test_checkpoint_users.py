@@ -126,6 +126,25 @@ def test_the_counts_of_a_users_metric_are_kept(tmp_path):
     assert trainer.history["hits"] == expected.history["hits"]
 
 
+@pytest.mark.parametrize(
+    ("loss", "targets", "metrics"),
+    [
+        (nn.CrossEntropy(), T, [nn.F1(None), nn.metrics.ROCAUC(), nn.metrics.AveragePrecision()]),
+        (nn.BinaryCrossEntropy(), X[:, :3] > 0, [nn.F1(multilabel=True), nn.metrics.ROCAUC(multilabel=True)]),
+        (nn.MSE(), X[:, :3], [nn.metrics.MAE(), nn.metrics.RMSE(), nn.metrics.R2()]),
+    ],
+)
+@pytest.mark.parametrize("killed", [1, 3, STEPS])
+def test_metrics_of_nnlites_go_on_in_the_middle_of_an_epoch(tmp_path, loss, targets, metrics, killed):
+    data, options = (X, targets, np.arange(40.0)), {"every": 1, "validation": (X[:20], targets[:20])}
+    stopped, again, expected = (small(metrics=metrics, loss=loss, callbacks=[KillAt(steps)]) for steps in (killed, 0, 0))
+    train_and_kill(stopped, tmp_path, data=data, **options)
+    train(again, tmp_path, data, resume=True, **options)
+    train(expected, None, data, **options | {"every": None})
+    for name in set(expected.history) - {"seconds", "samples_per_second"}:
+        assert again.history[name] == expected.history[name], name
+
+
 def test_metrics_that_have_seen_nothing_yet_are_kept(tmp_path):
     weights = np.repeat([0.0, 1.0], [BATCH, 40 - BATCH])  # a first batch that is left out
     killed, trainer = (small(metrics=[nn.F1()], callbacks=[KillAt(steps)]) for steps in (1, 0))

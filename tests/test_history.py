@@ -71,6 +71,11 @@ def test_a_metric_of_its_name_is_refused(optimizer, column):
         nn.Trainer(make_trainer().model, nn.CrossEntropy(), optimizer, [Figure(column)])
 
 
+def test_a_metric_of_the_name_of_a_class_is_refused():
+    with pytest.raises(ValueError, match="the name 'recall_1' of a metric is taken"):
+        make_trainer(metrics=[nn.Recall(average=None), Figure("recall_1")])
+
+
 def test_a_callback_may_watch_it():
     trainer = make_trainer(callbacks=[nn.EarlyStopping("learning_rate", patience=2, mode="max")])
     assert fit(trainer, epochs=9).epochs == 3

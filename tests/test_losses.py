@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import log_loss
 
 import nnlite as nn
 
@@ -14,6 +15,8 @@ PROBABILITIES = rng.dirichlet(np.ones(C), N)
 REALS = rng.standard_normal((N, C))
 UNIT = rng.uniform(size=(N, C))
 WEIGHTS = rng.uniform(0.1, 2, C)
+PIXELS = rng.integers(0, C, (N, 2, 3))
+SEQUENCES = rng.dirichlet(np.ones(C), (N, 3))
 
 LOSSES = {
     "CrossEntropy": (nn.CrossEntropy(), LABELS),
@@ -23,11 +26,23 @@ LOSSES = {
     "CrossEntropy probabilities": (nn.CrossEntropy(), PROBABILITIES),
     "CrossEntropy shares that do not add up to 1": (nn.CrossEntropy(), UNIT),
     "CrossEntropy probabilities, both": (nn.CrossEntropy(label_smoothing=0.1, class_weight=WEIGHTS), PROBABILITIES),
+    "CrossEntropy of pixels": (nn.CrossEntropy(), PIXELS),
+    "CrossEntropy of pixels, all options": (
+        nn.CrossEntropy(label_smoothing=0.1, class_weight={0: 3.0, 2: 0.5}, ignore_index=1),
+        PIXELS,
+    ),
+    "CrossEntropy of pixels in a column": (nn.CrossEntropy(ignore_index=1), PIXELS[..., None]),
+    "CrossEntropy of sequences, probabilities": (nn.CrossEntropy(label_smoothing=0.1, class_weight=WEIGHTS), SEQUENCES),
+    "CrossEntropy of truth": (nn.CrossEntropy(class_weight={True: 3}), LABELS > 1),
     "BinaryCrossEntropy": (nn.BinaryCrossEntropy(), UNIT),
+    "BinaryCrossEntropy pos_weight": (nn.BinaryCrossEntropy(pos_weight=WEIGHTS), UNIT),
+    "BinaryCrossEntropy class weights": (nn.BinaryCrossEntropy(class_weight=[0.5, 3]), UNIT),
+    "BinaryCrossEntropy both": (nn.BinaryCrossEntropy(pos_weight=2.5, class_weight={0: 0.5}), UNIT > 0.5),
     "MSE": (nn.MSE(), REALS),
     "MAE": (nn.MAE(), REALS),
     "Huber": (nn.Huber(0.7), REALS),
 }
+SHAPES = {name: (*t.shape[:-1], C) if t.shape[-1] in (1, C) else (*t.shape, C) for name, (_, t) in LOSSES.items()}
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -36,7 +51,7 @@ each_loss = pytest.mark.parametrize("name", LOSSES)
 def test_delta_is_the_derivative(name, seed, weighted):
     criterion, t = LOSSES[name]
     draw = np.random.default_rng(seed)
-    z, v = draw.standard_normal((2, N, C))
+    z, v = draw.standard_normal((2, *SHAPES[name]))
     w = draw.uniform(0.1, 3, N) if weighted else None
     h = 1e-6
     numeric = (criterion(z + h * v, t, w)[0] - criterion(z - h * v, t, w)[0]) / (2 * h)
@@ -48,9 +63,9 @@ def test_delta_is_the_derivative(name, seed, weighted):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_shards_add_up_to_the_batch(name, weighted):
     criterion, t = LOSSES[name]
-    z, w = rng.standard_normal((N, C)), rng.uniform(0.1, 3, N) if weighted else None
+    z, w = rng.standard_normal(SHAPES[name]), rng.uniform(0.1, 3, N) if weighted else None
     loss, delta = criterion(z, t, w)
-    _, _, total = criterion.prepare(z.shape, z.dtype, t, w, nn.Dense.backend)
+    t, w, total = criterion.prepare(z.shape, z.dtype, t, w, nn.Dense.backend)
     parts = [criterion(z[s], t[s], None if w is None else w[s], total=total) for s in (slice(0, 1), slice(1, 4), slice(4, N))]
     assert sum(part for part, _ in parts) == pytest.approx(loss, rel=1e-12)
     np.testing.assert_allclose(np.concatenate([d for _, d in parts]), delta, rtol=1e-12)
@@ -59,7 +74,7 @@ def test_shards_add_up_to_the_batch(name, weighted):
 @each_loss
 def test_arguments_are_not_written_to_and_dtype_is_kept(name):
     criterion, t = LOSSES[name]
-    z = rng.standard_normal((N, C)).astype(np.float32)
+    z = rng.standard_normal(SHAPES[name]).astype(np.float32)
     before = z.copy(), t.copy()
     loss, delta = criterion(z, t)
     assert type(loss) is float
@@ -151,6 +166,75 @@ def test_cross_entropy_by_its_formula():
     assert nn.CrossEntropy(class_weight=WEIGHTS)(z, PROBABILITIES, w)[0] == pytest.approx((w * heavy).sum() / w.sum())
 
 
+@given(
+    positions=st.sampled_from([(), (5,), (2, 3), (2, 1, 3)]),
+    smoothing=st.sampled_from([0.0, 0.1]),
+    weight=st.sampled_from([None, WEIGHTS, {3: 2.0, 0: 0.5}]),
+    ignored=st.sampled_from([None, 1, 255]),
+    weighted=st.booleans(),
+    column=st.booleans(),
+    data=st.data(),
+)
+def test_each_position_counts_as_a_sample(positions, smoothing, weight, ignored, weighted, column, data):
+    draw = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    z, t = draw.standard_normal((N, *positions, C)), draw.integers(0, C, (N, *positions))
+    t.flat[0] = 255 if ignored == 255 else 0
+    w = draw.uniform(0.1, 3, N) * (draw.random(N) < 0.8) + [1, *[0] * (N - 1)] if weighted else None
+    criterion = nn.CrossEntropy(label_smoothing=smoothing, class_weight=weight, ignore_index=ignored)
+    repeated, there = None if w is None else np.repeat(w, t[0].size), t.reshape(-1) != ignored
+    of_those_there = z.reshape(-1, C)[there], t.reshape(-1)[there], None if w is None else repeated[there]
+    expected = nn.CrossEntropy(label_smoothing=smoothing, class_weight=weight)(*of_those_there)
+    loss, delta = criterion(z, t[..., None] if column else t, w)
+    assert loss == pytest.approx(expected[0]) and delta.shape == z.shape
+    np.testing.assert_allclose(delta.reshape(-1, C)[there], expected[1], rtol=1e-12, atol=1e-15)
+    assert not delta.reshape(-1, C)[~there].any()
+    soft = np.eye(C)[np.minimum(t, C - 1)]
+    of_soft, expected = criterion(z, soft, w)[0], criterion(z.reshape(-1, C), soft.reshape(-1, C), repeated)
+    assert of_soft == pytest.approx(expected[0])
+
+
+def test_classes_without_a_weight_weigh_1():
+    z = rng.standard_normal((N, C))
+    some, all_of_them = nn.CrossEntropy(class_weight={1: 3, np.int64(2): 0.0}), nn.CrossEntropy(class_weight=[1, 3, 0, 1])
+    for t in (LABELS, PROBABILITIES):
+        assert some(z, t)[0] == all_of_them(z, t)[0] and np.array_equal(some(z, t)[1], all_of_them(z, t)[1])
+    z = rng.standard_normal(N)
+    ours, expected = (nn.BinaryCrossEntropy(class_weight=v)(z, LABELS > 1) for v in ({1: 3}, [1, 3]))
+    assert ours[0] == expected[0] and np.array_equal(ours[1], expected[1])
+
+
+def test_booleans_are_labels():
+    z, t = rng.standard_normal((N, 2)), LABELS > 1
+    for criterion in (nn.CrossEntropy(), nn.CrossEntropy(class_weight={True: 2.0})):
+        ours, expected = criterion(z, t), criterion(z, t.astype(int))
+        assert ours[0] == expected[0] and np.array_equal(ours[1], expected[1])
+
+
+@given(seed=st.integers(0, 1000), outputs=st.sampled_from([(), (1,), (C,), (2, 3, 1)]), weighted=st.booleans())
+def test_class_weights_of_two_classes(seed, outputs, weighted):
+    """As scikit-learn's log_loss has it, and as CrossEntropy of two classes, whose first logit is 0."""
+    draw = np.random.default_rng(seed)
+    z, t, v = draw.standard_normal((N, *outputs)), draw.integers(0, 2, (N, *outputs)), draw.uniform(0.1, 3, 2)
+    w = draw.uniform(0.1, 3, N) if weighted else None
+    loss, delta = nn.BinaryCrossEntropy(class_weight=v)(z, t, w)
+    each = (1 if w is None else w.reshape(N, *[1] * len(outputs))) * v[t]
+    y = 1 / (1 + np.exp(-z))
+    assert loss == pytest.approx(log_loss(t.ravel(), y.ravel(), sample_weight=each.ravel(), labels=[0, 1]))
+    of_two, of_both = nn.CrossEntropy(class_weight=v)(np.stack([0 * z, z], axis=-1), t, w)
+    assert loss == pytest.approx(of_two)
+    np.testing.assert_allclose(delta, of_both[..., 1], rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("p", [2.5, WEIGHTS])
+def test_pos_weight_by_its_formula(p):
+    z, w = rng.standard_normal((N, C)), rng.uniform(0.1, 3, N)
+    y = 1 / (1 + np.exp(-z))
+    each = -(p * UNIT * np.log(y) + (1 - UNIT) * np.log(1 - y))
+    assert nn.BinaryCrossEntropy(pos_weight=p)(z, UNIT)[0] == pytest.approx(each.mean())
+    expected = (w * each.mean(axis=1)).sum() / w.sum()
+    assert nn.BinaryCrossEntropy(pos_weight=p)(z, UNIT, w)[0] == pytest.approx(expected)
+
+
 def test_the_others_by_their_formulas():
     z = rng.standard_normal((N, C))
     y, d = 1 / (1 + np.exp(-z)), z - REALS
@@ -165,10 +249,14 @@ def test_the_others_by_their_formulas():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_extreme_logits_stay_finite(dtype):
     z = np.array([[1e4, -1e4, 0, 1], [-1e4, 1e4, 3e4, 0]], dtype)
-    for criterion, t in ((nn.CrossEntropy(), [1, 0]), (nn.BinaryCrossEntropy(), [[0, 1, 1, 0], [1, 0, 1, 0]])):
+    labels = [[0, 1, 1, 0], [1, 0, 1, 0]]
+    weighted = nn.BinaryCrossEntropy(pos_weight=2.0, class_weight=[1, 3])
+    for criterion, t in ((nn.CrossEntropy(), [1, 0]), (nn.BinaryCrossEntropy(), labels), (weighted, labels)):
         loss, delta = criterion(z, np.array(t))
         assert np.isfinite(loss) and np.isfinite(delta).all()
     assert nn.CrossEntropy()(z, np.array([1, 0]))[0] == pytest.approx((2e4 + 4e4) / 2)
+    for criterion in (nn.BinaryCrossEntropy(), nn.BinaryCrossEntropy(pos_weight=1.0)):
+        assert criterion(np.array([20, -20], dtype), [1, 0])[0] == pytest.approx(np.exp(-20), rel=1e-6)
     np.testing.assert_array_equal(nn.softmax(z), [[1, 0, 0, 0], [0, 0, 1, 0]])
 
 
@@ -218,6 +306,8 @@ def test_a_column_of_logits_takes_flat_targets():
     flat = nn.BinaryCrossEntropy()(z, LABELS % 2)
     column = nn.BinaryCrossEntropy()(z, (LABELS % 2)[:, None])
     assert flat[0] == column[0] and flat[1].shape == z.shape
+    z, t = rng.standard_normal((N, 2, 3, 1)), rng.integers(0, 2, (N, 2, 3))
+    assert nn.BinaryCrossEntropy()(z, t)[0] == nn.BinaryCrossEntropy()(z, t[..., None])[0]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +321,16 @@ def test_a_column_of_logits_takes_flat_targets():
         (nn.CrossEntropy(), (N, C), LABELS[:-1], None, nn.ShapeError, r"\(5,\)"),
         (nn.CrossEntropy(), (N, C), PROBABILITIES * 2, None, nn.DataError, r"\[0, 1\]"),
         (nn.CrossEntropy(), (N, C, 2), LABELS, None, nn.ShapeError, "logits"),
+        (nn.CrossEntropy(), (N, 2, 3, C), PIXELS[:, :1], None, nn.ShapeError, r"\(6, 1, 3\)"),
+        (nn.CrossEntropy(), (N, 2, 3, C), PIXELS + C, None, nn.DataError, "0 ... 3"),
+        (nn.CrossEntropy(), (N,), LABELS, None, nn.ShapeError, r"logits \(N, ..., C\)"),
+        (nn.CrossEntropy(), (N, 1, C), LABELS, None, nn.ShapeError, r"\(6,\)"),
         (nn.CrossEntropy(class_weight=[1, 2]), (N, C), LABELS, None, nn.ShapeError, "2 values for 4"),
+        (nn.CrossEntropy(class_weight={1: 2, 4: 3}), (N, C), LABELS, None, nn.ShapeError, "class 4, the classes are 0 ... 3"),
+        (nn.BinaryCrossEntropy(class_weight=[1, 2, 3]), (N, C), UNIT, None, nn.ShapeError, "3 values for 2"),
+        (nn.BinaryCrossEntropy(pos_weight=[1, 2]), (N, C), UNIT, None, nn.ShapeError, "2 values for 4"),
+        (nn.BinaryCrossEntropy(pos_weight=[1.0] * N), (N,), UNIT[:, 0], None, nn.ShapeError, "6 values for 1"),
+        (nn.BinaryCrossEntropy(class_weight=[0, 1]), (N, C), UNIT * 0, None, nn.DataError, "add up"),
         (nn.CrossEntropy(), (N, C), LABELS, np.ones(3), nn.ShapeError, r"sample_weight must have shape \(6,\)"),
         (nn.CrossEntropy(), (N, C), LABELS, np.zeros(N), nn.DataError, "add up"),
         (nn.CrossEntropy(), (N, C), LABELS * 1j, None, nn.DataError, "real"),

@@ -1,15 +1,18 @@
 """Metrics agree with scikit-learn, over batches of any cut."""
 
 import copy
+import math
 from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 import nnlite as nn
+
+FIGURES = ((nn.Precision, sk.precision_score), (nn.Recall, sk.recall_score), (nn.F1, sk.f1_score))
 
 
 @st.composite
@@ -43,8 +46,7 @@ def test_accuracy_and_confusion(case):
 def test_precision_recall_f1(case, average):
     z, t, size, w = case
     p, labels = z.argmax(axis=1), None if average == "macro" else range(z.shape[1])
-    figures = ((nn.Precision, sk.precision_score), (nn.Recall, sk.recall_score), (nn.F1, sk.f1_score))
-    for mine, theirs in figures:
+    for mine, theirs in FIGURES:
         for weight in (None, w):
             expected = theirs(t, p, average=average, labels=labels, zero_division=0, sample_weight=weight)
             np.testing.assert_allclose(stream(mine(average), z, t, size, weight), expected, rtol=1e-12)
@@ -108,10 +110,104 @@ def test_two_classes_from_one_logit():
     assert stream(nn.ConfusionMatrix(), z, t, 2).tolist() == [[1, 1], [1, 1]]
 
 
+@given(case=classified())
+def test_two_classes_by_default_class_1(case):
+    z, t, size, w = case
+    z, t = z[:, :2], t % 2
+    p = z.argmax(axis=1)
+    for mine, theirs in FIGURES:
+        for weight in (None, w):
+            expected = theirs(t, p, zero_division=0, sample_weight=weight)
+            for average in ("auto", "binary"):
+                assert stream(mine(average), z, t, size, weight) == pytest.approx(expected)
+            assert stream(mine(), z[:, 1] - z[:, 0], t, size, weight) == pytest.approx(expected)
+
+
+@given(case=classified())
+def test_of_more_classes_by_default_the_mean(case):
+    z, t, size, _ = case
+    assume(z.shape[1] > 2)
+    for mine, _ in FIGURES:
+        assert stream(mine(), z, t, size) == stream(mine("macro"), z, t, size)
+        with pytest.raises(nn.DataError, match=f'average="binary" is of two classes, not of {z.shape[1]}'):
+            stream(mine("binary"), z, t, size)
+
+
+@st.composite
+def several_labels(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    n, labels = draw(st.integers(1, 40)), draw(st.integers(2, 5))
+    z, t = rng.integers(-2, 3, (n, labels)) / 1.0, rng.integers(0, 2, (n, labels))
+    return z, draw(st.sampled_from([t, t == 1, t.astype("float32")])), draw(st.integers(1, 10)), rng.uniform(0.1, 2, n)
+
+
+@given(case=several_labels(), average=st.sampled_from(["auto", "macro", "micro", None]))
+def test_several_labels_a_sample(case, average):
+    z, t, size, w = case
+    p = z > 0
+    for weight in (None, w):
+        accuracy = stream(nn.Accuracy(multilabel=True), z, t, size, weight)
+        assert accuracy == pytest.approx(sk.accuracy_score(t, p, sample_weight=weight))
+        matrices = stream(nn.ConfusionMatrix(multilabel=True), z, t, size, weight)
+        np.testing.assert_allclose(matrices, sk.multilabel_confusion_matrix(t, p, sample_weight=weight), atol=1e-12)
+        for mine, theirs in FIGURES:
+            options = {"average": "macro" if average == "auto" else average, "zero_division": 0, "sample_weight": weight}
+            ours = stream(mine(average, multilabel=True), z, t, size, weight)
+            np.testing.assert_allclose(ours, theirs(t, p, **options), rtol=1e-12)
+
+
+METRICS = [
+    nn.Accuracy(),
+    nn.Accuracy(ignore_index=1),
+    nn.TopK(2),
+    nn.ConfusionMatrix(),
+    nn.F1(),
+    nn.Recall(None),
+    nn.metrics.ROCAUC(),
+    nn.metrics.AveragePrecision(ignore_index=0),
+]
+OF_SEVERAL = [nn.Accuracy, nn.ConfusionMatrix, nn.F1, nn.metrics.ROCAUC, nn.metrics.AveragePrecision]
+OF_REALS = [nn.metrics.MAE(), nn.metrics.RMSE(), nn.metrics.R2()]
+
+
+@pytest.mark.parametrize("metric", METRICS + OF_REALS + [kind(multilabel=True) for kind in OF_SEVERAL], ids=repr)
+@given(
+    positions=st.sampled_from([(1,), (3,), (2, 3), (2, 1, 2)]), classes=st.sampled_from([1, 2, 3]),
+    form=st.sampled_from(["labels", "column", "probabilities"]), weighted=st.booleans(), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_each_position_counts_as_a_sample(metric, positions, classes, form, weighted, seed):
+    rng = np.random.default_rng(seed)
+    assume(classes > 1 or not isinstance(metric, nn.TopK))
+    shape, each = (7, *positions, classes), math.prod(positions)
+    z, w = rng.standard_normal(shape), rng.integers(0, 2, 7) * rng.uniform(0.1, 2, 7)
+    w[[0, -1]] = 1
+    if getattr(metric, "multilabel", True):
+        t = rng.integers(0, 2, shape)
+    else:
+        t = rng.integers(0, max(2, classes), shape[:-1])
+        t.flat[[0, -1]] = 0, 1  # so that not all are ignored
+        t = {"labels": t, "column": t[..., None], "probabilities": np.eye(max(2, classes))[t][..., -classes:]}[form]
+    flat = t.reshape(-1, classes) if t.shape == shape and classes > 1 else t.reshape(-1)
+    there = flat != getattr(metric, "ignore_index", None) if flat.ndim == 1 else slice(None)
+    of_those_there = z.reshape(-1, classes)[there], flat[there], 5, np.repeat(w, each)[there] if weighted else None
+    plain = copy.copy(metric)
+    plain.ignore_index = None
+    expected = stream(plain, *of_those_there)
+    np.testing.assert_allclose(stream(metric, z, t, 3, w if weighted else None), expected, rtol=1e-9)
+
+
+def test_outputs_of_more_classes_later():
+    metric = nn.ConfusionMatrix()
+    for classes in (2, 3):
+        metric.update(np.eye(classes), np.arange(classes))
+    assert metric.result().tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 1]]
+
+
 def test_another_metric_goes_on_from_the_state():
     z, t = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 1, 2])
-    for make in (nn.Accuracy, nn.F1, nn.ConfusionMatrix, lambda: nn.TopK(2)):
-        first, second = make(), make()
+    for metric in METRICS:
+        metric.reset()
+        first, second = copy.deepcopy(metric), copy.deepcopy(metric)
         first.update(z[:2], t[:2])
         second.load_state(copy.deepcopy(first.state()))
         for metric in (first, second):
@@ -127,6 +223,11 @@ def test_several_labels_a_sample_are_refused():
             with pytest.raises(nn.DataError, match="probabilities of the classes"):
                 metric.update(z, bad)
         metric.update(z, np.array([[0.7, 0.2, 0.1]] * 3, "float16"))
+    for kind in OF_SEVERAL:
+        kind(multilabel=True).update(z, many)
+        for bad in (many * 2, many - 0.5, many * np.nan, np.arange(3), many[:, :2]):
+            with pytest.raises(nn.DataError):
+                kind(multilabel=True).update(z, bad)
 
 
 def test_report():
@@ -142,7 +243,8 @@ def test_bad_input():
     for metric in (nn.Accuracy(), nn.F1(), nn.ConfusionMatrix()):
         with pytest.raises(nn.DataError, match="no sample"):
             metric.result()
-    for bad in (lambda: nn.F1("weighted"), lambda: nn.TopK(0)):
+    both = [lambda kind=kind: kind(multilabel=True, ignore_index=1) for kind in OF_SEVERAL]
+    for bad in (lambda: nn.F1("weighted"), lambda: nn.TopK(0), lambda: nn.F1("binary", multilabel=True), *both):
         with pytest.raises(ValueError):
             bad()
 

@@ -53,6 +53,7 @@ def test_numbers_of_numpy_in_losses_schedules_and_augmentation(integer, real):
 
     def results(whole, number):
         yield from nn.Huber(number(r))(z, z[::-1])
+        yield from nn.BinaryCrossEntropy(pos_weight=number(r), class_weight={whole(1): number(r)})(z, z > 0)
         yield from nn.CrossEntropy(label_smoothing=number(r), class_weight=[number(r)] * 3, ignore_index=whole(2))(z, T)
         for schedule in (
             nn.schedules.step(r, whole(5)),

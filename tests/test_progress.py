@@ -127,6 +127,24 @@ def test_a_live_bar_in_a_notebook(notebook, monkeypatch, capsys, stream):
     assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("cost", "updates"), [(0.0, 51), (0.5, 2)])
+def test_values_that_take_long_are_shown_seldom(notebook, monkeypatch, cost, updates):
+    """Such as the area under a curve of a million samples. A step takes a hundredth of a second."""
+    now = 0.0
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now))
+
+    def values():
+        nonlocal now
+        now += cost
+        return {"loss": 1.0}
+
+    bar = progress.Bar(Recorder, "epoch 1", None, "sample", 0, progress.Progress())
+    for _ in range(1050):
+        now += 0.01
+        bar.advance(1, values)
+    assert len(notebook[0].shown) == updates
+
+
 def test_whatever_tqdm_recognises_is_live(bars, monkeypatch):
     monkeypatch.setattr(tqdm.auto, "tqdm", Recorder)
     fit()

@@ -223,14 +223,14 @@ def test_a_metric_that_is_new_in_the_middle_of_an_epoch_has_no_value_for_it(tmp_
     before = [nn.F1("micro"), nn.Accuracy()]
 
     def now():
-        return [nn.TopK(2), nn.F1("macro"), nn.Accuracy(), nn.ConfusionMatrix()]
+        return [nn.TopK(2), nn.F1("macro"), nn.Recall(None), nn.Accuracy(), nn.ConfusionMatrix()]
 
     options = {"every": 1, "validation": (X[:20], T[:20])}
     fit_and_kill(make([KillAt(killed)], before), tmp_path, **options)
     expected = fit(make(metrics=now()), **options | {"every": None})
     again = fit(make(metrics=now()), tmp_path, resume=True, **options)
     partial = (killed - 1) // STEPS
-    for name in ("top2_accuracy", "f1"):
+    for name in ("top2_accuracy", "f1", "recall_0", "recall_2"):
         assert np.isnan(again.history[name][partial])
         assert again.history[name][partial + 1 :] == expected.history[name][partial + 1 :]
         assert again.history[f"val_{name}"][partial:] == expected.history[f"val_{name}"][partial:]

@@ -49,6 +49,12 @@ def test_sums_of_columns_and_of_their_products(backend, size, data):
     assert_close(backend.column_products(a, b), (exact(a) * exact(b)).sum(axis=0))
 
 
+def test_rounding_errors_of_many_terms_cancel():
+    a, b = (np.random.default_rng(i).uniform(0.5, 1, (200_000, 3)).astype("float32") for i in range(2))
+    assert_close(backend.column_sums(a), exact(a).sum(axis=0), 1e-8)
+    assert_close(backend.column_products(a, b), (exact(a) * exact(b)).sum(axis=0), 1e-8)
+
+
 @given(st.integers(1, 300), st.integers(1, 300), few, st.data())
 def test_sums_over_pixels(height, width, channels, data):
     a, b = (data.draw(positive(height, width + 1, channels)) for _ in range(2))
@@ -229,7 +235,7 @@ def test_batch_norm_of_any_mean(x):
         results.append((y, model.backward(delta) * exact(x).std(axis=0), *model.named_grads().values()))
     (y, da, dgamma, dbeta), expected = results
     for actual, wanted, scale in zip((y, da, dgamma, dbeta), expected, (1, 1, len(x), len(x)), strict=True):
-        assert abs(actual - wanted).max() < scale * (3e-6 + 2e-7 * ratio)
+        assert abs(actual - wanted).max() < scale * (3e-6 + 7e-8 * ratio)
 
 
 @given(st.floats(-1e6, 1e6, width=32), st.sampled_from([1, 2, 7, 129, 1500, 5000]), st.booleans())

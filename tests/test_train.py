@@ -360,13 +360,49 @@ def test_what_is_no_metric(metric):
         make_trainer(metrics=[metric])
 
 
-def test_metrics_that_are_no_numbers_are_left_out_of_the_history(capsys):
+def pixels(n=40):
+    """Whether a pixel is brighter than that on its left."""
+    x = np.random.default_rng(0).standard_normal((n, 6, 5, 1)).astype("float32")
+    return x, x[..., 0] > np.pad(x[..., 0], ((0, 0), (0, 0), (1, 0)))[..., :-1]
+
+
+def pixelwise(*last):
+    return nn.Sequential(nn.Conv2D(8, 3, padding="same"), nn.ReLU(), *last, input_shape=(6, 5, 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (pixelwise(nn.Conv2D(2, 1)), nn.CrossEntropy(class_weight={1: 2.0})),
+        (pixelwise(nn.Conv2D(1, 1)), nn.BinaryCrossEntropy(pos_weight=2.0)),
+    ],
+    ids=repr,
+)
+def test_a_label_for_each_pixel(model, loss):
+    (x, t), weights = pixels(), np.linspace(0, 2, 40)
+    trainer = nn.Trainer(model, loss, nn.Adam(0.02), metrics=[nn.Accuracy(), nn.F1(), nn.metrics.ROCAUC()])
+    trainer.fit((x, t, weights), epochs=12, batch_size=8, validation=(x, t), progress=False)
+    figures, z = trainer.evaluate((x, t)), trainer.predict(x)
+    score = z[..., 0] if z.shape[-1] == 1 else z[..., 1] - z[..., 0]
+    assert figures["accuracy"] == ((score > 0) == t).mean() > 0.9
+    assert figures["roc_auc"] > 0.95 and trainer.history["val_f1"][-1] == figures["f1"]
+    assert figures["loss"] == pytest.approx(loss(z.astype(float), t)[0], rel=1e-5)
+    by_hand, delta = loss(model.forward(x, training=True), t, weights)
+    model.backward(delta)
+    grads = model.grads.copy()
+    assert model.loss_and_grad(x, t, loss, weights) == pytest.approx(by_hand, rel=1e-6)
+    assert abs(model.grads - grads).max() <= 1e-5 * abs(grads).max()
+
+
+def test_a_vector_has_columns_in_the_history_and_a_matrix_none(capsys):
     trainer = make_trainer(metrics=[nn.ConfusionMatrix(), nn.F1(average=None), nn.Accuracy()])
     history = trainer.fit((X, T), validation=(X, T))
-    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    columns = ["loss", "f1_0", "f1_1", "accuracy"]
+    columns += [f"val_{name}" for name in columns]
     assert list(history) == [*columns, "learning_rate", "seconds", "samples_per_second"]
     result = trainer.evaluate((X, T))
-    assert result["confusion_matrix"].sum() == len(X) and result["f1"].shape == (2,)
+    assert result["confusion_matrix"].sum() == len(X)
+    assert result["f1"].tolist() == [history["val_f1_0"][-1], history["val_f1_1"][-1]]
     assert "val_accuracy" in capsys.readouterr().out
 
 

@@ -159,6 +159,8 @@ def test_logits_are_logits(layers):
 SHOWN = [
     (nn.CrossEntropy(), "CrossEntropy()"),
     (nn.CrossEntropy(label_smoothing=0.1, class_weight=[1, 2]), "CrossEntropy(label_smoothing=0.1, class_weight=[1, 2])"),
+    (nn.CrossEntropy(class_weight={1: 2.5}), "CrossEntropy(class_weight={1: 2.5})"),
+    (nn.BinaryCrossEntropy(pos_weight=3), "BinaryCrossEntropy(pos_weight=3)"),
     (nn.Huber(2.0), "Huber(threshold=2.0)"),
     (nn.Adam(), "Adam()"),
     (nn.SGD(0.1, momentum=0.9), "SGD(learning_rate=0.1, momentum=0.9)"),
@@ -169,6 +171,9 @@ SHOWN = [
     (nn.Accuracy(), "Accuracy()"),
     (nn.TopK(3), "TopK(k=3)"),
     (nn.F1(None), "F1(average=None)"),
+    (nn.Recall("macro", multilabel=True), "Recall(average='macro', multilabel=True)"),
+    (nn.metrics.ROCAUC(ignore_index=255), "ROCAUC(ignore_index=255)"),
+    (nn.metrics.R2(), "R2()"),
     (nn.ConfusionMatrix(4), "ConfusionMatrix(n_classes=4)"),
     (nn.EarlyStopping("loss", mode="min"), "EarlyStopping(monitor='loss', mode='min')"),
     (nn.ReduceOnPlateau(patience=3, mode="max"), "ReduceOnPlateau(patience=3, mode='max')"),

@@ -13,9 +13,9 @@ from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 
-# CANCELLED / sqrt(n): the least share of a sum of squares of n values that deviations from the mean may be, to come from it. The
-# more values there are, up to ENOUGH[1], the more rounding errors cancel; of fewer than ENOUGH[0] the mean is subtracted first.
-CANCELLED, ENOUGH = 4.0, (1 << 10, 1 << 16)
+# Deviations from the mean come from a sum of squares of n values where they are at least CANCELLED / sqrt(n) of it: the more
+# values, the more of their rounding errors cancel, up to AT_MOST. With fewer than AT_LEAST the mean is subtracted first.
+CANCELLED, AT_LEAST, AT_MOST = 4.0, 1 << 10, 1 << 16
 LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
 MANY = 1 << 20  # rows that constants are made ready for
 SMALL = 1e-30  # a factor that float32 nearly loses
@@ -171,10 +171,10 @@ class Backend:
     def moments(self, a: Array) -> tuple[Array, Array]:
         """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
         n, mean = len(a), self.column_sums(a) / len(a)
-        if n >= ENOUGH[0]:
+        if n >= AT_LEAST:
             squares = self.column_products(a, a)
             deviations = squares - mean * mean * n
-            if (deviations >= CANCELLED / math.sqrt(min(n, ENOUGH[1])) * squares).all():
+            if (deviations >= CANCELLED / math.sqrt(min(n, AT_MOST)) * squares).all():
                 return mean.astype(a.dtype), deviations.astype(a.dtype)
         # About the mean, rounded: nothing cancels, and for constant columns every step is exact.
         center = mean.astype(a.dtype)

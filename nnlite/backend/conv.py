@@ -9,6 +9,7 @@ inputs and deltas may lie in any. A plan is made when a model is built, prepared
     da = plan.input_gradient(delta, filters, memory, out)   after weight_gradient, where both are wanted
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nnlite.backend.pool import max_of_taps, spread_to_taps
@@ -249,7 +250,8 @@ class DepthwisePlan(ConvPlan):
 class GroupedPlan(ConvPlan):
     """Groups joined to blocks, each a dense convolution of its own whose filters are zero outside their group.
 
-    A product with many zeros is faster than many small products, up to some JOINED channels.
+    A product with many zeros is faster than many small products, up to some JOINED channels. Where a result is not finite, it
+    is computed again, so that no zero meets an infinite value or NaN of another group.
     """
 
     def __init__(self, backend: "Backend", window: Window, filters: int, groups: int, bias: bool) -> None:
@@ -307,7 +309,7 @@ class GroupedPlan(ConvPlan):
             da[..., self._place(k, self.inputs)] = target
         return da
 
-    def _keep_apart(self, run: Any, block: Array, filters: Any, memory: "Memory", result: Array) -> None:
+    def _keep_apart(self, run: Callable[..., Array], block: Array, filters: Any, memory: "Memory", result: Array) -> None:
         """Where 0 times infinity or NaN spoiled other groups: the finite groups again, and each of the others by itself."""
         if self.backend.waits_for_reads or self.backend.all_finite(result):
             return

@@ -155,15 +155,15 @@ class NumpyBackend(Backend):
         """Likewise."""
         return self._by_columns(self.multiply_rows, a.shape[1], a, b, out)
 
-    def _by_columns(self, multiply: Callable[..., Array], rows: int, a: Array, b: Array, out: Array | None) -> Array:
+    def _by_columns(self, product: Callable[..., Array], rows: int, a: Array, b: Array, out: Array | None) -> Array:
         columns = b.shape[1]
         if rows * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS or is_one_of_many():
-            return multiply(a, b, out)
+            return product(a, b, out)
         result: Array = np.empty((rows, columns), a.dtype) if out is None else out
 
         def block(i: int) -> None:
             part = slice(columns * i // _BLOCKS, columns * (i + 1) // _BLOCKS)
-            multiply(a, b[:, part], result[:, part])
+            product(a, b[:, part], result[:, part])
 
         map_shards(block, _BLOCKS)
         return result

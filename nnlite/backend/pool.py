@@ -7,6 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnlite.backend.masks import left_out, masked
+from nnlite.backend.sums import TERMS
 from nnlite.backend.window import Array, Window
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 # Taps of a window up to which visiting them one by one is fastest, forward and backward.
 FEW, FEW_BACKWARD = 9, 49
-TERMS = 32  # that are added one after another
 Taps = Sequence[tuple[slice, slice, slice]]
 
 

@@ -24,7 +24,10 @@ THINNEST, THICK = 8, 64  # rows of a piece
 ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
 FEW, SUMMED = 1 << 14, 1 << 7  # values of a sum over rows that is added piece by piece, and rows of a piece
 NARROW = 1 << 10  # values of a sum for which half as many rows are as fast, and lose fewer digits
-UNCUT, MOST = 1 << 12, 1 << 23  # rows of a sum of more values that BLAS adds as it likes, and values of all pieces together
+UNCUT, MOST = (
+    1 << 12,
+    1 << 23,
+)  # rows of a sum of more values, which BLAS adds in its own way, and values of all pieces together
 FLATTEST = 1200  # values of a piece of a product with a transpose
 FLAT_DEEPEST = 1 << 12  # terms of its sums: up to here they lose no more digits than those of the whole product
 FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call

@@ -1,6 +1,6 @@
 """Sums over many rows that lose no digits: a few rows one after another, then pairwise, in float64.
 
-NumPy adds row after row, and so, nearly, does BLAS: of 10^6 equal float32 values that loses 1%. Of n terms of one sign that are
+NumPy adds row after row, and so, nearly, does BLAS: of 10^6 equal float32 values that loses 1%. Where n terms of one sign are
 added one after another, the relative error is below n 6e-8, whatever they are.
 """
 

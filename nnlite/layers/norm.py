@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nnlite.arguments import flag, number, shortened, vector
+from nnlite.arguments import flag, number, numbers, shortened
 from nnlite.backend import Array, Memory
 from nnlite.errors import ShapeError
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
@@ -184,7 +184,7 @@ class Normalize(Layer):
     elementwise, keeps, shares_memory = True, None, False
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
-        self.mean, self.std = _numbers("mean", mean), _numbers("std", std, above=0)
+        self.mean, self.std = numbers("mean", mean), numbers("std", std, above=0)
 
     def build(self, in_shape: Shape) -> Shape:
         for name, value in (("mean", self.mean), ("std", self.std)):
@@ -207,10 +207,6 @@ class Normalize(Layer):
 
 def _is_sequence(value: Any) -> bool:
     return hasattr(value, "__len__")
-
-
-def _numbers(name: str, value: Any, **limits: float) -> Any:
-    return vector(name, value, **limits) if _is_sequence(value) else number(name, value, **limits)
 
 
 def _floats(value: Any) -> Numbers:

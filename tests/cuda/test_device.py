@@ -106,24 +106,33 @@ def test_relu_is_fused_into_what_is_before_it():
         close(ours, expected, "float32")
 
 
-@pytest.mark.parametrize(
-    "criterion",
-    [
-        nn.CrossEntropy(),
-        nn.CrossEntropy(label_smoothing=0.1, class_weight=[1.0, 2.0, 0.5]),
-        nn.MSE(),
-        nn.MAE(),
-        nn.Huber(0.5),
-        nn.BinaryCrossEntropy(),
-    ],
-    ids=repr,
-)
+CRITERIA = [
+    nn.CrossEntropy(),
+    nn.CrossEntropy(label_smoothing=0.1, class_weight=[1.0, 2.0, 0.5], ignore_index=1),
+    nn.CrossEntropy(class_weight={2: 3}),
+    nn.MSE(),
+    nn.MAE(),
+    nn.Huber(0.5),
+    nn.BinaryCrossEntropy(),
+    nn.BinaryCrossEntropy(pos_weight=2.0, class_weight={0: 0.5}),
+    nn.BinaryCrossEntropy(pos_weight=[1.0, 2.0, 0.5]),
+]
+each_criterion = pytest.mark.parametrize("criterion", CRITERIA, ids=repr)
+
+
+def outputs_and_targets(criterion, positions=()):
+    rng, shape = np.random.default_rng(0), (5, *positions, 3)
+    z = rng.standard_normal(shape).astype("float32")
+    t = rng.integers(0, 3, shape[:-1]) if isinstance(criterion, nn.CrossEntropy) else rng.random(shape).astype("float32")
+    return z, t, rng.random(5)
+
+
+@each_criterion
 @pytest.mark.parametrize("weighted", [False, True])
-def test_losses(criterion, weighted):
-    rng = np.random.default_rng(0)
-    z, n = rng.standard_normal((5, 3)).astype("float32"), 5
-    t = rng.integers(0, 3, n) if isinstance(criterion, nn.CrossEntropy) else rng.random((n, 3)).astype("float32")
-    w = rng.random(n) if weighted else None
+@pytest.mark.parametrize("positions", [(), (4,), (2, 3)])
+def test_losses(criterion, weighted, positions):
+    z, t, w = outputs_and_targets(criterion, positions)
+    w = w if weighted else None
     loss, delta = criterion(get_backend("cuda").asarray(z), t, sample_weight=w)
     assert lies_on_device(loss) and loss.shape == ()
     for ours, expected in zip((loss, delta), criterion(z, t, sample_weight=w), strict=True):
@@ -147,6 +156,53 @@ def test_samples_of_weight_zero_are_not_there(criterion, on_device):
     assert fake_cupy.counter["reads"] - before == (1 if on_device else 0)  # the total of weights that lie there
     for ours, wanted in zip((loss, delta), expected, strict=True):
         close(ours, wanted, "float32")
+
+
+@each_criterion
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_loss_reads_the_device(pretended, criterion, weighted):
+    z, t, w = outputs_and_targets(criterion, (2, 3))
+    z = get_backend("cuda").asarray(z)
+    assert count("reads", lambda: criterion(z, t, sample_weight=w if weighted else None)) == 0
+
+
+@pytest.mark.parametrize("filters", [1, 3])
+def test_a_label_for_each_pixel(filters):
+    rng, model = np.random.default_rng(0), nn.Sequential(nn.Conv2D(filters, 3), input_shape=(5, 6, 2))
+    criterion = (
+        nn.BinaryCrossEntropy(class_weight=[1, 2]) if filters == 1 else nn.CrossEntropy(class_weight={1: 2}, ignore_index=0)
+    )
+    x, t, w = rng.standard_normal((7, 5, 6, 2)).astype("float32"), rng.integers(0, max(2, filters), (7, 3, 4)), rng.random(7)
+    moved = copy.deepcopy(model).to("cuda")
+    for ours, expected in (
+        (moved.loss_and_grad(x, t, criterion, w), model.loss_and_grad(x, t, criterion, w)),
+        (moved.grads, model.grads),
+    ):
+        close(ours, expected, "float32")
+
+
+METRICS = [
+    nn.Accuracy(),
+    nn.Accuracy(ignore_index=1),
+    nn.F1(),
+    nn.ConfusionMatrix(),
+    nn.metrics.ROCAUC(),
+    nn.metrics.AveragePrecision(),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+@pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 3), (9, 4, 3), (9, 2, 3, 1), (9, 2, 2, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_metrics_as_on_the_cpu(metric, shape, weighted):
+    rng, device = np.random.default_rng(0), get_backend("cuda").asarray
+    z, t = rng.standard_normal(shape).astype("float32"), rng.integers(0, max(2, shape[-1] % 9), shape[: max(1, len(shape) - 1)])
+    w, results = rng.random(9) if weighted else None, []
+    for outputs, labels in ((z, t), (device(z), t), (device(z), device(t))):
+        metric.reset()
+        metric.update(outputs, labels, w)
+        results.append(host(metric.result()))
+    np.testing.assert_allclose(results[1:], [results[0]] * 2, rtol=1e-6)
 
 
 OPTIMISERS = [

@@ -1,0 +1,83 @@
+"""The base of all metrics, and a batch as rows: one for each position of each sample that counts, on the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnlite.arguments import as_call
+from nnlite.backend import backend_of, host_array
+from nnlite.errors import DataError
+from nnlite.state import attributes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Metric:
+    """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`.
+
+    `greater_is_better`: True or False, for those that compare epochs, such as `EarlyStopping`; None where a result is neither.
+    What it counts are attributes: numbers, text, arrays, and lists, tuples and dicts by text of them, so that checkpoints can
+    keep them. One with other attributes, such as an open file, writes `state` and `load_state`, too.
+    """
+
+    name: str
+    greater_is_better: bool | None = None
+
+    __repr__ = as_call
+
+    def columns(self, out_shape: tuple[int, ...]) -> list[str]:
+        """The columns that a history has of it, where the outputs of a sample have this shape.
+
+        Here one, of its name. A vector gives one for each value, `recall_0`, `recall_1`, ...; what has more axes gives none.
+        """
+        return [self.name]
+
+    def reset(self) -> None:
+        """Begin anew."""
+
+    def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
+        """Take in a batch.     z: (N, ...) outputs, logits where there are classes   t: targets   sample_weight: (N,) or None
+
+        nnlite's own metrics take each position of outputs (N, ..., C), such as a pixel, as a sample. Samples of weight 0 are
+        left out. They raise DataError for targets and weights that do not fit.
+        """
+
+    def result(self) -> Any:
+        """The value over all batches since `reset`, NaN where there is none. Raises DataError where no sample was counted."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: its attributes. Raises StateError for one that none can keep."""
+        return attributes(self)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        vars(self).update(state)
+
+
+def by_position(z: Any, t: Any, sample_weight: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Outputs (M, C), targets (M, 1) or (M, C), and weights (M,), of the positions of all samples whose weight is not zero."""
+    z, t = to_host(z), to_host(t)
+    if len(z) != len(t):
+        raise DataError(f"{len(z)} outputs, but {len(t)} targets")
+    z = z[:, None] if z.ndim == 1 else z
+    positions = z.shape[:-1]
+    if t.shape not in (positions, (*positions, 1), z.shape):
+        raise DataError(f"the targets have shape {t.shape}, the outputs {z.shape}")
+    weight = np.ones(len(z)) if sample_weight is None else to_host(sample_weight).astype(np.float64)
+    if weight.shape != z.shape[:1]:
+        raise DataError(f"sample_weight must have shape {z.shape[:1]}, not {weight.shape}")
+    if len(positions) > 1:
+        weight = np.repeat(weight, math.prod(positions[1:]))
+    z, t = z.reshape(-1, z.shape[-1]), t.reshape(-1, z.shape[-1] if t.shape == z.shape else 1)
+    return (z, t, weight) if sample_weight is None else (z[weight != 0], t[weight != 0], weight[weight != 0])
+
+
+def to_host(array: Any) -> NDArray[Any]:
+    """A NumPy array of real numbers, from wherever it is."""
+    host: NDArray[Any] = host_array(backend_of(array).to_host(array))
+    return host
