@@ -244,10 +244,10 @@ class Huber(Loss):
 def softmax(z: Any) -> Array:
     """y_i = exp(z_i) / sum over j of exp(z_j), over the last axis: probabilities from logits. ShapeError if that is empty."""
     backend = backend_of(z)
-    xp = backend.xp
-    z = xp.ascontiguousarray(_reals(backend.asarray(z)))
+    xp, z = backend.xp, _reals(backend.asarray(z))
     if not z.shape or not z.shape[-1]:
         raise ShapeError(f"softmax expects outputs (..., C), got {z.shape}")
+    z = xp.ascontiguousarray(z)
     e = xp.exp(z - z.max(axis=-1, keepdims=True))
     y: Array = e / e.sum(axis=-1, keepdims=True)
     return y

@@ -379,6 +379,7 @@ class Sequential(Layer):
         """Print each layer's output shape, number of parameters, and MFLOP of a forward pass for one sample."""
         from nnlite.summary import summary
 
+        self._root()
         print(summary(self))
 
     def __len__(self) -> int:

@@ -57,13 +57,13 @@ class Muon(Optimizer):
             model.backend.map_shards(update, len(slots))
 
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
-        (v,) = state
-        v *= self.momentum
+        (v,), momentum = state, float(self.momentum)
+        v *= momentum
         v += g
-        direction = orthogonalize(g + self.momentum * v if self.nesterov else v, self.iterations)
+        direction = orthogonalize(g + momentum * v if self.nesterov else v, self.iterations)
         if self.renormalize:
             p *= math.sqrt(len(p)) / (backend.xp.linalg.norm(p) + 1e-12)
-        p *= 1 - rate * self.weight_decay
+        p *= 1 - rate * float(self.weight_decay)
         p -= rate * direction
 
 

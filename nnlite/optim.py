@@ -107,7 +107,7 @@ class Optimizer:
             p, *state = (vector[block] for vector in vectors)
             g = model.grads[block]
             if self.weight_decay and not self.decouples_decay:
-                g = g + self.weight_decay * p
+                g = g + float(self.weight_decay) * p
             self.update(model.backend, p, g, *state, rate=rate, step=step)
 
         if any(block.stop - block.start > _WORTH_THREADS for _, block in work):
@@ -189,7 +189,7 @@ class SGD(Optimizer):
 
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
         v = state[0] if state else None
-        (backend.sgd or partial(sgd, backend))(p, g, v, rate, self.momentum, self.nesterov)
+        (backend.sgd or partial(sgd, backend))(p, g, v, rate, float(self.momentum), bool(self.nesterov))
 
 
 def sgd(backend: Backend, p: Array, g: Array, v: Array | None, rate: float, momentum: float, nesterov: bool) -> None:
@@ -241,14 +241,14 @@ class Adam(Optimizer):
         vector("betas", betas, least=0, below=1)
         for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
             if name in self.state_vectors:
-                self.state_vectors[name] *= (1 - before) / (1 - beta)
+                self.state_vectors[name] *= (1 - float(before)) / (1 - float(beta))
         self._betas = betas
 
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
-        (m, v), (b1, b2) = state, self.betas
-        decay = 1 - rate * self.weight_decay if self.decouples_decay else 1.0
+        (m, v), (b1, b2) = state, map(float, self.betas)
+        decay = 1 - rate * float(self.weight_decay) if self.decouples_decay else 1.0
         m_scale, v_scale = (1 - b1) / (1 - b1**step), math.sqrt((1 - b2) / (1 - b2**step))
-        numbers = self.betas, self.eps / v_scale, rate * m_scale / v_scale, decay
+        numbers = (b1, b2), float(self.eps) / v_scale, rate * m_scale / v_scale, decay
         (backend.adam or partial(adam, backend))(p, g, m, v, *numbers)
 
 
@@ -324,10 +324,10 @@ class RMSProp(Optimizer):
         xp, (v,) = backend.xp, state
         d = xp.multiply(g, g, out=backend.scratch("update", p.shape, p.dtype))
         d -= v
-        d *= 1 - self.alpha
+        d *= 1 - float(self.alpha)
         v += d
         xp.sqrt(v, out=d)
-        d += self.eps
+        d += float(self.eps)
         xp.divide(g, d, out=d)
         d *= rate
         p -= d
@@ -345,7 +345,7 @@ def check_and_clip(model: "Sequential", clip_norm: float | None, halted: Any) ->
             f"the gradient of {bad} is not finite: nothing was updated; lower the learning rate, or scale inputs and targets"
         )
     if clip_norm is not None:
-        backend.scale_to_norm(model.grads, norm, clip_norm)
+        backend.scale_to_norm(model.grads, norm, float(clip_norm))
 
 
 def _blocks(places: list[slice], size: int) -> list[slice]:

@@ -61,19 +61,23 @@ def one_by_one(draw):
 @st.composite
 def pooling(draw, kind):
     size = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
-    least = size if isinstance(size, int) else min(size)
+    height, width = (size, size) if isinstance(size, int) else size
     stride = draw(st.one_of(st.none(), pairs))
-    return [kind(size, stride, padding=draw(st.integers(0, least - 1)))], (*draw(sizes), draw(small))
+    both = st.tuples(st.integers(0, height - 1), st.integers(0, width - 1))
+    padding = draw(st.one_of(st.integers(0, min(height, width) - 1), both))
+    return [kind(size, stride, padding=padding)], (*draw(sizes), draw(small))
 
 
 @st.composite
 def large_pooling(draw):
-    """Windows of many pixels: side by side, overlapping, padded, as large as the image."""
+    """Windows of many pixels: overlapping, padded, far apart; or side by side, up to the whole image."""
     height, width = draw(st.integers(17, 20)), draw(st.integers(17, 40))
-    size = draw(st.sampled_from([4, 5, (4, 6), 7, (3, 9), (2, 16), (9, 3), (8, 8), 16, (16, 17), (height, width)]))
-    stride = draw(st.sampled_from([None, None, 1, 3, (2, 5), 17]))
-    padding = draw(st.integers(0, 1)) if stride else 0
-    return [nn.MaxPool2D(size, stride, padding=padding)], (height, width, draw(st.integers(1, 2)))
+    shape = height, width, draw(st.integers(1, 2))
+    if draw(st.booleans()):
+        return [nn.MaxPool2D(draw(st.sampled_from([4, (4, 6), 8, (16, 17), 17, (height, width)])))], shape
+    size = draw(st.sampled_from([4, 5, (4, 6), 7, (3, 9), (2, 16), (9, 3), (8, 8), 16, (16, 17)]))
+    padding = draw(st.sampled_from([0, 1, (1, 0), (0, 1)]))
+    return [nn.MaxPool2D(size, draw(st.sampled_from([1, 3, (2, 5), 17])), padding=padding)], shape
 
 
 @st.composite

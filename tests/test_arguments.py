@@ -139,7 +139,8 @@ CONSTRUCTORS = {
     nn.LayerNorm: ({}, {"eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
     nn.Normalize: (
         {"mean": 0, "std": 1},
-        {"mean": (st.one_of(VECTOR[0], NOT_NEGATIVE[0]), NO_NUMBERS), "std": (POSITIVE[0], st.sampled_from([0, -1, [1, 0]]))},
+        {"mean": (st.one_of(VECTOR[0], NOT_NEGATIVE[0]), st.sampled_from(["1", None, True, np.nan, [1, np.inf], {}])),
+         "std": (POSITIVE[0], st.sampled_from([0, -1, [1, 0], "x" * 3000]))},
     ),
     nn.Reshape: (
         {"shape": (4,)},
@@ -252,52 +253,62 @@ def dataset():
     return nn.data.Dataset(X, T)
 
 
-CALLS = {
-    "threads": (POSITIVE_WHOLE, nn.set_num_threads),
-    "name": (choices("auto", "direct", "winograd"), nn.set_conv_algorithm),
-    "passes": (POSITIVE_WHOLE, lambda v: nn.profile(nn.Sequential(nn.Dense(3), input_shape=(4,)), X, T, passes=v)),
-    "seed": (WHOLE, lambda v: nn.gradcheck(nn.Dense(3), X, seed=v)),
-    "tolerance": (NOT_NEGATIVE, lambda v: nn.gradcheck(nn.Dense(3), X, tolerance=v)),
-    "pass_id": (WHOLE, lambda v: nn.gradcheck(nn.Dense(3), X, pass_id=v)),
-    "epochs": (WHOLE, lambda v: fit(epochs=v)),
-    "batch_size": (POSITIVE_WHOLE, lambda v: fit(batch_size=v)),
-    "seed ": (WHOLE, lambda v: fit(seed=v)),
-    "shuffle": (FLAG, lambda v: fit(shuffle=v)),
-    "progress": (FLAG, lambda v: fit(progress=v)),
-    "nonfinite": (choices("raise", "skip"), lambda v: fit(nonfinite=v)),
-    "every": (POSITIVE_WHOLE, lambda v: fit(every=v, checkpoint="nowhere")),
-    "keep": (POSITIVE_WHOLE, lambda v: fit(keep=v, checkpoint="nowhere")),
-    "resume": (FLAG, lambda v: fit(resume=v, checkpoint="nowhere")),
-    "batch_size ": (POSITIVE_WHOLE, lambda v: dataset().batches(v)),
-    "epoch": (WHOLE, lambda v: dataset().batches(2, epoch=v)),
-    "start": (WHOLE, lambda v: dataset().batches(2, start=v)),
-    "shuffle ": (FLAG, lambda v: dataset().batches(2, shuffle=v)),
-    "n": (POSITIVE_WHOLE, lambda v: dataset().subset(v)),
-    "seed  ": (WHOLE, lambda v: dataset().split(2, seed=v)),
-    "n ": (POSITIVE_WHOLE, nn.data.shapes),
-    "shift": (WHOLE, nn.data.views),
-    "download": (FLAG, lambda v: nn.data.cifar10("nowhere", download=v)),
-    "download ": (FLAG, lambda v: nn.data.mnist("nowhere", download=v)),
-    "classes": (POSITIVE_WHOLE, nn.zoo.tutorial_cnn),
-    "classes ": (POSITIVE_WHOLE, lambda v: nn.zoo.airbench((2, 2, 2), classes=v)),
-    "padding": (choices("valid", "same"), lambda v: nn.zoo.airbench((2, 2, 2), padding=v)),
-    "classes  ": (POSITIVE_WHOLE, lambda v: nn.zoo.resnet(8, classes=v)),
-    "depth": ((None, st.one_of(NO_NUMBERS, st.sampled_from([0, 7, 21, 20.0]))), nn.zoo.resnet),
-    "classes   ": (POSITIVE_WHOLE, lambda v: nn.zoo.vgg_small((2,), classes=v)),
-    "sizes": ((None, st.sampled_from([3, (3,), "32", {}])), nn.zoo.mlp),
-    "augmentations": ((None, STRANGE.filter(lambda v: v is not nn.Adam)), lambda v: dataset().augmented(v)),
-    "names are": ((None, st.just("*.nothing" * 200)), lambda v: nn.zoo.resnet(20).freeze(v)),
-    "reshaped": ((None, st.just((1,) * 500)), lambda v: nn.Sequential(nn.Dense(3), input_shape=v)),
-}  # fmt: skip
+# Arguments of functions: their names, their kinds, a call with a value.
+CALLS = [
+    ("threads", POSITIVE_WHOLE, nn.set_num_threads),
+    ("name", choices("auto", "direct", "winograd"), nn.set_conv_algorithm),
+    ("passes", POSITIVE_WHOLE, lambda v: nn.profile(nn.Sequential(nn.Dense(3), input_shape=(4,)), X, T, passes=v)),
+    ("seed", WHOLE, lambda v: nn.gradcheck(nn.Dense(3), X, seed=v)),
+    ("tolerance", NOT_NEGATIVE, lambda v: nn.gradcheck(nn.Dense(3), X, tolerance=v)),
+    ("pass_id", WHOLE, lambda v: nn.gradcheck(nn.Dense(3), X, pass_id=v)),
+    ("epochs", WHOLE, lambda v: fit(epochs=v)),
+    ("batch_size", POSITIVE_WHOLE, lambda v: fit(batch_size=v)),
+    ("seed", WHOLE, lambda v: fit(seed=v)),
+    ("shuffle", FLAG, lambda v: fit(shuffle=v)),
+    ("progress", FLAG, lambda v: fit(progress=v)),
+    ("nonfinite", choices("raise", "skip"), lambda v: fit(nonfinite=v)),
+    ("every", POSITIVE_WHOLE, lambda v: fit(every=v, checkpoint="nowhere")),
+    ("keep", POSITIVE_WHOLE, lambda v: fit(keep=v, checkpoint="nowhere")),
+    ("resume", FLAG, lambda v: fit(resume=v, checkpoint="nowhere")),
+    ("batch_size", POSITIVE_WHOLE, lambda v: dataset().batches(v)),
+    ("epoch", WHOLE, lambda v: dataset().batches(2, epoch=v)),
+    ("start", WHOLE, lambda v: dataset().batches(2, start=v)),
+    ("shuffle", FLAG, lambda v: dataset().batches(2, shuffle=v)),
+    ("n", POSITIVE_WHOLE, lambda v: dataset().subset(v)),
+    ("seed", WHOLE, lambda v: dataset().split(2, seed=v)),
+    ("n", POSITIVE_WHOLE, nn.data.shapes),
+    ("shift", WHOLE, nn.data.views),
+    ("download", FLAG, lambda v: nn.data.cifar10("nowhere", download=v)),
+    ("download", FLAG, lambda v: nn.data.mnist("nowhere", download=v)),
+    ("classes", POSITIVE_WHOLE, nn.zoo.tutorial_cnn),
+    ("classes", POSITIVE_WHOLE, lambda v: nn.zoo.airbench((2, 2, 2), classes=v)),
+    ("padding", choices("valid", "same"), lambda v: nn.zoo.airbench((2, 2, 2), padding=v)),
+    ("classes", POSITIVE_WHOLE, lambda v: nn.zoo.resnet(8, classes=v)),
+    ("depth", (None, st.one_of(NO_NUMBERS, st.sampled_from([0, 7, 21, 20.0]))), nn.zoo.resnet),
+    ("classes", POSITIVE_WHOLE, lambda v: nn.zoo.vgg_small((2,), classes=v)),
+    ("sizes", (None, st.sampled_from([3, (3,), "32", {}])), nn.zoo.mlp),
+    ("augmentations", (None, STRANGE), lambda v: dataset().augmented(v)),
+    # What is refused for another reason: the names of a large model, many axes.
+    ("the names are", (None, st.just("*.nothing" * 200)), lambda v: nn.zoo.resnet(20).freeze(v)),
+    ("expects vectors", (None, st.just((1,) * 500)), lambda v: nn.Sequential(nn.Dense(3), input_shape=v)),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("name", "kind", "call"), CALLS, ids=[name for name, _, _ in CALLS])
 @given(data=st.data())
-def test_functions_refuse_what_makes_no_sense(name, data):
-    (_, bad), call = CALLS[name]
-    with pytest.raises(ValueError) as caught:
-        call(data.draw(bad))
-    assert (name.strip() in str(caught.value) or name == "reshaped") and len(str(caught.value)) <= LONGEST
+def test_functions_refuse_what_makes_no_sense(name, kind, call, data):
+    with pytest.raises(ValueError, match=name) as caught:
+        call(data.draw(kind[1]))
+    assert len(str(caught.value)) <= LONGEST
+
+
+@given(value=STRANGE)
+def test_devices_that_are_none(value):
+    model = nn.Sequential(nn.Dense(2), input_shape=(3,))
+    for call in (lambda: model.to(value), lambda: model.to("cpu", precision=value)):
+        with pytest.raises(nn.DeviceError) as caught:
+            call()
+        assert len(str(caught.value)) <= LONGEST
 
 
 @pytest.mark.parametrize("call", [lambda: nn.Residual(), lambda: nn.Sequential(), lambda: nn.Residual(nn.ReLU(), shortcut=[3])])
@@ -337,76 +348,6 @@ def test_what_is_obvious_needs_no_name():
     for layer in (nn.Dense(4), nn.Conv2D(4, 3), nn.MaxPool2D(3, 2), nn.GELU("tanh"), nn.LeakyReLU(0.1), nn.Dropout(0.5)):
         assert eval(repr(layer), vars(nn)).config() == layer.config()
     assert nn.Huber(0.5).threshold == 0.5 and nn.TopK(3).k == 3 and nn.EarlyStopping("loss").monitor == "loss"
-
-
-# Models that use every number that a layer takes, from whole numbers n and k and a real number r.
-NETWORKS = {
-    "dense": lambda n, k, r: (
-        nn.Dense(n),
-        nn.LeakyReLU(r),
-        nn.BatchNorm(momentum=r, eps=r),
-        nn.LayerNorm(eps=r),
-        nn.Dropout(r),
-    ),
-    "images": lambda n, k, r: (
-        nn.Reshape((n, n, -1)),
-        nn.Normalize([r, r, r], r),
-        nn.Conv2D(k, (k, 1), padding=(k, 1), stride=(1, k), groups=1),
-        nn.MaxPool2D(k, 1, padding=1),
-        nn.AvgPool2D((k, k), k, padding=(0, 1)),
-        nn.Flatten(),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@given(integer=NUMPY_INTEGERS, real=st.sampled_from([np.float16, np.float32, np.float64]))
-def test_numbers_of_numpy_are_numbers(name, integer, real):
-    """The same bits, whatever the kind of the number."""
-    x, r = rng.standard_normal((3, 48)).astype("float32"), float(real(0.3))
-    results = []
-    for whole, number in ((int, float), (integer, real)):
-        layers = NETWORKS[name](whole(4), whole(2), number(r))
-        model = nn.Sequential(*layers, input_shape=(whole(48),), seed=whole(3))
-        z = model.forward(x, training=True)
-        results.append((z.copy(), model.backward(np.ones_like(z)), model.grads, model.buffers, model(x)))
-    for ours, expected in zip(*results, strict=True):
-        assert ours.dtype == np.float32 and np.array_equal(ours, expected)
-
-
-@given(integer=NUMPY_INTEGERS, real=NUMPY_REALS)
-def test_numbers_of_numpy_in_losses_schedules_and_augmentation(integer, real):
-    z, r = rng.standard_normal((6, 3)).astype("float32"), float(real(0.3))
-    images, index = rng.integers(0, 256, (4, 8, 8, 3)).astype("uint8"), np.arange(4)
-
-    def results(whole, number):
-        yield from nn.Huber(number(r))(z, z[::-1])
-        yield from nn.BinaryCrossEntropy(pos_weight=number(r), class_weight={whole(1): number(r)})(z, z > 0)
-        yield from nn.CrossEntropy(label_smoothing=number(r), class_weight=[number(r)] * 3, ignore_index=whole(2))(z, T)
-        for schedule in (
-            nn.schedules.step(r, whole(5)),
-            nn.schedules.linear(r, whole(5)),
-            nn.schedules.warmup(lambda i: r, whole(5)),
-        ):
-            yield from map(schedule, (0, 4, 1000))
-        for augmentation in (
-            nn.data.RandomCrop(whole(2)),
-            nn.data.RandomCrop(whole(2), mode="reflect"),
-            nn.data.Cutout(whole(5)),
-        ):
-            yield augmentation(images, index, 0, 0)
-        yield next(dataset().batches(whole(4), epoch=whole(1), seed=whole(2), start=whole(1)))[0]
-
-    for ours, expected in zip(results(integer, real), results(int, float), strict=True):
-        assert np.asarray(ours).dtype == np.asarray(expected).dtype and np.array_equal(ours, expected)
-
-
-def test_arguments_of_lists_and_arrays_come_back_from_a_file(tmp_path):
-    layers = nn.Normalize(np.array([1.0, 2.0]), np.float64(3)), nn.Conv2D(np.int64(3), [3, 3], bias=np.bool(True)), nn.Flatten()
-    model = nn.Sequential(*layers, input_shape=[np.int64(5), 5, 2])
-    model.save(tmp_path / "m.safetensors")
-    x = rng.standard_normal((2, 5, 5, 2))
-    assert np.array_equal(nn.load(tmp_path / "m.safetensors")(x), model(x))
 
 
 @given(

@@ -104,6 +104,11 @@ def test_unusable_data(arguments, message):
         Dataset(images, labels, **options)
 
 
+def test_labels_of_weight_zero_may_be_anything():
+    data = Dataset(np.zeros(3), [0, -1, 1], ["a", "b"], weights=[1, 0, 2])
+    assert data.labels.tolist() == [0, -1, 1] and len(Dataset(np.zeros(1), [7], ["a"], weights=[0])) == 1
+
+
 def test_parts():
     data = numbered(20, classes=[str(i) for i in range(20)], weights=np.ones(20)).augmented(RandomFlip())
     for part in (data[2:5], data[np.array([2, 3, 4])], data[(data.labels > 1) & (data.labels < 5)]):

@@ -27,6 +27,17 @@ DEFAULTS = {
     nn.Muon: {"learning_rate": 0.02, "momentum": 0.95, "nesterov": True, "weight_decay": 0.0, "renormalize": False,
               "iterations": 5, "clip_norm": None},
     nn.ParameterGroups: {"clip_norm": None},
+    nn.schedules.step: {"factor": 0.1},
+    nn.schedules.exponential: {"every": 1},
+    nn.schedules.cosine: {"final": 0.0},
+    nn.schedules.linear: {"final": 0.0},
+    nn.schedules.warmup: {"start": 0.0},
+    nn.init.whitening: {"eps": 5e-4},
+    nn.TopK: {"k": 5, "ignore_index": None},
+    nn.EarlyStopping: {"monitor": "val_loss", "patience": 3, "min_delta": 0.0, "mode": None, "restore_best": True},
+    nn.WeightAverage: {"decay": 0.999, "start": 0},
+    nn.data.RandomCrop: {"padding": 4, "mode": "zeros"},
+    nn.data.Cutout: {"size": 8},
 }  # fmt: skip
 
 

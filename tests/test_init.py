@@ -1,9 +1,13 @@
-"""Initialisers: moments, structure, seeds."""
+"""Initialisers: moments, structure, groups, seeds, copies."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import nnlite as nn
 
@@ -27,6 +31,86 @@ def test_variance(shape, name, variance, law):
     assert values.var() == pytest.approx(variance(fan_in, fan_out), rel=0.03)
     widest = abs(values).max() / values.std()
     assert widest < math.sqrt(3) + 0.02 if law == "uniform" else widest > 3
+
+
+VARIANCES = {
+    "he": lambda fan_in, fan_out: 2 / fan_in,
+    "glorot": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+    "lecun": lambda fan_in, fan_out: 1 / fan_in,
+}
+
+
+@pytest.mark.parametrize("name", VARIANCES)
+@pytest.mark.parametrize("law", ["normal", "uniform"])
+@pytest.mark.parametrize(("groups", "filters"), [(1, 96), (4, 96), (96, 96), (96, 384)])
+def test_variance_of_groups(name, law, groups, filters):
+    """An input reaches only the filters of its group."""
+    layer = nn.Conv2D(filters, (3, 5), groups=groups, bias=False, init=f"{name}_{law}")
+    nn.Sequential(layer, input_shape=(5, 5, 96))
+    fan_in, fan_out = 15 * 96 // groups, 15 * filters // groups
+    assert layer.W.var() == pytest.approx(VARIANCES[name](fan_in, fan_out), rel=0.1)
+
+
+class Transposed(nn.Layer):
+    """y = a V, with V (n_in, n_out)"""
+
+    def __init__(self, units, init, declared=True):
+        self.units, self.init, self.declared_fans = units, init, declared
+
+    def build(self, in_shape):
+        fans = {"fan_in": in_shape[0], "fan_out": self.units} if self.declared_fans else {}
+        self.declare("V", (*in_shape, self.units), self.init, **fans)
+        return (self.units,)
+
+    def config(self):
+        return {}
+
+
+@pytest.mark.parametrize("name", VARIANCES)
+def test_variance_of_a_users_layer(name):
+    for declared, fans in ((True, (300, 100)), (False, (100, 300))):
+        layer = Transposed(100, f"{name}_normal", declared)
+        nn.Sequential(layer, input_shape=(300,))
+        assert layer.V.var() == pytest.approx(VARIANCES[name](*fans), rel=0.05)
+    for bad in (0, 2.0, "many"):
+        with pytest.raises(ValueError, match="a fan must be a whole number"):
+            nn.Layer().declare("V", (2, 3), "ones", fan_in=bad)
+
+
+def test_functions_of_users_hand_the_fans_on():
+    seen = []
+
+    def half(shape, rng):
+        seen.append((shape, nn.init.fans(shape)))
+        return nn.init.glorot_uniform(shape, rng) / 2
+
+    def values(init):
+        return nn.Sequential(nn.Conv2D(8, 3, groups=4, init=init, bias=False), input_shape=(5, 5, 8)).params
+
+    np.testing.assert_allclose(2 * values(half), values("glorot_uniform"), rtol=1e-6)
+    assert seen == [((8, 3, 3, 2), (18, 18))] and nn.init.fans((8, 3, 3, 2)) == (18, 72)
+
+
+@pytest.mark.parametrize("name", ["he_normal", "glorot_uniform", "lecun_normal", "orthogonal", "dirac_uniform"])
+def test_without_groups_the_values_are_those_of_the_shape_alone(name):
+    layer = nn.Conv2D(6, 3, init=name, bias=False)
+    nn.Sequential(layer, input_shape=(5, 5, 4), seed=7, dtype="float64")
+    assert np.array_equal(layer.W, getattr(nn.init, name)((6, 3, 3, 4), np.random.default_rng(7)))
+
+
+@given(
+    groups=st.integers(1, 4), channels=st.integers(1, 3), filters=st.integers(1, 4), kernel=st.sampled_from([1, 2, 3, (3, 5)])
+)
+def test_dirac_passes_the_channels_of_each_group_on(groups, channels, filters, kernel):
+    """Filter d of a group is its channel d, as in PyTorch; with dirac_uniform the filters beyond the channels are drawn."""
+    x = np.random.default_rng(0).standard_normal((2, 6, 7, groups * channels)).astype("float32")
+    for init in ("dirac", "dirac_uniform"):
+        layer = nn.Conv2D(groups * filters, kernel, padding="same", groups=groups, init=init, bias=False)
+        z = nn.Sequential(layer, input_shape=x.shape[1:])(x).reshape(2, 6, 7, groups, filters)
+        same = min(filters, channels)
+        np.testing.assert_allclose(z[..., :same], x.reshape(2, 6, 7, groups, channels)[..., :same], atol=1e-6)
+        rest = layer.W.reshape(groups, filters, -1)[:, same:]
+        assert (rest != 0).all() if init == "dirac_uniform" else not rest.any()
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (6, 3, 3, 2)])
@@ -83,6 +167,25 @@ def test_constants_and_functions():
     assert np.all(model[0].W == 0.25)
     assert np.all(model[0].b == 0)
     assert nn.init.zeros((2, 3)).sum() == 0
+
+
+NAMES = "he_normal he_uniform glorot_normal glorot_uniform lecun_normal lecun_uniform zeros ones orthogonal dirac dirac_uniform"
+IMAGES = np.random.default_rng(0).random((20, 6, 6, 2))
+INITIALISERS = [*NAMES.split(), *(getattr(nn.init, name) for name in NAMES.split())]
+INITIALISERS += [nn.init.constant(0.25), nn.init.whitening(IMAGES), nn.init.whitening(IMAGES.tolist(), eps=0.1)]
+
+
+@pytest.mark.parametrize("init", INITIALISERS, ids=lambda v: v if isinstance(v, str) else type(v).__name__)
+def test_models_are_copied_and_pickled_with_every_initialiser(init, tmp_path):
+    model = nn.Sequential(nn.Conv2D(4, 2, groups=1, init=init), input_shape=(6, 6, 2))
+    model.save(tmp_path / "m.safetensors")
+    copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model)), nn.load(tmp_path / "m.safetensors")
+    for other in copies:
+        assert np.array_equal(other.params, model.params) and not np.shares_memory(other.params, model.params)
+    for other in copies[:2]:
+        assert repr(other) == repr(model) and len(repr(model)) < 300
+    layer = pickle.loads(pickle.dumps(nn.Conv2D(4, 2, init=init)))  # not built yet
+    assert np.array_equal(nn.Sequential(layer, input_shape=(6, 6, 2)).params, model.params)
 
 
 def test_seed_decides_and_dtypes_begin_alike():

@@ -82,6 +82,70 @@ def test_arguments_are_not_written_to_and_dtype_is_kept(name):
     assert np.array_equal(before[0], z) and np.array_equal(before[1], t)
 
 
+BAD = {"CrossEntropy": (nn.CrossEntropy, [-100, C, 255]), "MSE": (nn.MSE, [np.nan, np.inf])} | {
+    "BinaryCrossEntropy": (nn.BinaryCrossEntropy, [np.nan, 7.0]),
+    "MAE": (nn.MAE, [np.nan, -np.inf]),
+    "Huber": (nn.Huber, [np.nan, np.inf]),
+    "CrossEntropy class weights": (lambda: nn.CrossEntropy(class_weight=WEIGHTS, label_smoothing=0.1), [-1, 99]),
+    "CrossEntropy probabilities": (nn.CrossEntropy, [np.nan, np.inf, -1.0]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
+def test_weight_zero_means_not_there(name, data, dtype):
+    """Whatever the target and the outputs of such a sample are: loss and delta are those of the others."""
+    make, values = BAD[name]
+    draw = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    z, t, w = draw.standard_normal((N, C)).astype(dtype), LOSSES[name][1].copy(), draw.uniform(0.1, 3, N)
+    there = draw.permutation(N) < data.draw(st.integers(1, N - 1))
+    expected, delta = make()(z[there], t[there], w[there])
+    w[~there] = 0
+    t[~there] = data.draw(st.sampled_from(values))
+    z[~there] = data.draw(st.sampled_from([0.0, np.nan, np.inf, -np.inf]))
+    loss, full = make()(z, t, w)
+    assert loss == pytest.approx(expected, rel=1e-6) and full.dtype == delta.dtype
+    np.testing.assert_allclose(full[there], delta, rtol=1e-6)
+    assert not full[~there].any()
+
+
+def test_weight_zero_in_training():
+    """Through a model, a sweep in shards, and the metrics; backward, an input that is not finite still meets the delta 0."""
+    x, t, w = rng.standard_normal((N, 3)), LABELS.copy(), np.array([1.0, 0, 2, 0, 1, 1])
+    models = [nn.Sequential(nn.Dense(C), input_shape=(3,), dtype="float64") for _ in range(2)]
+    expected = models[0].loss_and_grad(x[w > 0], t[w > 0], nn.CrossEntropy(), w[w > 0])
+    t[w == 0] = -1
+    assert models[1].loss_and_grad(x, t, nn.CrossEntropy(), w) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(models[1].grads, models[0].grads, rtol=1e-9, atol=1e-12)
+    trainers = [nn.Trainer(model, nn.CrossEntropy(), nn.SGD(), [nn.Accuracy(), nn.F1()]) for model in models]
+    figures = trainers[0].evaluate((x[w > 0], t[w > 0], w[w > 0])), trainers[1].evaluate((x, t, w))
+    assert figures[0] == pytest.approx(figures[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "class_weight": WEIGHTS}])
+@pytest.mark.parametrize("index", [-100, 2, np.uint8(255)])
+def test_an_ignored_label_is_left_out_of_the_mean(shape, weighted, options, index):
+    """As in PyTorch: the mean is that of the others, the delta zero."""
+    z, t, w = rng.standard_normal((N, C)), LABELS.copy(), rng.uniform(0.1, 3, N) if weighted else None
+    t[[1, 4]] = index
+    there = t != index
+    expected, delta = nn.CrossEntropy(**options)(z[there], t[there], None if w is None else w[there])
+    loss, full = nn.CrossEntropy(**options, ignore_index=index)(z, t.reshape(shape), w)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(full[there], delta, rtol=1e-12)
+    assert not full[~there].any()
+    with pytest.raises(nn.DataError, match="add up to zero"):
+        nn.CrossEntropy(ignore_index=index)(z, np.full(shape, index), w)
+
+
+def test_probabilities_have_no_label_to_ignore():
+    z = rng.standard_normal((N, C))
+    for t in (PROBABILITIES, np.eye(C, dtype=int)[LABELS]):
+        assert nn.CrossEntropy(ignore_index=1)(z, t)[0] == nn.CrossEntropy()(z, t)[0]
+
+
 def log_softmax(z):
     z = z - z.max(axis=1, keepdims=True)
     return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
@@ -270,6 +334,10 @@ def test_a_column_of_logits_takes_flat_targets():
         (nn.CrossEntropy(), (N, C), LABELS, np.ones(3), nn.ShapeError, r"sample_weight must have shape \(6,\)"),
         (nn.CrossEntropy(), (N, C), LABELS, np.zeros(N), nn.DataError, "add up"),
         (nn.CrossEntropy(), (N, C), LABELS * 1j, None, nn.DataError, "real"),
+        (nn.CrossEntropy(ignore_index=9), (N, C), [0, 1, 9, 9, 4, 0], None, nn.DataError, "found 4"),
+        (nn.CrossEntropy(ignore_index=9), (N, C), LABELS[:-1], np.ones(N), nn.ShapeError, r"\(5,\)"),
+        (nn.CrossEntropy(), (0, C), np.zeros(0, int), None, nn.DataError, "empty"),
+        (nn.MSE(), (0, C), np.zeros((0, C)), np.zeros(0), nn.DataError, "empty"),
         (nn.BinaryCrossEntropy(), (N, C), REALS, None, nn.DataError, r"\[0, 1\]"),
         (nn.BinaryCrossEntropy(), (N, C), PROBABILITIES * np.nan, None, nn.DataError, r"\[0, 1\]"),
         (nn.MSE(), (N, C), REALS[:, :2], None, nn.ShapeError, r"\(6, 2\)"),
@@ -285,3 +353,6 @@ def test_bad_arguments():
     for make in (lambda: nn.CrossEntropy(label_smoothing=1), lambda: nn.Huber(0)):
         with pytest.raises(ValueError):
             make()
+    for z in (np.zeros((2, 0)), 3.0):
+        with pytest.raises(nn.ShapeError, match="softmax expects"):
+            nn.softmax(z)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -58,6 +59,49 @@ def test_top_k(seed, k, size):
     metric = nn.TopK(k)
     assert metric.name == f"top{k}_accuracy"
     assert stream(metric, z, t, size) == pytest.approx(sk.top_k_accuracy_score(t, z, k=k, labels=range(5)))
+
+
+METRICS = [nn.Accuracy, partial(nn.TopK, 2), nn.ConfusionMatrix, nn.Precision, partial(nn.Recall, "micro"), nn.F1]
+
+
+@pytest.mark.parametrize("make", METRICS)
+@given(case=classified(), seed=st.integers(0, 99), bad=st.sampled_from([-100, 99, np.nan]), one_hot=st.booleans())
+def test_weight_zero_means_not_there(make, case, seed, bad, one_hot):
+    z, t, size, w = case
+    there = np.random.default_rng(seed).random(len(t)) < 0.6
+    there[0] = True
+    expected = stream(make(), z[there], t[there], size, w[there])
+    t = np.eye(z.shape[1])[t] if one_hot else t.astype(float) if bad is np.nan else t.copy()
+    w[~there], t[~there], z[~there] = 0, bad, np.nan
+    np.testing.assert_allclose(stream(make(), z, t, size, w), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", METRICS)
+@given(case=classified(), index=st.sampled_from([-100, 1, 255]), weighted=st.booleans(), column=st.booleans())
+def test_ignored_labels_are_left_out(make, case, index, weighted, column):
+    z, t, size, w = case
+    w = w if weighted else None
+    t[::3], t[1::3] = index, 0
+    there = t != index
+    if not there.any():
+        return
+    expected = stream(make(), z[there], t[there], size, None if w is None else w[there])
+    t = t[:, None] if column else t
+    np.testing.assert_allclose(stream(make(ignore_index=index), z, t, size, w), expected, rtol=1e-12)
+
+
+def test_more_places_than_classes_are_refused():
+    """The first 5 of 3 classes hold every label: no figure of the model."""
+    for z in (np.eye(3), np.ones((3, 1))):
+        with pytest.raises(nn.DataError, match=r"top5_accuracy needs outputs \(N, C\) of at least 5 classes, got \(3"):
+            nn.TopK(5).update(z, np.zeros(3, int))
+    assert stream(nn.TopK(3), np.eye(3), np.arange(3), 3) == 1
+
+
+def test_weights_of_another_length_are_refused():
+    for metric in (nn.Accuracy(), nn.F1()):
+        with pytest.raises(nn.DataError, match=r"sample_weight must have shape \(3,\), not \(2,\)"):
+            metric.update(np.eye(3), np.arange(3), np.ones(2))
 
 
 def test_two_classes_from_one_logit():

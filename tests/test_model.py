@@ -300,8 +300,10 @@ def test_backward_needs_a_training_forward():
 
 
 def test_without_input_shape_it_is_only_a_part():
-    with pytest.raises(nn.StateError, match="input_shape"):
-        nn.Sequential(nn.ReLU())(X)
+    part = nn.Sequential(nn.ReLU())
+    for use in (lambda: part(X), part.summary, part.named_params):
+        with pytest.raises(nn.StateError, match="input_shape"):
+            use()
 
 
 def test_summary(capsys):

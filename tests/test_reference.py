@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 from cases import convolution, large_pooling, pooling, three_by_three, windows
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
@@ -132,6 +132,42 @@ def test_batch_norm(shape, seed):
     expected = reference.batch_norm(x, model[0].gamma, model[0].beta, delta, model[0].eps)
     for actual, wanted in zip((z, dx, g["0.gamma"], g["0.beta"]), expected, strict=True):
         assert_close(actual, wanted)
+
+
+@given(
+    value=st.floats(-(2.0**100), 2.0**100, width=32),
+    channels=st.integers(1, 3000),
+    dtype=st.sampled_from(["float32", "float64"]),
+    offset=st.sampled_from([0.0, 1 / 3]),
+)
+@example(100.1, 100, "float32", 0.0)
+@example(1e6 / 3, 768, "float32", 0.0)
+@example(1e6 / 3, 100_003, "float64", 1 / 3)
+def test_layer_norm_of_equal_values_is_beta(value, channels, dtype, offset):
+    """To the last bit, whatever the mean of so many values is rounded to."""
+    model = nn.Sequential(nn.LayerNorm(), input_shape=(2, channels), dtype=dtype)
+    model[0].beta = np.random.default_rng(0).standard_normal(channels)
+    z = model.forward(np.full((3, 2, channels), value + offset, dtype), training=True)
+    assert np.array_equal(z, np.broadcast_to(model[0].beta, z.shape))
+    assert np.isfinite(model.backward(z)).all()
+
+
+@given(seed=seeds, mean=st.sampled_from([0.0, 1e3, 1e6]), channels=st.integers(2, 400))
+def test_layer_norm_far_from_zero(seed, mean, channels):
+    """float32 loses no digits where the mean is many times the deviations."""
+    x = (np.random.default_rng(seed).integers(-8, 9, (3, channels)) + mean).astype("float32")
+    x[:, 0] += 1  # not all equal
+    narrow, wide = (nn.Sequential(nn.LayerNorm(), input_shape=(channels,), dtype=d)(x) for d in ("float32", "float64"))
+    np.testing.assert_allclose(narrow, wide, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [0.0, 100.1, 1e6 / 3, -1 / 3])
+def test_batch_norm_of_equal_values_in_shards(dtype, value):
+    model = nn.Sequential(nn.BatchNorm(), input_shape=(3,), dtype=dtype)
+    parts = [model[0].statistics(np.full((n, 3), value, dtype)) for n in (7, 11, 3)]
+    m, mean, var, _ = model[0].combine(parts)
+    assert m == 21 and np.array_equal(mean.astype(dtype), np.full(3, value, dtype)) and not var.any()
 
 
 @given(shape=st.sampled_from([(3,), (2, 3, 4)]), seed=seeds)

@@ -57,6 +57,37 @@ def test_activations_of_huge_and_tiny_inputs(layer, size):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
+LIMITS = {
+    nn.ReLU(): (0, np.inf),
+    nn.LeakyReLU(0.0): (0, np.inf),
+    nn.LeakyReLU(): (-np.inf, np.inf),
+    nn.Sigmoid(): (0, 1),
+    nn.Tanh(): (-1, 1),
+    nn.GELU(): (0, np.inf),
+    nn.GELU("tanh"): (0, np.inf),
+    nn.SiLU(): (0, np.inf),
+}
+
+
+@pytest.mark.parametrize("layer", LIMITS, ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activations_of_infinite_inputs_are_their_limits(layer, dtype):
+    """0 times infinity is NaN: nothing is multiplied by zero that may be infinite."""
+    model = nn.Sequential(type(layer)(**layer.config()), input_shape=(3,), dtype=dtype)
+    a = np.array([[-np.inf, np.inf, 1.0]], dtype)
+    y, alone = model.forward(a, training=True).copy(), model(a[:, [2, 2, 2]])
+    assert tuple(y[0, :2]) == LIMITS[layer] and y[0, 2] == alone[0, 0] and np.array_equal(model(a), y)
+    slopes = model.backward(np.ones_like(y))[0, :2]
+    slope = getattr(layer, "slope", 0.0)
+    assert slopes == pytest.approx([slope, 1.0] if np.isinf(y[0, 1]) else [0.0, 0.0], abs=1e-12)
+
+
+def test_an_infinite_delta_stays_at_its_value():
+    model = nn.Sequential(nn.LeakyReLU(0.0), input_shape=(3,))
+    model.forward(np.array([[-1.0, 1.0, 2.0]]), training=True)
+    assert model.backward(np.array([[np.inf, np.inf, 1.0]])).tolist() == [[0.0, np.inf, 1.0]]
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e4, -1e6, 1e-30])
 def test_batch_norm_of_constant_channels(value):
     model = nn.Sequential(nn.BatchNorm(), input_shape=(5, 5, 3))

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from nnlite.arguments import shortened
 from nnlite.backend.arrays import by_position, host_array, is_array, length
 from nnlite.backend.base import Backend
 from nnlite.backend.blas import single_threaded_blas
@@ -43,13 +44,13 @@ def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") 
     """
     if device == "cpu":
         if precision != "float32":
-            raise DeviceError(f'device "cpu" computes in "float32", not in {precision!r}')
+            raise DeviceError(f'device "cpu" computes in "float32", not in {shortened(precision)}')
         return get_numpy_backend()
     if device == "cuda":
         from nnlite.backend.cupy import get_cupy_backend
 
         return get_cupy_backend(precision)
-    raise DeviceError(f'there is no device {device!r}: use "cpu" or "cuda"')
+    raise DeviceError(f'there is no device {shortened(device)}: use "cpu" or "cuda"')
 
 
 def backend_of(array: object) -> Backend:

@@ -66,7 +66,7 @@ class MaxPoolPlan(_PoolPlan):
     each of its rows is found, then the largest of these.
     """
 
-    is_large = False
+    is_large = False  # a large one is not worth joining with the convolution before it
 
     def __init__(self, backend: "Backend", window: Window) -> None:
         super().__init__(backend, window)
@@ -74,7 +74,9 @@ class MaxPoolPlan(_PoolPlan):
         rows, columns = window.taps_inside(0), window.taps_inside(1)
         self.rows = [Tap((kh - 1 - i) * kw, (every, y), (every, pixels)) for i, y, pixels in rows]
         self.columns = [Tap(kw - 1 - j, (every, every, x), (every, every, pixels)) for j, x, pixels in columns]
-        self.count = kh * kw
+        self.count, (sh, sw) = kh * kw, window.stride
+        self.overlaps = kh > sh or kw > sw
+        self.takes_apart = self.count > FEW or kw * sh + kh < self.count  # where that compares fewer values
         self.number = f"uint{8 if self.count <= 1 << 8 else 16 if self.count <= 1 << 16 else 32}"
 
     @cached_property
@@ -89,6 +91,7 @@ class MaxPoolPlan(_PoolPlan):
         """(N, H, W, C) -> (N, OH, OW, C); keeps the number of the tap that won."""
         xp, y = self.backend.xp, self._out((len(a), *self.out_shape), a.dtype, out)
         winner = memory.persist_batch("winner", y.shape, self.number) if memory.training else None
+        a = self._laid_out(a) if self.overlaps else a
         self._largest(a, y, winner)
         if winner is not None:
             is_nan = xp.isnan(y, out=self.backend.scratch_batch("nan", y.shape, "bool"))
@@ -98,9 +101,17 @@ class MaxPoolPlan(_PoolPlan):
                 xp.copyto(winner, of_nan, where=is_nan)
         return y
 
+    def _laid_out(self, a: Array) -> Array:
+        """a, or a copy, so that what is read several times lies as the outputs do."""
+        copy = self.backend.scratch_batch("laid out", a.shape, a.dtype)
+        if a.strides == copy.strides:
+            return a
+        copy[...] = a
+        return copy
+
     def _largest(self, a: Array, y: Array, winner: Array | None) -> None:
         down, across = (any(pads) for pads in self.window.padding)
-        if self.count <= FEW:
+        if not self.takes_apart:
             self._sweep(self.all_taps, down or across, a, y, winner)
             return
         shape = (*a.shape[:2], *y.shape[2:])
@@ -112,7 +123,7 @@ class MaxPoolPlan(_PoolPlan):
     def _sweep(
         self, taps: list[Tap], padded: bool, a: Array, y: Array, winner: Array | None, numbers: Array | None = None
     ) -> None:
-        """y = the largest at these taps of a; winner: the number of that tap, and what `numbers` has there for a."""
+        """y = the largest of a at these taps; winner: the number of that tap, plus what `numbers` has for that pixel of a."""
         xp, best = self.backend.xp, y
         if winner is not None:
             mask, room = (self.backend.scratch_batch(name, y.shape, d) for name, d in (("mask", "bool"), ("room", self.number)))

@@ -158,8 +158,9 @@ class Dataset:
             raise DataError("the data set is empty")
         if self.weights is not None and (self.weights.ndim != 1 or not (self.weights >= 0).all()):
             raise DataError(f"weights must be (N,) and not negative, got {self.weights.shape}, least {self.weights.min()}")
-        if self.classes is not None and self.labels.dtype.kind in "iu":
-            _check_labels(self.labels, len(self.classes))
+        labels = self.labels if self.weights is None else self.labels[self.weights > 0]  # the others are not there
+        if self.classes is not None and labels.dtype.kind in "iu" and len(labels):
+            _check_labels(labels, len(self.classes))
 
 
 class Datasets:

@@ -139,6 +139,25 @@ def test_losses(criterion, weighted, positions):
         close(ours, expected, "float32")
 
 
+@pytest.mark.parametrize("criterion", [nn.CrossEntropy(ignore_index=-100), nn.CrossEntropy(class_weight=[1, 2, 3]), nn.MSE()])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_samples_of_weight_zero_are_not_there(criterion, on_device):
+    """Their outputs, targets and labels may be anything; nothing is read back to find that out."""
+    rng, labels = np.random.default_rng(0), isinstance(criterion, nn.CrossEntropy)
+    z, w = rng.standard_normal((6, 3)).astype("float32"), np.array([1, 0, 2, 0.5, 0, 1])
+    t = rng.integers(0, 3, 6) if labels else rng.standard_normal((6, 3))
+    if getattr(criterion, "ignore_index", None):
+        t[0] = -100
+    expected = criterion(z, t, w)
+    z[1], z[4], t[1] = np.nan, np.inf, 99 if labels else np.nan
+    move = get_backend("cuda").asarray if on_device else np.asarray
+    before = fake_cupy.counter["reads"]
+    loss, delta = criterion(get_backend("cuda").asarray(z), move(t), move(w))
+    assert fake_cupy.counter["reads"] - before == (1 if on_device else 0)  # the total of weights that lie there
+    for ours, wanted in zip((loss, delta), expected, strict=True):
+        close(ours, wanted, "float32")
+
+
 @each_criterion
 @pytest.mark.parametrize("weighted", [False, True])
 def test_no_loss_reads_the_device(pretended, criterion, weighted):
