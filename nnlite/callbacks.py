@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 class Callback:
     """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
 
-    The order: `check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
+    The order: `on_check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
     are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
     run goes on: `load_state` of those that were kept. Steps and epochs. `on_fit_end`.
     `sets_weights`: whether it gives the model other weights at the end of training; only one of a trainer's may.
-    `is_done`: whether there still is a reason why it stopped training; where there is none, a run that it stopped goes on.
+    `stops_training`: whether it still has a reason for having stopped training; a run that was stopped goes on without one.
     `must_match`: the attributes that a run must have had the same to go on.
     """
 
     sets_weights: bool = False
-    is_done: bool = False
+    stops_training: bool = False
     must_match: tuple[str, ...] = ()
 
     __repr__ = as_call
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+    def on_check(self, trainer: "Trainer", columns: Collection[str]) -> None:
         """Before anything is done: raise what would fail later. columns: those that the history of this `fit` will have."""
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
@@ -84,7 +84,7 @@ class EarlyStopping(Callback):
     must_match = ("monitor", "mode")
 
     @property
-    def is_done(self) -> bool:  # type: ignore[override]
+    def stops_training(self) -> bool:  # type: ignore[override]
         """Without an improvement for `patience` epochs."""
         return self.waited >= self.patience
 
@@ -93,7 +93,7 @@ class EarlyStopping(Callback):
         """It restores the best ones."""
         return self.restore_best
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+    def on_check(self, trainer: "Trainer", columns: Collection[str]) -> None:
         if self.monitor not in columns:
             raise DataError(
                 f"EarlyStopping watches {shortened(self.monitor)}, the history will have {listing(columns)}"
@@ -125,7 +125,7 @@ class EarlyStopping(Callback):
             self.snapshot = trainer.model.snapshot() if self.restore_best else None
             return
         self.waited += 1
-        if self.is_done:
+        if self.stops_training:
             trainer.stop()
 
     def on_fit_end(self, trainer: "Trainer") -> None:

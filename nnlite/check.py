@@ -61,9 +61,9 @@ def _refuse_taken_names(metrics: Sequence[Metric]) -> None:
         name = getattr(metric, "name", None)
         if not isinstance(name, str):
             raise ValueError(f"{shortened(metric)} needs a name, the key in the history: a text, not {shortened(name)}")
-        if name in taken:
+        if name in taken or f"val_{name}" in taken:
             raise ValueError(f"the name {shortened(name)} of a metric is taken: give it another name, metric.name = ...")
-        taken.add(name)
+        taken |= {name, f"val_{name}"}
 
 
 def _refuse_probabilities(model: Sequential, loss: Loss) -> None:
@@ -99,7 +99,7 @@ def check_callbacks(trainer: "Trainer", validated: bool) -> None:
             "the second would undo what the first did: keep one of them; EarlyStopping(restore_best=False) only stops"
         )
     for callback in trainer.callbacks:
-        callback.check(trainer, columns)
+        callback.on_check(trainer, columns)
 
 
 def check_training(trainer: "Trainer", source: Any) -> None:

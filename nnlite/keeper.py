@@ -99,7 +99,7 @@ class Keeper:
             callback.on_fit_begin(trainer)
         if kept is not None and progress is not None:
             restore_callbacks(trainer, *kept)
-            trainer.stopped = progress["stopped"] or self._is_done()
+            trainer.stopped = progress["stopped"] or self._is_stopped()
         return progress
 
     def _open(self, folder: Folder, resume: bool) -> tuple[Arrays, dict[str, Any]] | None:
@@ -172,7 +172,7 @@ class Keeper:
             "first": self.first,
             "best": self.best,
             "ended": self.ended,
-            "stopped": self.trainer.stopped and not self._is_done(),
+            "stopped": self.trainer.stopped and not self._is_stopped(),
             "counts": None if counts is None else counts.state(),
         }
         kept, model = capture(self.trainer, self.source, progress, self.fingerprint), self.trainer.model
@@ -180,5 +180,5 @@ class Keeper:
         if counts is not None:
             counts.kept = counts.batches
 
-    def _is_done(self) -> bool:
-        return any(callback.is_done for callback in self.trainer.callbacks)
+    def _is_stopped(self) -> bool:
+        return any(callback.stops_training for callback in self.trainer.callbacks)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import shortened
-from nnlite.check import check_callbacks, check_training, check_validation
+from nnlite.check import check_callbacks, check_parts, check_training, check_validation
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
@@ -68,6 +68,7 @@ class Fit:
     def _check(self, epochs: int) -> None:
         """Refuse what would fail later, before anything is done."""
         trainer = self.trainer
+        check_parts(trainer)
         check_callbacks(trainer, self.held_out is not None)
         check_training(trainer, self.source)
         if self.held_out is not None:
@@ -103,7 +104,7 @@ class Fit:
     def _say_what_is_left(self, counts: Counts | None) -> None:
         trainer, first = self.trainer, self.keeper.first
         if trainer.stopped and counts is None:
-            by = [shortened(callback) for callback in trainer.callbacks if callback.is_done] or ["trainer.stop()"]
+            by = [shortened(callback) for callback in trainer.callbacks if callback.stops_training] or ["trainer.stop()"]
             self._say(f"nothing is left to do: training was stopped after epoch {trainer.epochs} by {by[0]}")
         elif not is_dataset(self.source) and not self.keeper.placed:
             skipped = self.feed.done(trainer.epochs, 0 if counts is None or counts.complete else counts.batches, first)
@@ -211,6 +212,8 @@ class Fit:
                 callback.on_step_end(self.trainer)
             except Exception as error:
                 errors.append(error)
+        for other in errors[1:]:
+            errors[0].add_note(f"then another one raised {shortened(other)}")
         if errors:
             raise errors[0]
 

@@ -188,9 +188,10 @@ def test_all_others_see_a_step_in_which_several_raise(tmp_path):
 
     trainer = make()
     trainer.callbacks = [Raises(), Raises(), *trainer.callbacks]
-    with pytest.raises(Trouble, match=str(id(trainer.callbacks[0]))):
+    with pytest.raises(Trouble, match=str(id(trainer.callbacks[0]))) as caught:
         fit(trainer, tmp_path)
     assert trainer.callbacks[3].count == trainer.steps == 1
+    assert "another one raised Trouble" in caught.value.__notes__[0]
 
 
 def test_a_first_batch_that_fails_leaves_no_file(tmp_path):

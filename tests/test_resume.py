@@ -87,7 +87,7 @@ class Calls(nn.Callback):
     def __init__(self):
         self.calls = []
 
-    def check(self, trainer, columns):
+    def on_check(self, trainer, columns):
         self.calls.append(("check", trainer.epochs))
 
     def on_fit_begin(self, trainer):

@@ -356,7 +356,7 @@ class Named(nn.Accuracy):
         self.name = name
 
 
-@pytest.mark.parametrize("name", ["loss", "val_loss", "seconds", "samples_per_second", "accuracy"])
+@pytest.mark.parametrize("name", ["loss", "val_loss", "seconds", "samples_per_second", "accuracy", "val_accuracy"])
 def test_metrics_whose_names_are_taken(name):
     with pytest.raises(ValueError, match=rf"'{name}'.* another name"):
         make_trainer(metrics=[nn.Accuracy(), Named(name)])

@@ -46,6 +46,15 @@ def test_parts_in_each_others_places_are_refused(part):
         make(part, CLASSES[part])
 
 
+@pytest.mark.parametrize("part", CLASSES)
+def test_what_is_put_in_later_is_looked_at_by_fit(part):
+    trainer = make("metrics", nn.F1())
+    setattr(trainer, part, [CLASSES[part]] if part in ("metrics", "callbacks") else CLASSES[part])
+    with pytest.raises(ValueError, match=rf"{part} must be an object"):
+        trainer.fit((np.zeros((4, 4)), np.zeros(4, int)), progress=False)
+    assert trainer.steps == 0
+
+
 @pytest.mark.parametrize("part", ["metrics", "callbacks"])
 @pytest.mark.parametrize("value", ["accuracy", nn.Accuracy(), nn.WeightAverage(), print, None])
 def test_metrics_and_callbacks_come_in_a_list(part, value):
