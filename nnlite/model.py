@@ -7,7 +7,7 @@ from functools import wraps
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from nnlite.backend import Array, ReadersWriterLock, count, get_backend, single_threaded_blas
+from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
 from nnlite.backend.memory import Pool
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape
@@ -186,8 +186,8 @@ class Sequential(Layer):
         x: (N, *input_shape)   t: targets as the criterion takes them   sample_weight: (N,)   out: (N, *out_shape), receives z
         """
         x = self._input(x)
-        if count(t) != len(x):
-            raise DataError(f"{len(x)} samples, but {count(t)} targets")
+        if length(t) != len(x):
+            raise DataError(f"{len(x)} samples, but {length(t)} targets")
         shape = (len(x), *self.out_shape)
         if out is not None and out.shape != shape:
             raise ShapeError(f"out must have shape {shape}, not {out.shape}")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from nnlite.backend.arrays import by_position, count, host_array, is_array
+from nnlite.backend.arrays import by_position, host_array, is_array, length
 from nnlite.backend.base import Backend
 from nnlite.backend.blas import single_threaded_blas
 from nnlite.backend.memory import Memory
@@ -25,11 +25,11 @@ __all__ = [
     "Window",
     "backend_of",
     "by_position",
-    "count",
     "get_backend",
     "get_num_threads",
     "host_array",
     "is_array",
+    "length",
     "set_conv_algorithm",
     "set_num_threads",
     "single_threaded_blas",

@@ -16,7 +16,7 @@ def is_array(x: Any) -> bool:
     return hasattr(x, "ndim") or hasattr(x, "__array__")
 
 
-def count(x: Any) -> int:
+def length(x: Any) -> int:
     """The number of its rows, of arrays and lists; 0 for a single number."""
     if isinstance(x, list | tuple):
         return len(x)

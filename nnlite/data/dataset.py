@@ -20,8 +20,9 @@ class Dataset:
     """Samples and their targets.
 
     images: (N, ...) real numbers   labels: (N, ...) integer labels or real targets   classes: the names of the labels
-    weights: (N,) of the samples, not negative
-    Raises DataError for lengths that differ, no samples, values that are not real numbers, labels without a class.
+    weights: (N,) of the samples, not negative     All of them: arrays, lists, data frames; kept as NumPy arrays.
+    Raises DataError for lengths that differ, no samples, values that are not real numbers, masked or sparse arrays, labels
+    without a class.
     """
 
     def __init__(
