@@ -29,12 +29,13 @@ class Counts:
     """What an epoch in the making has counted.
 
     first: the step that the tally began with. partial: the metrics that have not seen all batches. complete: no batch is left.
-    kept: the batches that a checkpoint knows of. broken: whether a step was left half made.
+    kept: the batches that a checkpoint knows of, and whether it knows that no more are left. broken: a step is half made.
     """
 
     def __init__(self, tally: Tally, first: int) -> None:
         self.tally, self.first = tally, first
-        self.batches = self.samples = self.kept = 0
+        self.batches = self.samples = 0
+        self.kept = (0, False)
         self.seconds = 0.0
         self.partial: list[str] = []
         self.complete = self.broken = False
@@ -61,9 +62,10 @@ class Counts:
             self._load(state)
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.batches = self.kept = int(state["batches"])
+        self.batches = int(state["batches"])
         self.samples, self.seconds = int(state["samples"]), float(state["seconds"])
         self.partial, self.complete = [str(name) for name in state["partial"]], bool(state["complete"])
+        self.kept = (self.batches, self.complete)
         self.tally.go_on_from(*map(float, state["sums"]))
 
 
@@ -178,7 +180,7 @@ class Keeper:
         kept, model = capture(self.trainer, self.source, progress, self.fingerprint), self.trainer.model
         self.folder.save(self.trainer.steps, *kept, best=model if best else None)
         if counts is not None:
-            counts.kept = counts.batches
+            counts.kept = (counts.batches, counts.complete)
 
     def _is_stopped(self) -> bool:
         return any(callback.stops_training for callback in self.trainer.callbacks)

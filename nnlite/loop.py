@@ -224,7 +224,7 @@ class Fit:
                 self._keep(counts)
 
     def _keep(self, counts: Counts) -> None:
-        if counts.kept < counts.batches:
+        if counts.kept != (counts.batches, counts.complete):
             self.keeper.save(counts)
 
     def _located(self, batch: tuple[Any, Any, Any], counts: Counts) -> str:

@@ -90,15 +90,19 @@ class Trainer:
         an iterable will be, also lines after 1, 2, 4, 8, ... seconds.
         nonfinite: what to do where the loss of a step is NaN or infinite: "raise" NonFiniteError, which says where it comes
         from, or "skip" the step, with a warning. Parameters and statistics are then those before it.
+        What would fail later is refused before the first step: names that the history will not have, targets and validation
+        that do not fit (DataError, ShapeError), two callbacks that both set the final weights (ValueError).
 
         checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs goes into a file there.
         The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the epoch with the lowest
         validation loss. Those of another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C
         and SIGTERM then finish the step and write one before they end the process, or before a handler of your own is called:
-        if that returns, training goes on.
+        if that returns, training goes on. Exceptions leave a checkpoint of the last whole step, but for NonFiniteError. Raises
+        FileError for a folder that cannot be written, StateError for a state that cannot be kept; see docs/checkpoints.md.
         resume: go on from the newest, in the middle of an epoch if need be, until `epochs` epochs are done in all, to the same
         bits as without the interruption; without any checkpoint start afresh. Raises StateError, naming the difference, for
-        those of another model, optimiser, data set or setting, and FileError where all are damaged.
+        those of another model, optimiser, data set or setting, and FileError where all are damaged. Warns where the data are an
+        iterable without state() and load_state(state): nothing checks that its batches are those of before.
 
         A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
         """
