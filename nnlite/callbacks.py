@@ -1,4 +1,4 @@
-"""What happens around training: four hooks; early stopping and weight averaging built on them."""
+"""What happens around training: hooks; early stopping and weight averaging built on them."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -81,7 +81,7 @@ class EarlyStopping(Callback):
         self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
         self.snapshot: Any = None
 
-    must_match = ("monitor", "mode")
+    must_match = ("monitor", "mode", "restore_best")
 
     @property
     def stops_training(self) -> bool:  # type: ignore[override]
