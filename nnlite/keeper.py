@@ -132,7 +132,7 @@ class Keeper:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM wait for the end of a step. The trainer knows the folder afterwards, and as what it was left."""
+        """Ctrl-C and SIGTERM wait for the end of a step. Afterwards the trainer knows the folder, and how it was left."""
         if self.folder is None:
             yield
             return

@@ -132,6 +132,7 @@ class Trainer:
         """
         source, backend = as_source(data), self.model.backend
         batch_size, tally = _whole("batch_size", batch_size, 1), backend.tally()
+        x = None
         with self._metrics_anew():
             for x, t, w in batches(on_device(source, backend), batch_size):
                 z = self.model(x)
@@ -141,7 +142,8 @@ class Trainer:
                 for metric in self.metrics:
                     metric.update(z, t, w)
             if not tally.count:
-                raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
+                nothing = "the data gave no batch: an iterable must begin anew each time"
+                raise DataError(f"nothing to evaluate: {nothing if x is None else 'the weights of all samples are zero'}")
             return {"loss": tally.read()[0], **self.results()}
 
     @contextmanager

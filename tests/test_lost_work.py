@@ -285,6 +285,21 @@ def test_validation_may_be_its_own_iterator():
     np.testing.assert_allclose(histories[0]["val_loss"], histories[1]["val_loss"], rtol=1e-6)
 
 
+def test_an_iterator_that_is_spent_is_not_blamed_on_weights(tmp_path):
+    class Spent:
+        left = iter([(X, T)])
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.left)
+
+    with pytest.raises(nn.DataError, match="nothing to evaluate: the data gave no batch: an iterable must begin anew"):
+        fit(make(), tmp_path, validation=Spent())
+    assert checkpoint.read(checkpoint.Folder(tmp_path, 2).files()[-1])[1]["steps"] == 2 * STEPS, "its training is kept"
+
+
 def test_validation_is_gone_through_once_an_epoch():
     class Counted:
         passes = 0
