@@ -70,7 +70,7 @@ def conv_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
         return F.conv2d(x, q["W"].permute(0, 3, 1, 2), q.get("b"), s, p, d, groups)
 
     size = tuple(int(v) for v in rng.integers(7, 12, 2))
-    return nn.Conv2D(filters, k, s, p, d, groups, bias), (*size, channels), module
+    return nn.Conv2D(filters, k, stride=s, padding=p, dilation=d, groups=groups, bias=bias), (*size, channels), module
 
 
 def three_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
@@ -115,9 +115,9 @@ def residual_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., An
     channels, filters = (int(v) for v in rng.integers(1, 9, 2))
     projects = bool(rng.integers(2))
     filters, stride = (filters, 2) if projects else (channels, 1)
-    shortcut = nn.Conv2D(filters, 1, stride, bias=False) if projects else ()
+    shortcut = nn.Conv2D(filters, 1, stride=stride, bias=False) if projects else ()
     layer = nn.Residual(
-        nn.Conv2D(filters, 3, stride, padding=1), nn.Tanh(), nn.Conv2D(filters, 3, padding=1), shortcut=shortcut
+        nn.Conv2D(filters, 3, stride=stride, padding=1), nn.Tanh(), nn.Conv2D(filters, 3, padding=1), shortcut=shortcut
     )
 
     def module(x: Any, q: dict[str, Any]) -> Any:
@@ -200,12 +200,12 @@ def losses(dtype: str, rng: Any) -> dict[str, Any]:
     return {
         "CrossEntropy": (nn.CrossEntropy(), lambda z: F.cross_entropy(z, tl), labels),
         "CrossEntropy weighted, smoothed": (
-            nn.CrossEntropy(0.1, class_weight=w),
+            nn.CrossEntropy(label_smoothing=0.1, class_weight=w),
             lambda z: F.cross_entropy(z, tl, weight=tw, label_smoothing=0.1),
             labels,
         ),
         "CrossEntropy probabilities": (
-            nn.CrossEntropy(0.1, class_weight=w),
+            nn.CrossEntropy(label_smoothing=0.1, class_weight=w),
             lambda z: F.cross_entropy(z, tp, weight=tw, label_smoothing=0.1),
             p,
         ),
@@ -218,8 +218,11 @@ def losses(dtype: str, rng: Any) -> dict[str, Any]:
 
 OPTIMIZERS: dict[str, Pair] = {
     "SGD": (lambda: nn.SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
-    "SGD momentum": (lambda: nn.SGD(0.1, 0.9, weight_decay=0.01), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
-    "SGD Nesterov": (lambda: nn.SGD(0.1, 0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True)),
+    "SGD momentum": (
+        lambda: nn.SGD(0.1, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01),
+    ),
+    "SGD Nesterov": (lambda: nn.SGD(0.1, momentum=0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True)),
     "Adam": (nn.Adam, lambda p: torch.optim.Adam(p)),
     "Adam weight decay": (lambda: nn.Adam(0.01, weight_decay=0.1), lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1)),
     "AdamW": (nn.AdamW, lambda p: torch.optim.AdamW(p)),

@@ -28,7 +28,7 @@ def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str)
 def translate(layer: Layer) -> nn.Layer:
     match layer:
         case net.Conv():
-            return nn.Conv2D(layer.filters, layer.kernel, layer.stride, layer.padding, bias=layer.bias)
+            return nn.Conv2D(layer.filters, layer.kernel, stride=layer.stride, padding=layer.padding, bias=layer.bias)
         case net.Dense():
             return nn.Dense(layer.units)
         case net.BatchNorm():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
-from nnlite.callbacks import Callback, EarlyStopping, WeightAverage
+from nnlite.callbacks import Callback, EarlyStopping, ReduceOnPlateau, WeightAverage
+from nnlite.csvlog import CSVLog
 from nnlite.debug import debug
 from nnlite.errors import (
     DataError,
@@ -92,6 +93,7 @@ __all__ = [
     "BatchLayer",
     "BatchNorm",
     "BinaryCrossEntropy",
+    "CSVLog",
     "Callback",
     "ConfusionMatrix",
     "Context",
@@ -126,6 +128,7 @@ __all__ = [
     "RMSProp",
     "ReLU",
     "Recall",
+    "ReduceOnPlateau",
     "Reshape",
     "Residual",
     "Sequential",

@@ -1,28 +1,156 @@
-"""Arguments of constructors: how they are shown."""
+"""Arguments: one check for each kind of them, and how they are shown.
 
+Each check returns the very value that it was given, or raises ValueError with its name and what it must be. So a constructor
+keeps its arguments as they are; they are converted where they are used.
+"""
+
+import math
+import reprlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import numpy as np
+
+from nnlite.errors import ShapeError
 
 if TYPE_CHECKING:
     import inspect
 
-_LONGEST, _NAME = 80, 30  # characters of an argument and of a name in a message
+T = TypeVar("T")
+
+_LONGEST = 80  # characters of an argument in a message
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is an integer of Python's or NumPy's; True and 16.0 are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
+
+
+def whole(name: str, value: T, least: int | None = 0) -> T:
+    """A whole number, at least `least`."""
+    if not is_whole(value) or (least is not None and value < least):  # type: ignore[operator]
+        _refuse(name, "a whole number" + ("" if least is None else f", at least {least}"), value)
+    return value
+
+
+def number(
+    name: str,
+    value: T,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> T:
+    """A finite real number, at least `least` and above `above`, below `below` and at most `most`."""
+    x = _as_float(value)
+    if not (math.isfinite(x) and least <= x <= most and above < x < below):
+        low = f"[{least:g}" if least > above else f"({above:g}"
+        high = f"{most:g}]" if most < below else f"{below:g})"
+        _refuse(name, f"a number in {low}, {high}", value)
+    return value
+
+
+def vector(name: str, value: T, **limits: float) -> T:
+    """A list, a tuple or a vector of at least one number, each as `number` takes it."""
+    values = value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
+    if not isinstance(values, list | tuple) or not values:
+        _refuse(name, "a list, a tuple or a vector of numbers", value)
+    for i, x in enumerate(values):
+        number(f"{name}[{i}]", x, **limits)
+    return value
+
+
+def flag(name: str, value: T) -> T:
+    """True or False."""
+    if not isinstance(value, bool | np.bool):
+        _refuse(name, "True or False", value)
+    return value
+
+
+def choice(name: str, value: T, *options: str | None) -> T:
+    """One of the options."""
+    if not isinstance(value, str | None) or value not in options:
+        shown = [f'"{option}"' if option else "None" for option in options]
+        _refuse(name, " or ".join([", ".join(shown[:-1]), shown[-1]]), value)
+    return value
+
+
+def pair(name: str, value: T, least: int = 1) -> T:
+    """A whole number for both axes, or (height, width)."""
+    both: Any = value if isinstance(value, list | tuple) else (value, value)
+    if len(both) != 2 or not all(is_whole(v) and v >= least for v in both):
+        _refuse(name, f"a whole number or a pair of them (height, width), at least {least}", value, ShapeError)
+    return value
+
+
+def window_padding(value: T) -> T:
+    """The padding of a window: "same", "valid", or a pair."""
+    if isinstance(value, str) and value not in ("same", "valid"):
+        _refuse("padding", '"same", "valid", a whole number or a pair of them', value, ShapeError)
+    return value if isinstance(value, str) else pair("padding", value, least=0)
+
+
+def sample_shape(name: str, value: T) -> T:
+    """The shape of one sample."""
+    if not isinstance(value, list | tuple) or not all(is_whole(n) and n > 0 for n in value):
+        _refuse(name, "the shape of one sample, without the batch, such as (30,) or (32, 32, 3)", value, ShapeError)
+    return value
+
+
+def _refuse(name: str, wanted: str, value: object, error: type[ValueError] = ValueError) -> NoReturn:
+    raise error(f"{name} must be {wanted}, not {shortened(value)}")
+
+
+def _as_float(value: object) -> float:
+    """NaN for what is no number, and for integers that no float can hold."""
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, int | float | np.integer | np.floating):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+# ---- how arguments are shown
+
+
+class _Short(reprlib.Repr):
+    """The first few values of what is long; numbers of NumPy's as Python's, functions and classes by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxlong, self.maxother = 3, _LONGEST, _LONGEST, _LONGEST
+
+    def repr1(self, x: Any, level: int) -> str:
+        try:
+            if callable(x) and hasattr(x, "__name__"):
+                return str(x.__name__)
+            show: Any = type(x).__repr__
+            if show is object.__repr__:
+                return as_call(x)
+            return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
+        except Exception:  # a `repr` that fails must not hide the message that it is for
+            return f"<{type(x).__name__}>"
+
+    def repr_ndarray(self, x: Any, level: int) -> str:
+        return self.repr1(x[: self.maxlist + 1].tolist(), level) if x.ndim == 1 else f"array({x.shape}, {x.dtype})"
+
+
+_short = _Short()
 
 
 def shortened(value: object) -> str:
-    """The value as a message shows it: arrays by shape and dtype, functions by name, the middle of long texts left out."""
-    if callable(value) and hasattr(value, "__name__"):
-        return str(value.__name__)
-    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
-        return f"array({value.shape}, {value.dtype})"  # type: ignore[attr-defined]
-    text = repr(value) if type(value).__repr__ is not object.__repr__ else as_call(value)
+    """The value in one line of at most 80 characters, the middle of long texts left out."""
+    text = _short.repr(value).replace("\n", " ")
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}...{text[-17:]}"
 
 
-def listing(names: Iterable[str], most: int = 8) -> str:
-    """Names for a message, the first of many."""
-    shown = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in names]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+def listing(names: Iterable[object], most: int = 8, longest: int = 30) -> str:
+    """Names for a message, the first of many, the beginnings of long ones."""
+    texts = [str(name) for name in names]
+    shown = [text if len(text) <= longest else f"{text[: longest - 3]}..." for text in texts[:most]]
+    return ", ".join(shown) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def constructor(kind: Any) -> "list[inspect.Parameter]":

@@ -1,4 +1,7 @@
-"""Writing files so that there is never half of one: a temporary file beside it, which takes its place when it is whole."""
+"""Writing files so that there is never half of one: a temporary file beside it, which takes its place when it is whole.
+
+Logs grow line by line instead: `append`. What may be written is the same for both.
+"""
 
 import os
 import secrets
@@ -31,11 +34,10 @@ def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     permitted. Raises FileError, naming `path`, before anything is written for what is no regular file, for one that is
     write-protected and for a missing folder, and later where the system refuses.
     """
-    path = Path(path)
+    path, target = Path(path), Path(os.path.realpath(path))
     with _reported(path):
-        before, target = _status(path), Path(os.path.realpath(path))
-        temporary = target.with_name(f".{target.name[:_NAME]}.{secrets.token_hex(8)}")
-        handle = os.open(temporary, _NEW, 0o666 if before is None else 0o600)  # less the umask, as for every new file
+        before = _status(path)
+        temporary, handle = _open_beside(target, 0o666 if before is None else 0o600)  # less the umask, as for every new file
     file = os.fdopen(handle, "wb")
     try:
         yield file
@@ -52,6 +54,31 @@ def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
             file.close()
         temporary.unlink(missing_ok=True)
         raise
+
+
+def append(path: str | PathLike[str], data: bytes) -> None:
+    """Write behind what a file has. Raises FileError as `replacing` does."""
+    path = Path(path)
+    with _reported(path):
+        _status(path)
+        with path.open("ab") as file:
+            file.write(data)
+
+
+def check_writable(path: str | PathLike[str]) -> None:
+    """Raise FileError, as `replacing` does, where a file cannot be written; nothing is changed."""
+    path = Path(path)
+    with _reported(path):
+        _status(path)
+        temporary, handle = _open_beside(Path(os.path.realpath(path)), 0o600)
+        os.close(handle)
+        temporary.unlink()
+
+
+def _open_beside(target: Path, mode: int) -> tuple[Path, int]:
+    """A new file in the same folder, and its handle."""
+    temporary = target.with_name(f".{target.name[:_NAME]}.{secrets.token_hex(8)}")
+    return temporary, os.open(temporary, _NEW, mode)
 
 
 def _status(path: Path) -> os.stat_result | None:

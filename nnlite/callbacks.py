@@ -1,40 +1,48 @@
-"""What happens around training: hooks; early stopping and weight averaging built on them."""
+"""What happens around training: hooks; early stopping, rates that fall on a plateau and weight averaging built on them."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnlite.arguments import as_call, listing, shortened
-from nnlite.errors import DataError
+from nnlite.arguments import as_call, choice, flag, number, shortened, whole
+from nnlite.groups import by_column
+from nnlite.monitor import Mode, Monitor
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
     from nnlite.train import Trainer
 
+_LEAST_REDUCTION = 1e-8  # a smaller one is not made, as in PyTorch
+
 
 class Callback:
     """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
 
-    The order: `on_check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
+    `Trainer` raises ValueError for methods on_... that are none of these hooks.
+
+    The order: `check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
     are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
     run goes on: `load_state` of those that were kept. Steps and epochs. `on_fit_end`.
     `sets_weights`: whether it gives the model other weights at the end of training; only one of a trainer's may.
-    `stops_training`: whether it still has a reason for having stopped training; a run that was stopped goes on without one.
+    `is_done`: whether it still has a reason for having stopped training; a run that was stopped goes on without one.
     `must_match`: the attributes that a run must have had the same to go on.
     """
 
     sets_weights: bool = False
-    stops_training: bool = False
+    is_done: bool = False
     must_match: tuple[str, ...] = ()
 
     __repr__ = as_call
 
-    def on_check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
         """Before anything is done: raise what would fail later. columns: those that the history of this `fit` will have."""
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Before the first step of this `fit`; where a run goes on, after its counters were put back."""
+
+    def on_epoch_begin(self, trainer: "Trainer") -> None:
+        """Before the first step of an epoch; not again where a run goes on in the middle of one."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """After each step of the optimiser."""
@@ -67,24 +75,22 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         monitor: str = "val_loss",
+        *,
         patience: int = 3,
         min_delta: float = 0.0,
-        mode: Literal["min", "max"] | None = None,
+        mode: Mode = None,
         restore_best: bool = True,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, not {patience}")
-        if mode not in (None, "min", "max"):
-            raise ValueError(f'mode must be "min" or "max", not {mode!r}')
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
-        self.mode, self.restore_best = mode, restore_best
+        self.monitor, self.patience = monitor, whole("patience", patience, 1)
+        self.min_delta = number("min_delta", min_delta, least=0)
+        self.mode, self.restore_best = choice("mode", mode, "min", "max", None), flag("restore_best", restore_best)
         self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
         self.snapshot: Any = None
 
     must_match = ("monitor", "mode", "restore_best")
 
     @property
-    def stops_training(self) -> bool:  # type: ignore[override]
+    def is_done(self) -> bool:  # type: ignore[override]
         """Without an improvement for `patience` epochs."""
         return self.waited >= self.patience
 
@@ -93,39 +99,24 @@ class EarlyStopping(Callback):
         """It restores the best ones."""
         return self.restore_best
 
-    def on_check(self, trainer: "Trainer", columns: Collection[str]) -> None:
-        if self.monitor not in columns:
-            raise DataError(
-                f"EarlyStopping watches {shortened(self.monitor)}, the history will have {listing(columns)}"
-                + ("" if "val_loss" in columns else ": columns val_... need validation=")
-            )
-        self._sign(trainer)
+    @property
+    def _watched(self) -> Monitor:
+        return Monitor("EarlyStopping", self.monitor, self.mode)
 
-    def _sign(self, trainer: "Trainer") -> int:
-        """1 where smaller is better, -1 where larger is."""
-        if self.mode is not None:
-            return -1 if self.mode == "max" else 1
-        greater_is_better = trainer.greater_is_better(self.monitor)
-        if greater_is_better is None:
-            raise ValueError(
-                f"EarlyStopping watches {shortened(self.monitor)}, and no metric says whether more of it is better: "
-                'give EarlyStopping mode="max" or "min", or the metric greater_is_better = True or False'
-            )
-        return -1 if greater_is_better else 1
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        self._watched.check(trainer, columns)
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         self.best, self.waited, self.snapshot = math.inf, 0, None
 
     def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
-        if self.monitor not in row:
-            raise DataError(f"EarlyStopping watches {shortened(self.monitor)}, the history has {listing(row)}")
-        value = self._sign(trainer) * row[self.monitor]
-        if value < self.best - self.min_delta:
-            self.best, self.waited, self.best_epoch = value, 0, trainer.epochs
+        cost = self._watched.cost(trainer, row)
+        if cost < self.best - self.min_delta:
+            self.best, self.waited, self.best_epoch = cost, 0, trainer.epochs
             self.snapshot = trainer.model.snapshot() if self.restore_best else None
             return
         self.waited += 1
-        if self.stops_training:
+        if self.is_done:
             trainer.stop()
 
     def on_fit_end(self, trainer: "Trainer") -> None:
@@ -135,6 +126,87 @@ class EarlyStopping(Callback):
     def state(self) -> dict[str, Any]:
         names = ("best", "waited", "best_epoch", "snapshot")
         return {name: getattr(self, name) for name in names}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class ReduceOnPlateau(Callback):
+    """r <- max(factor r, min_learning_rate) after more than `patience` epochs in which `monitor` did not improve.
+
+    r: the learning rate, or that of each group of `nn.ParameterGroups`; numbers, no schedules.
+    A value v improves on the best so far, b, where v < b (1 - threshold), or, if larger is better, v > b (1 + threshold). With
+    threshold_mode="abs", to be taken for values that may be negative: v < b - threshold, v > b + threshold.
+    cooldown: the epochs after a reduction that do not count.
+    mode: "min" or "max": whether smaller or larger is better; default: as the metric of this name says, for a loss "min".
+    It begins anew with each `fit`. Raises ValueError for arguments out of range. `fit` raises ValueError for a schedule and
+    where no metric says what is better, DataError for a name that the history will not have.
+    Source: PyTorch's ReduceLROnPlateau. (Keras's reduces one epoch earlier, and its threshold is absolute.)
+    """
+
+    must_match = ("monitor", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_learning_rate", "mode")
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        *,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_learning_rate: float = 0.0,
+        mode: Mode = None,
+    ) -> None:
+        self.monitor, self.factor = monitor, number("factor", factor, above=0, below=1)
+        self.patience, self.cooldown = whole("patience", patience), whole("cooldown", cooldown)
+        self.threshold = number("threshold", threshold, least=0)
+        self.threshold_mode = choice("threshold_mode", threshold_mode, "rel", "abs")
+        self.min_learning_rate = number("min_learning_rate", min_learning_rate, least=0)
+        self.mode = choice("mode", mode, "min", "max", None)
+        self.best, self.waited, self.cooling = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
+
+    @property
+    def _watched(self) -> Monitor:
+        return Monitor("ReduceOnPlateau", self.monitor, self.mode)
+
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        self._watched.check(trainer, columns)
+        for name, optimizer in by_column(trainer.optimizer).items():
+            if callable(optimizer.learning_rate):
+                raise ValueError(
+                    f"ReduceOnPlateau scales a constant learning rate, but {shortened(name)} is the schedule "
+                    f"{shortened(optimizer.learning_rate)}, which sets the rate anew each step: give a number in its place"
+                )
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        self.best, self.waited, self.cooling = math.inf, 0, 0
+
+    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+        cost = self._watched.cost(trainer, row)
+        self.waited += 1
+        if cost < self._bound(trainer):
+            self.best, self.waited = cost, 0
+        if self.cooling:
+            self.cooling, self.waited = self.cooling - 1, 0
+        if self.waited > self.patience:
+            self._reduce(trainer)
+            self.cooling, self.waited = int(self.cooldown), 0
+
+    def _bound(self, trainer: "Trainer") -> float:
+        """What an improvement is below."""
+        if self.threshold_mode == "abs":
+            return self.best - self.threshold
+        return self.best * (1 - self._watched.sign(trainer) * self.threshold)
+
+    def _reduce(self, trainer: "Trainer") -> None:
+        for optimizer in by_column(trainer.optimizer).values():
+            reduced = float(max(optimizer.rate * self.factor, self.min_learning_rate))
+            if optimizer.rate - reduced > _LEAST_REDUCTION:
+                optimizer.learning_rate = reduced
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "cooling": self.cooling}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
@@ -152,10 +224,9 @@ class WeightAverage(Callback):
 
     sets_weights, must_match = True, ("decay", "start")
 
-    def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
-        if decay is not None and not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), not {decay}")
-        self.decay, self.start = decay, start
+    def __init__(self, decay: float | None = 0.999, *, start: int = 0) -> None:
+        self.decay = None if decay is None else number("decay", decay, least=0, below=1)
+        self.start = whole("start", start)
         self.count = 0
         self.average: Any = None
         self.model: Any = None  # whose average it is
@@ -169,7 +240,7 @@ class WeightAverage(Callback):
             return
         values = trainer.model.params, trainer.model.buffers
         self.count += 1
-        weight = max(1 / self.count, 0 if self.decay is None else 1 - self.decay)
+        weight = max(1 / self.count, 0 if self.decay is None else 1 - float(self.decay))
         if self.average is None:
             self.average = trainer.model.snapshot()
         for average, value in zip(self.average, values, strict=True):

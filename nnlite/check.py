@@ -1,15 +1,15 @@
 """What `Trainer` and its `fit` refuse before the first step, while nothing is lost."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import shortened
-from nnlite.backend import backend_of
+from nnlite.arguments import listing, shortened
+from nnlite.backend import backend_of, length
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
-from nnlite.groups import ParameterGroups
+from nnlite.groups import ParameterGroups, by_column
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from nnlite.train import Trainer
 
 _BATCH = 1024  # samples whose targets are looked at together
+
+_HOOKS_ELSEWHERE = {  # in Keras, Lightning, skorch, Transformers
+    **dict.fromkeys(("on_train_begin", "on_train_start", "on_fit_start"), "on_fit_begin"),
+    **dict.fromkeys(("on_epoch_start", "on_train_epoch_start"), "on_epoch_begin"),
+    **dict.fromkeys(("on_batch_end", "on_train_batch_end"), "on_step_end"),
+    **dict.fromkeys(("on_train_epoch_end", "on_test_end", "on_validation_end", "on_evaluate"), "on_epoch_end"),
+    "on_train_end": "on_fit_end",
+}
 
 # ---- the parts of a trainer
 
@@ -34,8 +42,9 @@ def check_parts(trainer: "Trainer") -> None:
         _refuse_others("each of metrics", metric, Metric, "nn.Accuracy()")
     for callback in trainer.callbacks:
         _refuse_others("each of callbacks", callback, Callback, "nn.EarlyStopping()")
+        _refuse_other_hooks(callback)
     trainer.model.named_params()  # refuses one without input_shape
-    _refuse_taken_names(trainer.metrics)
+    _refuse_taken_names(trainer.metrics, by_column(trainer.optimizer))
     _refuse_probabilities(trainer.model, trainer.loss)
 
 
@@ -55,8 +64,21 @@ def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
     raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
 
 
-def _refuse_taken_names(metrics: Sequence[Metric]) -> None:
-    taken = {"loss", "val_loss", "seconds", "samples_per_second"}
+def _refuse_other_hooks(callback: Callback) -> None:
+    """Raise ValueError for those that would never be called."""
+    kind, hooks = type(callback), [name for name in vars(Callback) if name.startswith("on_")]
+    others = [name for name in dir(kind) if name.startswith("on_") and name not in hooks and callable(getattr(kind, name))]
+    if others:
+        known = [f"{name} is {_HOOKS_ELSEWHERE[name]} here" for name in others if name in _HOOKS_ELSEWHERE]
+        raise ValueError(
+            f"{shortened(callback)} has {listing(others, most=4)}, which nnlite does not call: "
+            + "".join(f"{text}; " for text in known[:4])
+            + f"the hooks are {', '.join(hooks)}"
+        )
+
+
+def _refuse_taken_names(metrics: Sequence[Metric], rates: Iterable[str]) -> None:
+    taken = {"loss", "val_loss", *rates, "seconds", "samples_per_second"}
     for metric in metrics:
         name = getattr(metric, "name", None)
         if not isinstance(name, str):
@@ -88,10 +110,15 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 # ---- a call of fit
 
 
-def check_callbacks(trainer: "Trainer", validated: bool) -> None:
-    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
+def columns_of(trainer: "Trainer", validated: bool) -> list[str]:
+    """The columns that the history will have."""
     names = ["loss", *(metric.name for metric in trainer.metrics)]
-    columns = [*names, *(f"val_{name}" for name in names if validated), "seconds", "samples_per_second"]
+    columns = [*names, *(f"val_{name}" for name in names if validated), *by_column(trainer.optimizer)]
+    return [*columns, "seconds", "samples_per_second"]
+
+
+def check_callbacks(trainer: "Trainer", columns: Collection[str]) -> None:
+    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:
         raise ValueError(
@@ -99,15 +126,14 @@ def check_callbacks(trainer: "Trainer", validated: bool) -> None:
             "the second would undo what the first did: keep one of them; EarlyStopping(restore_best=False) only stops"
         )
     for callback in trainer.callbacks:
-        callback.on_check(trainer, columns)
+        callback.check(trainer, columns)
 
 
 def check_training(trainer: "Trainer", source: Any) -> None:
     """Raise ShapeError or DataError for targets and weights that do not fit, of arrays and data sets that hold arrays."""
-    if _holds_arrays(source):
+    if _holds_labels(source):
         with _said_of("the training data"):
-            for x, t, w in batches(source, _BATCH):
-                _check_targets(trainer, x, t, w)
+            _check_labels(trainer, source)
 
 
 def check_validation(trainer: "Trainer", held_out: Any, epochs: int) -> Any:
@@ -127,9 +153,9 @@ def check_validation(trainer: "Trainer", held_out: Any, epochs: int) -> Any:
         if x is None:
             raise DataError("the data gave no batch")
         trainer.model(x[:1])
-        _check_targets(trainer, x, t, w)
-        for x, t, w in given if _holds_arrays(held_out) else ():
-            _check_targets(trainer, x, t, w)
+        _check_targets(trainer, length(x), t, w)
+        if _holds_labels(held_out):
+            _check_labels(trainer, held_out)
     return held_out
 
 
@@ -150,14 +176,22 @@ class _Begun:
                 yield next(self.rest)  # an iterator of the user's own may begin anew where it is asked for one
 
 
-def _holds_arrays(source: Any) -> bool:
+def _holds_labels(source: Any) -> bool:
     return is_dataset(source) and hasattr(source, "labels")
 
 
-def _check_targets(trainer: "Trainer", x: Any, t: Any, w: Any) -> None:
+def _check_labels(trainer: "Trainer", source: Any) -> None:
+    """The targets and weights of a data set; its images, which may be in files, are not looked at."""
+    for start in range(0, len(source), _BATCH):
+        rows = slice(start, start + _BATCH)
+        t, w = source.labels[rows], None if source.weights is None else source.weights[rows]
+        _check_targets(trainer, len(t), t, w)
+
+
+def _check_targets(trainer: "Trainer", n: int, t: Any, w: Any) -> None:
     model = trainer.model
     with suppress(NoWeightError):
-        trainer.loss.prepare((len(x), *model.out_shape), model.params.dtype, t, w, backend_of(t))
+        trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, backend_of(t))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 A checkpoint is a safetensors file, `step-<steps>.safetensors`: parameters, buffers and the arrays of the optimiser, callbacks,
 metrics and the source of batches as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both.
-`best.safetensors` is the model after the epoch with the lowest validation loss (without validation: training loss), as
+`best.safetensors` is the model after the best epoch (the one with the lowest validation loss, if nothing else is asked for), as
 `Sequential.save` writes it.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnlite.arguments import as_call, shortened
+from nnlite.arguments import as_call, shortened, whole
 from nnlite.atomic import write_whole
 from nnlite.errors import FileError, NNLiteError
 from nnlite.fingerprint import Print, changing, stateful
@@ -36,9 +36,7 @@ class Folder:
     """The checkpoints in a folder, the last `keep` of them, and the best model."""
 
     def __init__(self, path: str | PathLike[str], keep: int) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}")
-        self.path, self.keep = Path(path), keep
+        self.path, self.keep = Path(path), int(whole("keep", keep, 1))
 
     def save(self, steps: int, arrays: Arrays, description: dict[str, Any], best: "Sequential | None" = None) -> None:
         """Write a checkpoint, and a model that is the best so far.
@@ -209,10 +207,7 @@ def _restore(trainer: "Trainer", source: Any, arrays: Arrays, description: Mappi
     epochs, steps, passes = (int(description[name]) for name in ("epochs", "steps", "passes"))
     model.restore((arrays["params"], arrays["buffers"]))
     model.passes = passes
-    frozen = {name for name, is_frozen in description["now"]["frozen"].items() if is_frozen}
-    for slot in model.vectors.trained:
-        if slot.frozen != (slot.name in frozen):
-            (model.unfreeze if slot.frozen else model.freeze)(slot.name)
+    model.set_frozen({name for name, is_frozen in description["now"]["frozen"].items() if is_frozen})
     trainer.optimizer.load_state(unpack(description["optimizer"], arrays, np.asarray))
     if progress["counts"] is not None:
         progress["counts"]["partial"] += _restore_metrics(trainer.metrics, description["metrics"], arrays)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import shortened
+from nnlite.arguments import listing, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from nnlite.model import Sequential
 
 Rows = Sequence[int] | None
-
-_SHOWN = 10  # places in a message
 
 
 @contextmanager
@@ -53,7 +51,7 @@ def locate(model: "Sequential", x: Any, t: Any, sample_weight: Any, rows: Rows =
     """
     for name, values in {**model.named_params(), **model.named_buffers()}.items():
         if bad := _places(model, values.reshape(-1)):
-            return f"{name} is not finite at {_list(bad)}"
+            return f"{name} is not finite at {listing(bad, most=10)}"
     given = {"inputs": x, "targets": t} | ({} if sample_weight is None else {"weights": sample_weight})
     arrays = {name: model.backend.asarray(values) for name, values in given.items()}
     for name, array in arrays.items():
@@ -141,9 +139,5 @@ def _places(model: "Sequential", values: Array) -> list[int]:
 def _samples(places: list[int], rows: Rows) -> str:
     """Samples of a batch by their rows in the data set, where these are known."""
     if rows is None:
-        return f"samples {_list(places)} of the batch"
-    return f"row{'s' * (len(places) > 1)} {_list([int(rows[i]) for i in places])} of the data set"
-
-
-def _list(places: list[int]) -> str:
-    return ", ".join(map(str, places[:_SHOWN])) + (f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")
+        return f"samples {listing(places, most=10)} of the batch"
+    return f"row{'s' * (len(places) > 1)} {listing([int(rows[i]) for i in places], most=10)} of the data set"

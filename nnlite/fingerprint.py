@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> Print:
 
 def changing(trainer: "Trainer") -> Print:
     """What may change while training: what is frozen, and the values of the optimiser and of its groups."""
-    frozen = {slot.name: slot.frozen for slot in trainer.model.vectors.trained}
+    vectors = trainer.model.vectors
+    frozen = {slot.name: slot.frozen for slot in vectors.trained} | {slot.name: True for slot in vectors.kept if slot.frozen}
     optimizers = {"": trainer.optimizer, **getattr(trainer.optimizer, "groups", {})}
     return _as_json({"frozen": frozen, "optimizer": {name: _settings(each) for name, each in optimizers.items()}})
 
@@ -128,8 +130,8 @@ def _plain(value: Any, depth: int = 3) -> Any:
 
 def _schedule(rate: Any) -> Any:
     """Those of `nn.schedules` and objects by their fields, functions by some of their values."""
-    if hasattr(rate, "_asdict"):
-        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in rate._asdict().items()}}
+    if is_dataclass(rate):
+        return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in vars(rate).items()}}
     is_function = callable(rate) and (hasattr(rate, "__name__") or not getattr(rate, "__dict__", None))
     return [_sample(rate, step) for step in _SAMPLED] if is_function else _plain(rate)
 
@@ -143,15 +145,7 @@ def _sample(schedule: Any, step: int) -> float | None:
 
 def _data(source: Any) -> Print:
     """Of a data set: its length, augmentations, and the hash of all values."""
-    if not hasattr(source, "images"):
+    if not hasattr(source, "digest"):
         return {"kind": type(source).__name__}
-    import hashlib
-
-    digest = hashlib.sha256()
-    for array in (source.images, source.labels, source.weights):
-        if array is not None:
-            array = np.ascontiguousarray(array)
-            digest.update(f"{array.dtype.str} {array.shape}".encode())
-            digest.update(array.data.cast("B"))
     augmentations = [_values(augmentation) for augmentation in source.augmentations]
-    return {"samples": len(source), "augmentations": augmentations, "sha256": digest.hexdigest()}
+    return {"samples": len(source), "augmentations": augmentations, "sha256": source.digest()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnlite.arguments import number, shortened, whole
 from nnlite.backend import host_array, single_threaded_blas
 from nnlite.errors import GradientError
 from nnlite.layers.base import Layer
@@ -25,7 +26,7 @@ _STEPS = (1e-5, 1e-6, 1e-7)  # of the direction's largest entry; the smaller one
 _NUDGES = 8
 
 
-def gradcheck(layer_or_model: Layer, x: Any, seed: int = 0, tolerance: float = 1e-6, pass_id: int = 1) -> None:
+def gradcheck(layer_or_model: Layer, x: Any, *, seed: int = 0, tolerance: float = 1e-6, pass_id: int = 1) -> None:
     """Compare backward with central differences; raise GradientError, saying where and by how much.
 
     For each array theta, the input and every parameter, with a random cotangent u of the output and a random direction v:
@@ -36,10 +37,12 @@ def gradcheck(layer_or_model: Layer, x: Any, seed: int = 0, tolerance: float = 1
     max-pool) lies between the two points of a difference, x and the copy's parameters are moved a little, with a warning.
     Random layers draw the masks of `pass_id` each time; running statistics are held.
     """
+    for name, value in (("seed", seed), ("pass_id", pass_id)):
+        whole(name, value)
+    number("tolerance", tolerance, least=0)
     x = host_array(x, np.float64)
-    rng = np.random.default_rng(
-        [seed, 0x6AD]
-    )  # not the stream that the user may have drawn x from: u = x is blind for batch norm
+    # Not the stream that the user may have drawn x from: u = x is blind for batch norm.
+    rng = np.random.default_rng([seed, 0x6AD])
     with single_threaded_blas:
         model = _float64_copy(layer_or_model, x.shape[1:])
         for attempt in range(_NUDGES + 1):
@@ -138,5 +141,5 @@ def _where(model: Sequential, what: str) -> str:
     name = what.removeprefix("dJ/d(").removesuffix(")")
     for slot in model.vectors.trained:
         if slot.name == name:
-            return f"{slot.layer!r}, {what}"
-    return f"{model.layers[0]!r}, {what}" if len(model) == 1 else what
+            return f"{shortened(slot.layer)}, {what}"
+    return f"{shortened(model.layers[0])}, {what}" if len(model) == 1 else what

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import as_call
+from nnlite.arguments import as_call, listing, number, shortened
 from nnlite.optim import Optimizer, check_and_clip
 from nnlite.state import attributes
 
@@ -20,15 +20,18 @@ class ParameterGroups:
         nn.ParameterGroups({"*.b": nn.SGD(0.1), "0.*": nn.Adam(1e-4), "*": nn.Adam(1e-3)})
 
     Patterns are those of `fnmatch`; a parameter that none matches is left alone. clip_norm: over all groups together.
-    Raises ValueError for a pattern that matches nothing, and where a group has a clip_norm of its own.
+    Raises ValueError for a pattern that matches nothing, what is no optimiser, and a group with a clip_norm of its own.
     """
 
     __repr__ = as_call
 
-    def __init__(self, groups: Mapping[str, Optimizer], clip_norm: float | None = None) -> None:
+    def __init__(self, groups: Mapping[str, Optimizer], *, clip_norm: float | None = None) -> None:
+        if not isinstance(groups, Mapping) or not all(isinstance(optimizer, Optimizer) for optimizer in groups.values()):
+            raise ValueError(f'groups must be optimisers by pattern, such as {{"*": nn.Adam()}}, not {shortened(groups)}')
         if any(optimizer.clip_norm is not None for optimizer in groups.values()):
             raise ValueError("clip_norm belongs to the ParameterGroups: the norm is that of all gradients together")
-        self.groups, self.clip_norm = dict(groups), clip_norm
+        self.groups = groups
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
 
     def step(self, model: "Sequential", halted: Any = None) -> None:
         """One step of every group, as `Optimizer.step`."""
@@ -60,4 +63,16 @@ class ParameterGroups:
     def _refuse_idle_patterns(self, names: list[str]) -> None:
         for pattern in self.groups:
             if not any(self._group_of(name) == pattern for name in names):
-                raise ValueError(f"no parameter falls to the group {pattern!r}: the names are {', '.join(names)}")
+                raise ValueError(f"no parameter falls to the group {shortened(pattern)}: the names are {listing(names)}")
+
+
+def by_column(optimizer: "Optimizer | ParameterGroups") -> dict[str, Optimizer]:
+    """The optimisers, by the columns of the history that show their learning rates."""
+    if isinstance(optimizer, ParameterGroups):
+        return {f"learning_rate_{pattern}": group for pattern, group in optimizer.groups.items()}
+    return {"learning_rate": optimizer}
+
+
+def last_rates(optimizer: "Optimizer | ParameterGroups") -> dict[str, float]:
+    """The learning rates of the last step, by the columns of the history."""
+    return {column: group.rate_at(max(0, group.steps - 1)) for column, group in by_column(optimizer).items()}

@@ -15,6 +15,11 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(v) for name, v in values.items() if isinstance(v, int | float) or getattr(v, "shape", None) == ()}
 
 
+def is_score(column: str) -> bool:
+    """Whether a column of the history shows a loss or a metric, not a learning rate or a time."""
+    return not column.startswith(("learning_rate", "seconds", "samples_per_second"))
+
+
 class History(dict[str, list[float]]):
     """Columns by name, one value an epoch: history["val_accuracy"][-1]. A column has NaN where an epoch had no value."""
 
@@ -31,14 +36,19 @@ class History(dict[str, list[float]]):
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write a line for each epoch, counted from 1. Raises FileError where that cannot be done."""
+        write_whole(path, self.csv())
+
+    def csv(self, behind: int | None = None) -> bytes:
+        """As a CSV file: a header and a line for each epoch; or the lines alone of the epochs behind the first so many."""
         import csv
         import io
 
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", *self])
-        writer.writerows([i + 1, *(repr(column[i]) for column in self.values())] for i in range(self.epochs))
-        write_whole(path, text.getvalue().encode())
+        writer.writerows([["epoch", *self]] if behind is None else [])
+        epochs = range(behind or 0, self.epochs)
+        writer.writerows([i + 1, *(repr(column[i]) for column in self.values())] for i in epochs)
+        return text.getvalue().encode()
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw the curves: losses at the left, everything else that has a validation at the right. Needs matplotlib.
@@ -48,9 +58,9 @@ class History(dict[str, list[float]]):
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("the plot needs matplotlib: pip install 'nnlite[examples]'") from error
+            raise ImportError("the plot needs matplotlib: pip install 'nnlite-numpy[examples]'") from error
         losses = [name for name in self if name.removeprefix("val_") == "loss"]
-        others = [name for name in self if name not in losses and name not in ("seconds", "samples_per_second")]
+        others = [name for name in self if name not in losses and is_score(name)]
         figure = Figure(figsize=(10, 4) if others else (5.5, 4), layout="constrained")
         for axes, names in zip(figure.subplots(1, 2 if others else 1, squeeze=False)[0], (losses, others), strict=False):
             self._draw(axes, names)

@@ -1,7 +1,7 @@
 """The checkpoints of one call of `fit`: when they are written, and how a run goes on from one."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from nnlite.checkpoint import (
 from nnlite.errors import NonFiniteError
 from nnlite.fingerprint import Print, changing, fingerprint, refuse_others
 from nnlite.formats import FORMAT, known_to
+from nnlite.monitor import Monitor
 from nnlite.signals import HeldSignals
 from nnlite.state import Arrays
 
@@ -72,21 +73,33 @@ class Counts:
 class Keeper:
     """Keeps training on `source` in a folder; without one it does nothing.
 
-    Of the run, which may have begun before this call of `fit`: first, the number of epochs before it; best, its lowest
-    validation loss; ended, whether all of its epochs are done. placed: whether the source itself has found its place again.
+    monitor: the column of the history that the best epoch is judged by, None for the loss.
+    Of the run, which may have begun before this call of `fit`: first, the number of epochs before it; best, its lowest cost,
+    as `Monitor` has it; ended, whether all of its epochs are done. placed: whether the source itself has found its place again.
     """
 
     def __init__(
-        self, trainer: "Trainer", source: Any, folder: Folder | None, every: int | None, say: Callable[[str], None]
+        self,
+        trainer: "Trainer",
+        source: Any,
+        folder: Folder | None,
+        every: int | None,
+        monitor: str | None,
+        say: Callable[[str], None],
     ) -> None:
         self.trainer, self.source, self.folder, self.every, self.say = trainer, source, folder, every, say
+        self.column = monitor
         self.first, self.best, self.ended, self.placed = trainer.epochs, math.inf, False, False
         self.signals = HeldSignals()
 
-    def check(self, **settings: Any) -> None:
-        """Before anything is done: raise where nothing can be written, StateError for what cannot be kept."""
+    def check(self, columns: Collection[str], **settings: Any) -> None:
+        """Before anything is done: raise where nothing can be written or compared, StateError for what cannot be kept."""
         if self.folder is not None:
-            self.fingerprint = fingerprint(self.trainer, self.source, **settings)
+            default = "val_loss" if "val_loss" in columns else "loss"
+            self.monitor = Monitor("fit", default if self.column is None else self.column)
+            self.monitor.check(self.trainer, columns)
+            other = None if self.monitor.column == default else self.monitor.column
+            self.fingerprint = fingerprint(self.trainer, self.source, monitor=other, **settings)
             refuse_what_cannot_be_kept(self.trainer, self.source)
             self.folder.check()
 
@@ -101,7 +114,7 @@ class Keeper:
             callback.on_fit_begin(trainer)
         if kept is not None and progress is not None:
             restore_callbacks(trainer, *kept)
-            trainer.stopped = progress["stopped"] or self._is_stopped()
+            trainer.stopped = progress["stopped"] or self._is_done()
         return progress
 
     def _open(self, folder: Folder, resume: bool) -> tuple[Arrays, dict[str, Any]] | None:
@@ -150,11 +163,14 @@ class Keeper:
         elif self.every and self.trainer.steps % self.every == 0:
             self.save(counts)
 
-    def after_epoch(self, loss: float) -> None:
-        """Write a checkpoint, and the model where its loss is the lowest."""
-        is_best = loss < self.best
+    def after_epoch(self, row: Mapping[str, float]) -> None:
+        """Write a checkpoint, and the model where it is the best."""
+        if self.folder is None:
+            return
+        cost = self.monitor.cost(self.trainer, row)
+        is_best = cost < self.best
         if is_best:
-            self.best = loss
+            self.best = cost
         self.save(best=is_best)
         self.signals.let_through()
 
@@ -174,7 +190,7 @@ class Keeper:
             "first": self.first,
             "best": self.best,
             "ended": self.ended,
-            "stopped": self.trainer.stopped and not self._is_stopped(),
+            "stopped": self.trainer.stopped and not self._is_done(),
             "counts": None if counts is None else counts.state(),
         }
         kept, model = capture(self.trainer, self.source, progress, self.fingerprint), self.trainer.model
@@ -182,5 +198,5 @@ class Keeper:
         if counts is not None:
             counts.kept = (counts.batches, counts.complete)
 
-    def _is_stopped(self) -> bool:
-        return any(callback.stops_training for callback in self.trainer.callbacks)
+    def _is_done(self) -> bool:
+        return any(callback.is_done for callback in self.trainer.callbacks)

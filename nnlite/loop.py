@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import shortened
-from nnlite.check import check_callbacks, check_parts, check_training, check_validation
+from nnlite.check import check_callbacks, check_parts, check_training, check_validation, columns_of
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
+from nnlite.groups import last_rates
 from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
@@ -49,11 +50,12 @@ class Fit:
         folder: Folder | None = None,
         every: int | None = None,
         steps_per_epoch: int | None = None,
+        monitor: str | None = None,
         **order: Any,
     ) -> None:
         self.trainer, self.progress, self.nonfinite = trainer, progress, nonfinite
         self.source, self.held_out, self.steps_per_epoch, self.order = source, held_out, steps_per_epoch, order
-        self.keeper = Keeper(trainer, source, folder, every, self._say)
+        self.keeper = Keeper(trainer, source, folder, every, monitor, self._say)
 
     def run(self, epochs: int, resume: bool) -> None:
         """Until `epochs` epochs are done since the first of them began."""
@@ -69,12 +71,13 @@ class Fit:
         """Refuse what would fail later, before anything is done."""
         trainer = self.trainer
         check_parts(trainer)
-        check_callbacks(trainer, self.held_out is not None)
+        columns = columns_of(trainer, self.held_out is not None)
+        check_callbacks(trainer, columns)
         check_training(trainer, self.source)
         if self.held_out is not None:
             self.held_out = check_validation(trainer, self.held_out, epochs)
             self.held_out = on_device(self.held_out, trainer.model.backend)
-        self.keeper.check(steps_per_epoch=self.steps_per_epoch, **self.order)
+        self.keeper.check(columns, steps_per_epoch=self.steps_per_epoch, **self.order)
 
     def _run(self, epochs: int, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
@@ -104,7 +107,7 @@ class Fit:
     def _say_what_is_left(self, counts: Counts | None) -> None:
         trainer, first = self.trainer, self.keeper.first
         if trainer.stopped and counts is None:
-            by = [shortened(callback) for callback in trainer.callbacks if callback.stops_training] or ["trainer.stop()"]
+            by = [shortened(callback) for callback in trainer.callbacks if callback.is_done] or ["trainer.stop()"]
             self._say(f"nothing is left to do: training was stopped after epoch {trainer.epochs} by {by[0]}")
         elif not is_dataset(self.source) and not self.keeper.placed:
             skipped = self.feed.done(trainer.epochs, 0 if counts is None or counts.complete else counts.batches, first)
@@ -121,6 +124,8 @@ class Fit:
     def _epoch(self, counts: Counts | None) -> None:
         trainer, keeper = self.trainer, self.keeper
         if counts is None:
+            for callback in trainer.callbacks:
+                callback.on_epoch_begin(trainer)
             counts = self._new_counts()
             for metric in trainer.metrics:
                 metric.reset()
@@ -142,7 +147,7 @@ class Fit:
         bar.end(row)
         for callback in trainer.callbacks:
             callback.on_epoch_end(trainer, row)
-        keeper.after_epoch(row.get("val_loss", loss))
+        keeper.after_epoch(row)
 
     def _steps(self, counts: Counts, bar: Progress) -> None:
         """The steps that are left of an epoch."""
@@ -256,6 +261,7 @@ class Fit:
         row |= {m.name: math.nan for m in trainer.metrics if m.name in counts.partial and m.greater_is_better is not None}
         if self.held_out is not None:
             row |= {f"val_{name}": value for name, value in numbers(trainer.evaluate(self.held_out)).items()}
+        row |= last_rates(trainer.optimizer)
         return row | {"seconds": counts.seconds, "samples_per_second": counts.samples / counts.seconds}
 
     def _shown(self, counts: Counts) -> dict[str, float]:

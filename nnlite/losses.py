@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from nnlite.arguments import as_call
+from nnlite.arguments import as_call, number, vector, whole
 from nnlite.backend import Array, Backend, backend_of, get_backend
 from nnlite.errors import DataError, ShapeError
 
@@ -14,6 +14,7 @@ class NoWeightError(DataError):
 class Loss:
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
+    A sample of weight 0 is not there: whatever its outputs and its target are, loss and delta have nothing of it.
     A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, dtype) -> t`. `takes_logits`: its y is
     sigmoid or softmax of z, so that a model that ends with one of these is refused by `Trainer`.
     """
@@ -34,11 +35,13 @@ class Loss:
         if total is None:
             z = _reals(backend.asarray(z))
             t, sample_weight, total = self.prepare(z.shape, z.dtype, t, sample_weight, backend)
+        if sample_weight is not None:
+            z = _of_those_there(z, sample_weight)
         losses, delta = self.per_sample(z, t)
         scale = 1 / total if sample_weight is None else (sample_weight / total).astype(z.dtype)
         if sample_weight is not None:
             losses = losses * sample_weight
-            scale = scale.reshape(-1, *[1] * (z.ndim - 1))  # type: ignore[union-attr]
+            scale = _by_sample(scale, z)
         delta *= scale
         return backend.number(losses.sum(dtype="float64")) / total, delta
 
@@ -46,19 +49,30 @@ class Loss:
         self, z_shape: tuple[int, ...], dtype: Any, t: Any, sample_weight: Any, backend: Backend
     ) -> tuple[Array, Array | None, float]:
         """Targets and weights, checked and on the device of the outputs, and the total to divide by."""
+        if z_shape[:1] == (0,):
+            raise DataError("the batch is empty")
         # What is on the host is checked there, before it is moved: reading back what is on a device would wait for it.
-        source = backend if hasattr(t, "__cuda_array_interface__") else get_backend("cpu")
-        t = backend.asarray(self.check(z_shape, source.asarray(t), dtype))
+        on_device = hasattr(t, "__cuda_array_interface__") or hasattr(sample_weight, "__cuda_array_interface__")
+        source = backend if on_device else get_backend("cpu")
+        t = source.asarray(t)
         if sample_weight is not None:
-            sample_weight = backend.asarray(sample_weight).astype(dtype)
+            sample_weight = source.asarray(sample_weight).astype(dtype)
             if sample_weight.shape != z_shape[:1]:
                 raise ShapeError(f"sample_weight must have shape {z_shape[:1]}, not {sample_weight.shape}")
+        if t.shape[:1] == z_shape[:1]:
+            sample_weight = self.weigh(t, sample_weight, dtype)
+            t = t if sample_weight is None else _of_those_there(t, sample_weight)
+        t = self.check(z_shape, t, dtype)
         total = self.total(t, sample_weight)
         if total == 0:
             raise NoWeightError("the weights of the samples add up to zero: nothing to average")
         if not total > 0:
             raise DataError(f"the weights of the samples add up to {total}: nothing to average")
-        return t, sample_weight, total
+        return backend.asarray(t), None if sample_weight is None else backend.asarray(sample_weight), total
+
+    def weigh(self, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
+        """The weights of the samples, 0 for those that their targets exclude."""
+        return sample_weight
 
     def total(self, t: Array, sample_weight: Array | None) -> float:
         """The sum of the weights of all samples."""
@@ -84,21 +98,29 @@ class CrossEntropy(Loss):
 
     p is the target: t, or 1 at the label; with label_smoothing s it is (1 - s) p + s / C. v: class_weight (C,), default 1.
     Integer labels are averaged over the sum of class weight x sample weight, probabilities over the sum of sample weights.
-    Raises DataError for labels that are not integers or out of range, and for probabilities outside [0, 1]; targets that
-    already lie on a GPU are not read back to be checked: a label out of range makes the loss NaN there.
+    ignore_index: samples with this label count as samples of weight 0; default None.
+    Raises ValueError for a label_smoothing outside [0, 1) and for class weights that are negative or no sequence of numbers,
+    DataError for labels that are not integers or out of range, and for probabilities outside [0, 1]; targets that already lie
+    on a GPU are not read back to be checked: a label out of range makes the loss NaN there.
     Source: Bishop 2006, equations 4.108 and 4.109; label smoothing: Szegedy et al. 2015, section 7.
     """
 
     takes_logits = True
 
-    def __init__(self, label_smoothing: float = 0.0, class_weight: Any = None) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
-        self.label_smoothing, self.class_weight = label_smoothing, class_weight
+    def __init__(self, *, label_smoothing: float = 0.0, class_weight: Any = None, ignore_index: int | None = None) -> None:
+        self.label_smoothing = number("label_smoothing", label_smoothing, least=0, below=1)
+        self.class_weight = None if class_weight is None else vector("class_weight", class_weight, least=0)
+        self.ignore_index = None if ignore_index is None else whole("ignore_index", ignore_index, None)
 
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
         sums_to_one = self.class_weight is None and t.ndim == 1
         return backend_of(z).cross_entropy(z, self._weighted_target(z, t), sums_to_one)
+
+    def weigh(self, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
+        if self.ignore_index is None or t.size != len(t):
+            return sample_weight
+        there = t.reshape(-1) != self.ignore_index
+        return there.astype(dtype) if sample_weight is None else _of_those_there(sample_weight, there)
 
     def total(self, t: Array, sample_weight: Array | None) -> float:
         if self.class_weight is None or t.ndim > 1:
@@ -120,8 +142,8 @@ class CrossEntropy(Loss):
     def _weighted_target(self, z: Array, t: Array) -> Array:
         q: Array = backend_of(z).one_hot(t, z.shape[1], z.dtype) if t.ndim == 1 else t.copy()
         if self.label_smoothing:
-            q *= 1 - self.label_smoothing
-            q += self.label_smoothing / z.shape[1]
+            q *= 1 - float(self.label_smoothing)
+            q += float(self.label_smoothing) / z.shape[1]
         if self.class_weight is not None:
             q *= backend_of(z).asarray(self.class_weight, z.dtype)
         return q
@@ -169,23 +191,34 @@ class Huber(Loss):
     """
 
     def __init__(self, threshold: float = 1.0) -> None:
-        if not threshold > 0:
-            raise ValueError(f"threshold must be positive, not {threshold}")
-        self.threshold = threshold
+        self.threshold = number("threshold", threshold, above=0)
 
     def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
-        xp, d = backend_of(z).xp, z - t
-        clipped = xp.clip(d, -self.threshold, self.threshold)
+        xp, d, threshold = backend_of(z).xp, z - t, float(self.threshold)
+        clipped = xp.clip(d, -threshold, threshold)
         return _mean(clipped * (d - 0.5 * clipped), clipped)
 
 
 def softmax(z: Any) -> Array:
-    """y_i = exp(z_i) / sum over j of exp(z_j), over the last axis: probabilities from logits."""
+    """y_i = exp(z_i) / sum over j of exp(z_j), over the last axis: probabilities from logits. ShapeError if that is empty."""
     backend = backend_of(z)
     xp, z = backend.xp, _reals(backend.asarray(z))
+    if not z.shape or not z.shape[-1]:
+        raise ShapeError(f"softmax expects outputs (..., C), got {z.shape}")
     e = xp.exp(z - z.max(axis=-1, keepdims=True))
     y: Array = e / e.sum(axis=-1, keepdims=True)
     return y
+
+
+def _by_sample(weight: Array, like: Array) -> Array:
+    """(N,) as (N, 1, ...), to be multiplied with `like`."""
+    return weight.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _of_those_there(values: Array, weight: Array) -> Array:
+    """The values of samples whose weight is not zero, and zeros: their own, times zero, may be NaN."""
+    there: Array = backend_of(values).xp.where(_by_sample(weight, values), values, values.dtype.type(0))
+    return there
 
 
 def _reals(z: Array) -> Array:

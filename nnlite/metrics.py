@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnlite.arguments import as_call
+from nnlite.arguments import as_call, choice, whole
 from nnlite.backend import backend_of, host_array
 from nnlite.errors import DataError
 from nnlite.state import attributes
@@ -59,16 +59,16 @@ class _Share(Metric):
 
     greater_is_better = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, ignore_index: int | None = None) -> None:
+        self.ignore_index = _checked_index(ignore_index)
         self.reset()
 
     def reset(self) -> None:
         self.counted_hits = self.counted_weight = 0.0
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
-        z, t = _outputs_and_labels(z, t)
+        z, t, weight = _that_count(z, t, sample_weight, self.ignore_index)
         hits = self.hits(z, t)
-        weight = np.ones(len(t)) if sample_weight is None else _to_host(sample_weight).astype(np.float64)
         self.counted_hits += float(hits @ weight)
         self.counted_weight += float(weight.sum())
 
@@ -83,13 +83,17 @@ class _Share(Metric):
 
 
 class Accuracy(_Share):
-    """The share of samples whose largest output (the first of equal ones) is at the label."""
+    """The share of samples whose largest output (the first of equal ones) is at the label.
+
+    ignore_index: samples with this label are left out; default None.
+    """
 
     name = "accuracy"
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
         backend = backend_of(z)
-        if backend.device == "cpu" or z.ndim != 2 or t.ndim != 1 or sample_weight is not None:
+        of_all = sample_weight is None and self.ignore_index is None
+        if backend.device == "cpu" or z.ndim != 2 or t.ndim != 1 or not of_all:
             super().update(z, t, sample_weight)
             return
         # Counted where the outputs are, so that nobody waits for the device.
@@ -101,15 +105,19 @@ class Accuracy(_Share):
 
 
 class TopK(_Share):
-    """The share of samples whose label is among the k largest outputs. Of equal outputs the lower class comes first."""
+    """The share of samples whose label is among the k largest outputs. Of equal outputs the lower class comes first.
 
-    def __init__(self, k: int = 5) -> None:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
-        super().__init__()
-        self.k, self.name = k, f"top{k}_accuracy"
+    ignore_index: as of `Accuracy`. Raises ValueError for k < 1; `update` raises DataError for outputs of fewer than k classes.
+    """
+
+    def __init__(self, k: int = 5, *, ignore_index: int | None = None) -> None:
+        super().__init__(ignore_index=ignore_index)
+        self.k, self.name = whole("k", k, 1), f"top{k}_accuracy"
 
     def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:
+        classes = z.shape[1] if z.ndim > 1 else 0
+        if classes < self.k:
+            raise DataError(f"{self.name} needs outputs (N, C) of at least {self.k} classes, got {z.shape}")
         best = np.argsort(-z, axis=1, kind="stable")[:, : self.k]
         return np.asarray((best == t[:, None]).any(axis=1))
 
@@ -117,26 +125,27 @@ class TopK(_Share):
 class ConfusionMatrix(Metric):
     """matrix[i, j] = number of samples of class i (or their weight) that were taken for class j.
 
-    n_classes: default: as many as the outputs have columns.
+    n_classes: default: as many as the outputs have columns.  ignore_index: as of `Accuracy`.
     """
 
     name = "confusion_matrix"
 
-    def __init__(self, n_classes: int | None = None) -> None:
-        self.n_classes = n_classes
+    def __init__(self, n_classes: int | None = None, *, ignore_index: int | None = None) -> None:
+        self.n_classes = None if n_classes is None else whole("n_classes", n_classes, 1)
+        self.ignore_index = _checked_index(ignore_index)
         self.reset()
 
     def reset(self) -> None:
         self.counted = np.zeros((self.n_classes or 0, self.n_classes or 0))
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
-        z, t = _outputs_and_labels(z, t)
+        z, t, weight = _that_count(z, t, sample_weight, self.ignore_index)
         predicted, classes = _decide(z), max(2, z.shape[1] if z.ndim > 1 else 2, self.n_classes or 0)
-        if self.n_classes and t.max() >= self.n_classes:
+        if self.n_classes and t.max(initial=0) >= self.n_classes:
             raise DataError(f"labels must be in 0 ... {self.n_classes - 1}, found {t.max()}")
         if classes > len(self.counted):
             self.counted = np.pad(self.counted, (0, classes - len(self.counted)))
-        np.add.at(self.counted, (t, predicted), 1.0 if sample_weight is None else _to_host(sample_weight))
+        np.add.at(self.counted, (t, predicted), weight)
 
     def result(self) -> NDArray[np.float64]:
         if not self.counted.any():
@@ -147,11 +156,9 @@ class ConfusionMatrix(Metric):
 class _PerClass(ConfusionMatrix):
     """A figure of each class, from the confusion matrix; `average` makes one of them."""
 
-    def __init__(self, average: Average = "macro") -> None:
-        if average not in ("macro", "micro", None):
-            raise ValueError(f'average must be "macro", "micro" or None, not {average!r}')
-        super().__init__()
-        self.average = average
+    def __init__(self, average: Average = "macro", *, ignore_index: int | None = None) -> None:
+        super().__init__(ignore_index=ignore_index)
+        self.average = choice("average", average, "macro", "micro", None)
 
     @property
     def greater_is_better(self) -> bool | None:  # type: ignore[override]
@@ -227,10 +234,29 @@ def _decide(z: NDArray[Any]) -> NDArray[Any]:
     return np.asarray((z > 0).astype(np.int64) if z.ndim == 1 else z.argmax(axis=1))
 
 
-def _outputs_and_labels(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def _checked_index(ignore_index: int | None) -> int | None:
+    return None if ignore_index is None else whole("ignore_index", ignore_index, None)
+
+
+def _that_count(
+    z: Any, t: Any, sample_weight: Any, ignore_index: int | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Outputs, labels and weights of the samples whose weight is not zero and whose label is not to be ignored."""
     z, t = _to_host(z), _to_host(t)
     if len(z) != len(t):
         raise DataError(f"{len(z)} outputs, but {len(t)} targets")
+    weight = np.ones(len(t)) if sample_weight is None else _to_host(sample_weight).astype(np.float64)
+    if weight.shape != (len(t),):
+        raise DataError(f"sample_weight must have shape {(len(t),)}, not {weight.shape}")
+    if sample_weight is not None or ignore_index is not None:
+        there = weight != 0
+        if ignore_index is not None and t.size == len(t):
+            there &= t.reshape(-1) != ignore_index
+        z, t, weight = z[there], t[there], weight[there]
+    return *_outputs_and_labels(z, t), weight
+
+
+def _outputs_and_labels(z: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     z = z.reshape(len(z)) if z.shape[1:] == (1,) else z
     if t.ndim == 2:
         t = t.reshape(len(t)) if t.shape[1] == 1 else _most_probable(t)

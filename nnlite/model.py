@@ -1,20 +1,20 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from fnmatch import fnmatchcase
 from functools import wraps
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
 from nnlite.backend.memory import Pool
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
-from nnlite.layers.base import Layer, Shape
-from nnlite.layers.residual import build_chain
+from nnlite.layers.base import Layer, Shape, wrong_input
+from nnlite.layers.residual import build_chain, check_layers
 from nnlite.plan import Plan, Run, make_plan
 from nnlite.shards import TrainingPass, find_first_trained, infer
-from nnlite.vectors import Slot, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
+from nnlite.vectors import Vectors, everything, frozen_whole, refuse_repeats, unchanged_by_errors, walk
 from nnlite.workspace import RunMemory
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What `assemble` makes: no part of a copy.
 _MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
-_MADE_ANEW |= {"_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
+_MADE_ANEW |= {"_frozen_whole", "_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -43,21 +43,15 @@ class Sequential(Layer):
 
     input_shape: the shape of one sample. With it the model is built at once; without it, it is a part of another model.
     seed: of the initial values and of the randomness in a pass. dtype: "float32" or "float64". `to` moves it to a GPU.
-    Raises ShapeError, naming the layer and both shapes, where a layer does not fit the one before it.
+    Raises ShapeError, naming the layer and both shapes, where a layer does not fit the one before it, and for what is no shape.
     """
 
     def __init__(self, *layers: Layer, input_shape: Shape | None = None, seed: int = 0, dtype: str = "float32") -> None:
-        for layer in layers:
-            if not isinstance(layer, Layer):
-                raise TypeError(f"expects layers, got {layer!r}")
-        if not layers:
-            raise ShapeError("a Sequential needs at least one layer")
-        dtype = getattr(dtype, "__name__", str(dtype))  # numpy.float32 will do
-        if dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype must be "float32" or "float64", not {dtype!r}')
+        check_layers("Sequential", layers)
+        dtype = getattr(dtype, "__name__", getattr(dtype, "name", dtype))  # numpy.float32 will do, and its dtype
         self.layers = list(layers)
-        self.input_shape = None if input_shape is None else tuple(input_shape)
-        self.seed, self.dtype, self.passes = seed, dtype, 0
+        self.input_shape = None if input_shape is None else sample_shape("input_shape", input_shape)
+        self.seed, self.dtype, self.passes = whole("seed", seed), choice("dtype", dtype, "float32", "float64"), 0
         self._rewrite = True
         self._moved_to: Any = None
         if self.input_shape is not None:
@@ -79,13 +73,14 @@ class Sequential(Layer):
         every = dict(everything(self))
         owners = [(layer, layer.owner) for layer in every.values() if layer.owner is not None]
         with unchanged_by_errors(every.values()):
-            self._assemble(tuple(input_shape), every)
+            self._assemble(tuple(map(int, input_shape)), every)
         for layer, owner in owners:
             if not any(owner is here for here in every.values()):
-                owner._moved_to = f"layer {layer!r}"
+                owner._moved_to = f"layer {shortened(layer)}"
 
     def _assemble(self, input_shape: Shape, every: dict[str, Layer]) -> None:
-        self.input_shape = input_shape
+        if self.input_shape is None or tuple(self.input_shape) != input_shape:
+            self.input_shape = input_shape
         leaves = list(walk(self.children()))
         refuse_repeats(leaves)
         for layer in every.values():
@@ -108,6 +103,7 @@ class Sequential(Layer):
 
     def _make_plan(self) -> None:
         self.plan: Plan = make_plan(self.children(), self.in_shape, self._rewrite)
+        self._frozen_whole = frozen_whole(self)
         self._memories: dict[int, RunMemory] = {}
         self.state_pool = Pool(self.backend)
         self._training: TrainingPass | None = None
@@ -130,7 +126,7 @@ class Sequential(Layer):
 
     @rewrite.setter
     def rewrite(self, value: bool) -> None:
-        self._rewrite = bool(value)
+        self._rewrite = bool(flag("rewrite", value))
         self._make_plan()
 
     # ---- running
@@ -212,8 +208,7 @@ class Sequential(Layer):
         self._root()
         x = self.backend.asarray(x)
         if x.shape[1:] != self.in_shape or x.ndim != 1 + len(self.in_shape):
-            first = self.layers[0]
-            raise ShapeError(f"layer 0 {first!r}: expects inputs (N, {', '.join(map(str, self.in_shape))}), got {x.shape}")
+            raise ShapeError(f"layer 0 {shortened(self.layers[0])}: {wrong_input(self.in_shape, x.shape)}")
         if len(x) == 0:
             raise DataError("the batch is empty")
         return x
@@ -300,33 +295,34 @@ class Sequential(Layer):
         with self.updating():
             self.params[...], self.buffers[...] = (self.backend.asarray(v) for v in snapshot)
 
-    def freeze(self, pattern: str) -> None:
-        """Stop training the parameters whose names match, such as "0.*": no gradient, no update. Statistics go on."""
-        for slot in self._matching(pattern):
-            slot.layer.frozen.add(slot.attribute)
+    def freeze(self, pattern: str, *, statistics: bool = True) -> None:
+        """Stop training the parameters whose names match, such as "0.*": no gradient, no update.
+
+        statistics: whether a BatchNorm that is frozen whole keeps its running statistics and normalises by them in training.
+        """
+        self.vectors.freeze(pattern, statistics)
+        self._refresh()
 
     def unfreeze(self, pattern: str) -> None:
-        """Train the parameters whose names match again."""
-        for slot in self._matching(pattern):
-            slot.layer.frozen.discard(slot.attribute)
+        """Train the parameters whose names match again; the statistics of their layers go on, too."""
+        self.vectors.unfreeze(pattern)
+        self._refresh()
 
-    def _matching(self, pattern: str) -> Iterator[Slot]:
-        slots = [slot for slot in self.vectors.trained if fnmatchcase(slot.name, pattern)]
-        if not slots:
-            raise ValueError(f"no parameter matches {pattern!r}: the names are {', '.join(self.named_params())}")
-        yield from slots
-        for _, model in everything(self._root()):
-            if isinstance(model, Sequential):
-                model._refresh()
-        for slot in slots:
-            if slot.frozen:
-                self.grads[slot.place] = 0
+    def set_frozen(self, names: Collection[str]) -> None:
+        """Freeze what has these names, parameters and statistics, and nothing else."""
+        self.vectors.set_frozen(names)
+        self._refresh()
 
     def _refresh(self) -> None:
-        """Take up a change of what is frozen."""
-        self.freezes += 1
-        self.first_trained = find_first_trained(self.plan.training)
-        self.vectors.refresh()
+        """Take up a change of what is frozen, in the whole model."""
+        for _, model in everything(self._root()):
+            if isinstance(model, Sequential):
+                model.freezes += 1
+                model.vectors.refresh()
+                if model._frozen_whole != frozen_whole(model):
+                    model._make_plan()
+                model.first_trained = find_first_trained(model.plan.training)
+        self._root().vectors.clear_frozen()
 
     @property
     def device(self) -> str:
@@ -395,5 +391,6 @@ def _refuse_own_passes(path: str, layer: Layer) -> None:
     has_own_forward = type(layer).forward not in (Layer.forward, Sequential.forward)
     if path and layer.children() and (has_own_forward or layer.declared):
         raise StateError(
-            f"{layer!r} has layers inside, which run one after another: it can have no forward, backward or parameters itself"
+            f"{shortened(layer)} has layers inside, which run one after another: "
+            "it can have no forward, backward or parameters itself"
         )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nnlite.arguments import flag, number, whole
 from nnlite.backend import Array, Backend, backend_of, single_threaded_blas
 from nnlite.errors import StateError
 from nnlite.optim import Optimizer, Rate
@@ -28,6 +29,7 @@ class Muon(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.02,
+        *,
         momentum: float = 0.95,
         nesterov: bool = True,
         weight_decay: float = 0.0,
@@ -35,10 +37,9 @@ class Muon(Optimizer):
         iterations: int = 5,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        if not 0 <= momentum < 1 or iterations < 1:
-            raise ValueError(f"momentum must be in [0, 1) and iterations at least 1, got {momentum} and {iterations}")
-        self.momentum, self.nesterov, self.renormalize, self.iterations = momentum, nesterov, renormalize, iterations
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), flag("nesterov", nesterov)
+        self.renormalize, self.iterations = flag("renormalize", renormalize), whole("iterations", iterations, 1)
 
     def _sweep(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None", vectors: list[Array], rate: float) -> None:
         slots = [slot for slot in model.vectors.trained if not slot.frozen and (wanted is None or wanted(slot))]

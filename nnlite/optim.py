@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from nnlite.arguments import as_call
+from nnlite.arguments import as_call, flag, number, shortened, vector
 from nnlite.backend import Array, Backend, backend_of
 from nnlite.errors import NonFiniteError, StateError
 from nnlite.state import attributes
@@ -32,8 +32,8 @@ class Optimizer:
     learning_rate: a number, or a schedule, a function of the step (from 0); assignable at any time.
     weight_decay: of an L2 penalty; it is added to the gradient as weight_decay p.
     clip_norm: if the norm of all gradients is larger, they are scaled down to it (Pascanu et al. 2013, algorithm 1).
-    Raises ValueError for a negative rate or decay and a clip_norm that is not positive. One with a state vector belongs to one
-    model: `step` raises StateError for another.
+    Raises ValueError for a negative rate or decay, a clip_norm that is not positive, and what is no number. One with a state
+    vector belongs to one model: `step` raises StateError for another.
     `steps` counts the steps made, `missed` those in which a parameter was frozen: its own count is the difference.
     A subclass names its state vectors in `state_names` and writes `update`.
     """
@@ -41,14 +41,11 @@ class Optimizer:
     state_names: tuple[str, ...] = ()
     __repr__ = as_call
 
-    def __init__(self, learning_rate: Rate, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
-        if not callable(learning_rate) and not learning_rate >= 0:
-            raise ValueError(f"learning_rate must not be negative, got {learning_rate}")
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive, got {clip_norm}")
-        self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
+    def __init__(self, learning_rate: Rate, *, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
+        if isinstance(learning_rate, type) or not callable(learning_rate):
+            number("learning_rate, unless it is a schedule,", learning_rate, least=0)
+        self.learning_rate, self.weight_decay = learning_rate, number("weight_decay", weight_decay, least=0)
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
         self.steps = 0
         self.missed: dict[str, int] = {}
         self.state_vectors: dict[str, Array] = {}
@@ -72,7 +69,11 @@ class Optimizer:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self.learning_rate(self.steps) if callable(self.learning_rate) else self.learning_rate)
+        return self.rate_at(self.steps)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
 
     def step(self, model: "Sequential", halted: Any = None) -> None:
         """Update the model's parameters, except the frozen ones, from its gradients.
@@ -170,15 +171,16 @@ class SGD(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.01,
+        *,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        if not 0 <= momentum < 1 or (nesterov and not momentum):
-            raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
-        self.momentum, self.nesterov = momentum, nesterov
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), flag("nesterov", nesterov)
+        if nesterov and not momentum:
+            raise ValueError("nesterov needs a momentum above 0, such as 0.9")
 
     @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -209,8 +211,8 @@ class Adam(Optimizer):
     """m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      p <- p - r m' / (sqrt(v') + eps)
 
     m' = m / (1 - b1^t), v' = v / (1 - b2^t), betas = (b1, b2).  Source: Kingma and Ba 2015, algorithm 1.
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for betas outside [0, 1).
-    The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
+    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for betas outside [0, 1) and a negative
+    eps. The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
     """
 
     state_names = ("m", "v")
@@ -218,13 +220,14 @@ class Adam(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 1e-3,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        self.betas, self.eps = betas, eps
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.betas, self.eps = betas, number("eps", eps, least=0)
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -233,8 +236,9 @@ class Adam(Optimizer):
 
     @betas.setter
     def betas(self, betas: tuple[float, float]) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be in [0, 1), got {betas}")
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise ValueError(f"betas must be a pair of numbers, not {shortened(betas)}")
+        vector("betas", betas, least=0, below=1)
         for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
             if name in self.state_vectors:
                 self.state_vectors[name] *= (1 - before) / (1 - beta)
@@ -285,18 +289,20 @@ class AdamW(Adam):
     def __init__(
         self,
         learning_rate: Rate = 1e-3,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, betas, eps, weight_decay, clip_norm)
+        super().__init__(learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm)
 
 
 class RMSProp(Optimizer):
     """v <- alpha v + (1 - alpha) g^2      p <- p - r g / (sqrt(v) + eps)
 
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for alpha outside [0, 1).
+    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for alpha outside [0, 1) and a negative
+    eps.
     Source: Hinton 2012, lecture 6e of Neural Networks for Machine Learning.
     """
 
@@ -305,15 +311,14 @@ class RMSProp(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.01,
+        *,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha must be in [0, 1), got {alpha}")
-        self.alpha, self.eps = alpha, eps
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.alpha, self.eps = number("alpha", alpha, least=0, below=1), number("eps", eps, least=0)
 
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
         xp, (v,) = backend.xp, state

@@ -108,7 +108,7 @@ class Plan(NamedTuple):
 
 def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True) -> Plan:
     """Flatten, rewrite and cut into runs."""
-    training, inference = (_flatten(layers, "") for _ in range(2))
+    training, inference = _with_frozen_forms(_flatten(layers, "")), _flatten(layers, "")
     if rewrite:
         training, inference = (_relu_fused(_pool_in_conv(_pool_before_relu(steps))) for steps in (training, inference))
     runs = _cut_at_barriers(training)
@@ -142,6 +142,14 @@ def _flatten(layers: dict[str, Layer], prefix: str) -> list[Step]:
     return steps
 
 
+def _with_frozen_forms(steps: list[Step]) -> list[Step]:
+    """Layers that are frozen whole as what they are then: no barrier, no statistics."""
+    for step in steps:
+        if isinstance(step, LayerStep) and step.layer.has_frozen_form and step.layer.is_frozen_whole:
+            step.layer = step.layer.frozen_form()
+    return steps
+
+
 def _pool_before_relu(steps: list[Step]) -> list[Step]:
     """ReLU then max-pool is max-pool then ReLU, forward and backward, on a fraction of the values."""
     steps = list(steps)
@@ -166,7 +174,7 @@ def _pool_in_conv(steps: list[Step]) -> list[Step]:
         if len(joined) > 1 and _is(joined[-2], Conv2D) and _is(step, MaxPool2D):
             conv, pool = joined[-2:]
             joins = conv.layer.backend.joins_pool and conv.layer.groups == 1
-            if joins and pool.layer.plan.window.is_blockwise:
+            if joins and pool.layer.plan.window.is_blockwise and not pool.layer.plan.is_large:
                 joined[-2:] = [LayerStep(conv.path, _with_pool(conv.layer, pool.layer))]
     return joined
 

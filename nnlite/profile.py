@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from nnlite.arguments import whole
 from nnlite.backend import Array, get_num_threads
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
 from nnlite.steps import LayerStep
-from nnlite.workspace import is_trained
+from nnlite.vectors import is_trained
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -21,7 +22,7 @@ FORWARD, BACKWARD = 0, 1
 _BARRIER = {"statistics": FORWARD, "combine": FORWARD, "delta_statistics": BACKWARD, "combine_deltas": BACKWARD}
 
 
-def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, passes: int = 10) -> None:
+def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, *, passes: int = 10) -> None:
     """Print, for each layer, the time of its forward and backward pass, its GFLOP/s, and its share of the whole.
 
     x, t: a batch as `loss_and_grad` takes it.  criterion: default CrossEntropy().  passes: how many to average over.
@@ -30,6 +31,7 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
     criterion; "rest" is what lies between the layers: preparing filters, adding up gradients, residual connections. Parameters,
     running statistics and the count of passes stay as they are; `grads` are those of the last pass.
     """
+    whole("passes", passes, 1)
     clock = _Clock(criterion or CrossEntropy(), model.backend.wait)
     values, number = model.snapshot(), model.passes
     try:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from nnlite.history import is_score
+
 Values = Mapping[str, float]
 
 _REFRESH = 0.2  # seconds between two values in a live bar
+_SMALL = 1e-3  # as in Keras
 _FIRST, _LONGEST = 1.0, 600.0  # seconds to the first line within an epoch, and between two of them at most
 
 
@@ -95,4 +98,6 @@ def show(epoch: int, total: int | None, unit: str, steps: int, samples: int) -> 
 
 
 def _texts(values: Values) -> dict[str, str]:
-    return {name: f"{v:.4f}" for name, v in values.items() if isinstance(v, float) and "second" not in name}
+    """Losses and metrics with four decimals, in powers of ten where these would be lost."""
+    shown = {name: v for name, v in values.items() if isinstance(v, float) and is_score(name)}
+    return {name: f"{v:.4e}" if 0 < abs(v) < _SMALL else f"{v:.4f}" for name, v in shown.items()}

@@ -2,78 +2,116 @@
 
     nn.SGD(learning_rate=nn.schedules.warmup(nn.schedules.cosine(0.1, steps=1000), steps=100))
 
-They are named tuples, so that they print, compare and pickle. After their last step the final value stays.
+They are frozen dataclasses, so that they print, compare and pickle. After their last step the final value stays. Rates must not
+be negative; numbers of steps are whole, at least 1. Raises ValueError otherwise.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import KW_ONLY, dataclass
+
+from nnlite.arguments import number, shortened, whole
 
 Schedule = Callable[[int], float]
 
 
-class constant(NamedTuple):
+@dataclass(frozen=True)
+class constant:
     """rate"""
 
     rate: float
+
+    def __post_init__(self) -> None:
+        number("rate", self.rate, least=0)
 
     def __call__(self, step: int) -> float:
         return self.rate
 
 
-class step(NamedTuple):
+@dataclass(frozen=True)
+class step:
     """rate factor^(step // every)"""
 
     rate: float
     every: int
+    _: KW_ONLY
     factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        number("rate", self.rate, least=0)
+        number("factor", self.factor, least=0)
+        whole("every", self.every, 1)
+
     def __call__(self, step: int) -> float:
-        return self.rate * self.factor ** (step // self.every)
+        return self.rate * self.factor ** (step // int(self.every))
 
 
-class exponential(NamedTuple):
+@dataclass(frozen=True)
+class exponential:
     """rate decay^(step / every): it falls by `decay` each `every` steps, smoothly"""
 
     rate: float
     decay: float
+    _: KW_ONLY
     every: int = 1
 
+    def __post_init__(self) -> None:
+        number("rate", self.rate, least=0)
+        number("decay", self.decay, least=0)
+        whole("every", self.every, 1)
+
     def __call__(self, step: int) -> float:
-        return float(self.rate * self.decay ** (step / self.every))
+        return float(self.rate * self.decay ** (step / int(self.every)))
 
 
-class cosine(NamedTuple):
-    """final + (rate - final) (1 + cos(pi step / steps)) / 2.     Source: Loshchilov and Hutter 2017, equation 5"""
+@dataclass(frozen=True)
+class _Ramp:
+    """What goes from `rate` to `final` in `steps` steps."""
 
     rate: float
     steps: int
+    _: KW_ONLY
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        number("rate", self.rate, least=0)
+        number("final", self.final, least=0)
+        whole("steps", self.steps, 1)
+
+
+class cosine(_Ramp):
+    """final + (rate - final) (1 + cos(pi step / steps)) / 2.     Source: Loshchilov and Hutter 2017, equation 5"""
+
     def __call__(self, step: int) -> float:
-        done = min(step / self.steps, 1.0)
+        done = min(step / int(self.steps), 1.0)
         return self.final + (self.rate - self.final) * (1 + math.cos(math.pi * done)) / 2
 
 
-class linear(NamedTuple):
+class linear(_Ramp):
     """rate + (final - rate) step / steps: by default down to zero"""
 
-    rate: float
-    steps: int
-    final: float = 0.0
-
     def __call__(self, step: int) -> float:
-        return self.rate + (self.final - self.rate) * min(step / self.steps, 1.0)
+        return self.rate + (self.final - self.rate) * min(step / int(self.steps), 1.0)
 
 
-class warmup(NamedTuple):
+@dataclass(frozen=True)
+class warmup:
     """From `start` in a straight line to the first value of `schedule` in `steps` steps, then `schedule` from its beginning"""
 
     schedule: Schedule
     steps: int
+    _: KW_ONLY
     start: float = 0.0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, type) or not callable(self.schedule):
+            given = shortened(self.schedule)
+            raise ValueError(f"schedule must be a function of the step, such as nn.schedules.constant(0.1), not {given}")
+        number("start", self.start, least=0)
+        whole("steps", self.steps, 1)
+
     def __call__(self, step: int) -> float:
-        if step >= self.steps:
-            return self.schedule(step - self.steps)
-        return self.start + (self.schedule(0) - self.start) * step / self.steps
+        steps = int(self.steps)
+        if step >= steps:
+            return self.schedule(step - steps)
+        return self.start + (self.schedule(0) - self.start) * step / steps

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import nnlite.layers
+from nnlite.arguments import listing, shortened
 from nnlite.atomic import write_whole
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
@@ -32,9 +33,8 @@ def save(model: "Sequential", path: str | PathLike[str]) -> None:
     from safetensors.numpy import save as to_bytes
 
     arrays = {name: np.ascontiguousarray(model.backend.to_host(view)) for name, view in _entries(model).items()}
-    frozen = sorted(slot.name for slot in model.vectors.trained if slot.frozen)
-    description = {"format": FORMAT, "model": describe(model), "passes": model.passes, "frozen": frozen}
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    whole = {"format": FORMAT, "model": describe(model), "passes": model.passes, "frozen": model.vectors.frozen_names}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     write_whole(path, to_bytes(arrays, metadata={"nnlite": text}))
 
 
@@ -48,8 +48,7 @@ def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: 
     try:
         model = _build_whole(description["model"], _classes(layers), arrays)
         _take(model, arrays, strict=True, path=path)
-        for name in description["frozen"]:
-            model.freeze(name)
+        model.set_frozen(set(map(str, description["frozen"])))
         model.passes = int(description["passes"])
     except FileError:
         raise
@@ -63,7 +62,7 @@ def _build_whole(description: dict[str, Any], classes: dict[str, type[Layer]], a
     in_shape = tuple(description["input_shape"])
     model: Sequential = build(description | {"input_shape": None}, classes)
     if type(model).__name__ != "Sequential":
-        raise FileError(f"its configuration describes {model!r}, no whole model")
+        raise FileError(f"its configuration describes {shortened(model)}, no whole model")
     model.declare_shapes(in_shape)
     declared = {f"{path}.{n}": p.shape for path, layer in walk(model.children()) for n, p in layer.declared.items()}
     if declared != {name: array.shape for name, array in arrays.items()}:
@@ -79,7 +78,8 @@ def load_weights(model: "Sequential", path: str | PathLike[str], strict: bool) -
 
 
 def describe(layer: Layer) -> dict[str, Any]:
-    """The layer's class and constructor's arguments: numbers, strings, None, layers, and lists of them, which become tuples.
+    """The layer's class and constructor's arguments: numbers, strings, None, layers, and lists and arrays of them, which
+    become tuples.
 
     A subclass of Sequential is described as a Sequential of its layers. An initialiser that is a function is left out: it
     cannot be saved, and the values that it gave are. Raises StateError for all else that JSON cannot hold.
@@ -98,9 +98,8 @@ def build(description: dict[str, Any], classes: dict[str, type[Layer]]) -> Any:
     arguments = {name: _decode(value, classes) for name, value in description.items() if name != "class"}
     kind = classes.get(description["class"])
     if kind is None:
-        raise FileError(
-            f"unknown layer {description['class']!r}: pass its class, nnlite.load(path, layers=[{description['class']}])"
-        )
+        name = str(description["class"])[:80]
+        raise FileError(f"unknown layer {name!r}: pass its class, nnlite.load(path, layers=[{name}])")
     names = [p.name for p in kind.arguments()]
     star = next((i for i, p in enumerate(kind.arguments()) if p.kind is p.VAR_POSITIONAL), None)
     if star is None:
@@ -123,18 +122,21 @@ def _classes(layers: Iterable[type[Layer]]) -> dict[str, type[Layer]]:
 def _encode(value: Any, layer: Layer, name: str) -> Any:
     if isinstance(value, Layer):
         return describe(value)
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if isinstance(value, list | tuple):
         return [_encode(v, layer, name) for v in value]
-    value = value.item() if isinstance(value, np.generic) else value
     if not isinstance(value, bool | int | float | str | None):
-        raise StateError(f"{type(layer).__name__} cannot be saved: its argument {name} is {value!r}")
+        raise StateError(f"{type(layer).__name__} cannot be saved: its argument {name} is {shortened(value)}")
     return value
 
 
 def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:
     if isinstance(value, dict):
         return build(value, classes)
-    return tuple(_decode(v, classes) for v in value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        values = [_decode(v, classes) for v in value]
+        return values if any(isinstance(v, Layer) for v in values) else tuple(values)
+    return value
 
 
 def read_tensors(path: str | PathLike[str], what: str) -> tuple[Arrays, dict[str, Any]]:
@@ -174,7 +176,7 @@ def _take(model: "Sequential", arrays: Arrays, strict: bool, path: Any) -> list[
     problems += [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
     problems += [f"{n} has shape {arrays[n].shape}, here {own[n].shape}" for n in sorted(wrong)]
     if strict and problems:
-        raise FileError(f"{path} does not fit this model: {'; '.join(problems)}")
+        raise FileError(f"{path} does not fit this model: {listing(problems, most=5, longest=80)}")
     taken = [n for n in own if n in arrays and n not in wrong]
     with model.updating():
         for name in taken:

@@ -14,7 +14,8 @@ from nnlite.errors import StateError
 from nnlite.layers.base import Context, Shape, Shard
 from nnlite.plan import Run
 from nnlite.steps import LayerStep
-from nnlite.workspace import Workspace, is_trained
+from nnlite.vectors import is_trained
+from nnlite.workspace import Workspace
 
 if TYPE_CHECKING:
     from nnlite.losses import Loss

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnlite.arguments import as_call
+from nnlite.arguments import as_call, choice, flag, whole
 from nnlite.callbacks import Callback
 from nnlite.check import check_parts, listed
 from nnlite.checkpoint import Folder
@@ -77,6 +77,7 @@ class Trainer:
         keep: int = 2,
         resume: bool = False,
         steps_per_epoch: int | None = None,
+        monitor: str | None = None,
     ) -> History:
         """Train for `epochs` more epochs and return the history, of these and of earlier calls.
 
@@ -94,11 +95,14 @@ class Trainer:
         that do not fit (DataError, ShapeError), two callbacks that both set the final weights (ValueError).
 
         checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs goes into a file there.
-        The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the epoch with the lowest
-        validation loss. Those of another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C
-        and SIGTERM then finish the step and write one before they end the process, or before a handler of your own is called:
-        if that returns, training goes on. Exceptions leave a checkpoint of the last whole step, but for NonFiniteError. Raises
-        FileError for a folder that cannot be written, StateError for a state that cannot be kept; see docs/checkpoints.md.
+        The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the best epoch. Those of
+        another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C and SIGTERM then finish
+        the step and write one before they end the process, or before a handler of your own is called: if that returns,
+        training goes on. Exceptions leave a checkpoint of the last whole step, but for NonFiniteError. Raises FileError for a
+        folder that cannot be written, StateError for a state that cannot be kept; see docs/checkpoints.md.
+        monitor: the column of the history that says which epoch is the best, such as "val_accuracy"; whether more of it is
+        better the metric says. Default: val_loss, without validation loss. Raises DataError for a name that the history will
+        not have, ValueError where no metric says what is better.
         resume: go on from the newest, in the middle of an epoch if need be, until `epochs` epochs are done in all, to the same
         bits as without the interruption; without any checkpoint start afresh. Raises StateError, naming the difference, for
         those of another model, optimiser, data set or setting, and FileError where all are damaged. Warns where the data are an
@@ -107,13 +111,15 @@ class Trainer:
         A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
         """
         source, held_out = as_source(data), None if validation is None else as_source(validation)
-        if nonfinite not in ("raise", "skip"):
-            raise ValueError(f'nonfinite must be "raise" or "skip", not {nonfinite!r}')
-        epochs, batch_size, seed = _whole("epochs", epochs), _whole("batch_size", batch_size, 1), _whole("seed", seed)
-        if checkpoint is None and (resume or every is not None):
-            raise ValueError("resume and every need checkpoint=, the folder of the checkpoints")
-        every = None if every is None else _whole("every", every, 1)
-        steps = None if steps_per_epoch is None else _whole("steps_per_epoch", steps_per_epoch, 1)
+        choice("nonfinite", nonfinite, "raise", "skip")
+        for name, value in (("shuffle", shuffle), ("progress", progress), ("resume", resume)):
+            flag(name, value)
+        epochs, batch_size = int(whole("epochs", epochs)), int(whole("batch_size", batch_size, 1))
+        seed = int(whole("seed", seed))
+        if checkpoint is None and (resume or every is not None or monitor is not None):
+            raise ValueError("resume, every and monitor need checkpoint=, the folder of the checkpoints")
+        every = None if every is None else int(whole("every", every, 1))
+        steps = None if steps_per_epoch is None else int(whole("steps_per_epoch", steps_per_epoch, 1))
         if epochs > 1 and steps is None and gives_once(source):
             raise DataError(
                 f"the training data, a {type(source).__name__}, can be gone through once: for {epochs} epochs give "
@@ -122,7 +128,7 @@ class Trainer:
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        Fit(self, source, held_out, progress, nonfinite, folder, every, steps, **order).run(epochs, resume)
+        Fit(self, source, held_out, progress, nonfinite, folder, every, steps, monitor, **order).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, Any]:
@@ -131,7 +137,7 @@ class Trainer:
         data: as `fit` takes them; an iterator is read to its end. The metrics of an epoch under way go on undisturbed.
         """
         source, backend = as_source(data), self.model.backend
-        batch_size, tally = _whole("batch_size", batch_size, 1), backend.tally()
+        batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
         x = None
         with self._metrics_anew():
             for x, t, w in batches(on_device(source, backend), batch_size):
@@ -167,7 +173,7 @@ class Trainer:
         of batches. Raises DataError for data that do not fit.
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
-        batch_size, augment = _whole("batch_size", batch_size, 1), list(augment)
+        batch_size, augment = int(whole("batch_size", batch_size, 1)), list(augment)
         parts = [self._predict(batch, augment) for batch in inputs(x, batch_size, len(self.model.in_shape))]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")
@@ -190,9 +196,3 @@ class Trainer:
     def results(self, without: Collection[str] = ()) -> dict[str, Any]:
         """The metrics over what they have seen since their `reset`, but for those of some names."""
         return {metric.name: metric.result() for metric in self.metrics if metric.name not in without}
-
-
-def _whole(name: str, value: Any, least: int = 0) -> int:
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, not {value!r}")
-    return int(value)

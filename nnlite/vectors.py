@@ -1,9 +1,11 @@
 """The flat vectors of a model: parameters, gradients, buffers; layers and names hold views of them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from nnlite.arguments import listing, shortened
 from nnlite.backend import Array, Backend, single_threaded_blas
 from nnlite.errors import ShapeError, StateError
 from nnlite.init import initial_values
@@ -47,6 +49,11 @@ def everything(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
         yield from everything(child, f"{path}.{name}" if path else name)
 
 
+def frozen_whole(model: Layer) -> set[str]:
+    """The paths of the layers inside that are another layer now, because they are frozen whole."""
+    return {path for path, layer in walk(model.children()) if layer.has_frozen_form and layer.is_frozen_whole}
+
+
 @contextmanager
 def unchanged_by_errors(layers: Iterable[Layer]) -> Iterator[None]:
     """Whatever fails in the block leaves these layers as they are now."""
@@ -68,9 +75,15 @@ def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
     for path, layer in layers:
         if id(layer) in seen:
             raise StateError(
-                f"the same {layer!r} object stands at {seen[id(layer)]} and {path}: make two layers, or copy.deepcopy it"
+                f"the same {shortened(layer)} object stands at {seen[id(layer)]} and {path}: "
+                "make two layers, or copy.deepcopy it"
             )
         seen[id(layer)] = path
+
+
+def is_trained(layer: Layer) -> bool:
+    """Whether any of its parameters is trained and not frozen."""
+    return any(p.trained and name not in layer.frozen for name, p in layer.declared.items())
 
 
 class Vectors:
@@ -110,6 +123,44 @@ class Vectors:
         part.buffers = self.buffers[place]
         part.refresh()
         return part
+
+    @property
+    def frozen_names(self) -> list[str]:
+        """What is frozen, parameters and statistics."""
+        return sorted(slot.name for slot in (*self.trained, *self.kept) if slot.frozen)
+
+    def freeze(self, pattern: str, statistics: bool) -> None:
+        """Freeze the parameters whose names match; with `statistics` also those of layers that are frozen whole then."""
+        matching = self._matching(pattern)
+        for slot in matching:
+            if slot.parameter.trained:
+                slot.layer.frozen.add(slot.attribute)
+        layers = {id(slot.layer): slot.layer for slot in matching}.values() if statistics else ()
+        whole = [layer for layer in layers if layer.has_frozen_form and not is_trained(layer)]
+        for layer in whole:
+            layer.frozen.update(layer.declared)
+        if not whole and not any(slot.parameter.trained for slot in matching):
+            raise ValueError(
+                f"{shortened(pattern)} matches only statistics: they are frozen with all parameters of their layer"
+            )
+
+    def unfreeze(self, pattern: str) -> None:
+        """Train the parameters whose names match again; the statistics of their layers go on."""
+        for slot in self._matching(pattern):
+            kept = {name for name, parameter in slot.layer.declared.items() if not parameter.trained}
+            slot.layer.frozen -= {slot.attribute, *kept}
+
+    def set_frozen(self, names: Collection[str]) -> None:
+        """Freeze what has these names, and nothing else."""
+        for slot in (*self.trained, *self.kept):
+            (slot.layer.frozen.add if slot.name in names else slot.layer.frozen.discard)(slot.attribute)
+
+    def _matching(self, pattern: str) -> list[Slot]:
+        slots = [slot for slot in (*self.trained, *self.kept) if fnmatchcase(slot.name, pattern)]
+        if not slots:
+            names = listing(slot.name for slot in self.trained)
+            raise ValueError(f"no parameter matches {shortened(pattern)}: the names are {names}")
+        return slots
 
     def clear_frozen(self) -> None:
         """Zero the gradients of what is frozen."""

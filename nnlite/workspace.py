@@ -7,7 +7,7 @@ from nnlite.backend.memory import Buffers, Memory
 from nnlite.layers.base import Context, Layer, Shard
 from nnlite.plan import Run
 from nnlite.steps import LayerStep
-from nnlite.vectors import Slot, shift
+from nnlite.vectors import Slot, is_trained, shift
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -167,8 +167,3 @@ def _what_they_read(model: "Sequential", paths: set[str]) -> list[Array]:
 def prepares(layer: Layer) -> bool:
     """Whether the layer has something to prepare."""
     return type(layer).prepare is not Layer.prepare
-
-
-def is_trained(layer: Layer) -> bool:
-    """Whether any of its parameters is trained and not frozen."""
-    return any(p.trained and name not in layer.frozen for name, p in layer.declared.items())

@@ -5,14 +5,16 @@ from functools import partial
 from typing import Any, Literal
 
 import nnlite as nn
+from nnlite.arguments import choice, shortened, whole
 
 CIFAR_MEAN, CIFAR_STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training images, by channel
 IMAGE = (32, 32, 3)
 tanh_gelu = partial(nn.GELU, "tanh")
 
 
-def tutorial_cnn(classes: int = 10, seed: int = 0) -> nn.Sequential:
+def tutorial_cnn(classes: int = 10, *, seed: int = 0) -> nn.Sequential:
     """The CNN of the TensorFlow tutorial on CIFAR-10: 122,570 parameters (https://www.tensorflow.org/tutorials/images/cnn)."""
+    whole("classes", classes, 1)
     init: dict[str, Any] = {"init": "glorot_uniform"}
     return nn.Sequential(
         nn.Normalize(mean=0, std=255),
@@ -35,6 +37,7 @@ def tutorial_cnn(classes: int = 10, seed: int = 0) -> nn.Sequential:
 
 def airbench(
     widths: tuple[int, int, int] = (64, 256, 256),
+    *,
     classes: int = 10,
     seed: int = 0,
     padding: Literal["valid", "same"] = "valid",
@@ -49,6 +52,8 @@ def airbench(
     Layer 1 is the whitening: give it its filters, `model[1].W = nn.init.whitening(images)(model[1].W.shape)`, of normalized
     images, and freeze them, `model.freeze("1.W")`. `examples/recipes.py` trains it.
     """
+    choice("padding", padding, "valid", "same")
+    whole("classes", classes, 1)
     return nn.Sequential(
         nn.Normalize(CIFAR_MEAN, CIFAR_STD),
         nn.Conv2D(24, 2, padding=padding),
@@ -72,15 +77,16 @@ def _airbench_group(width: int, activation: Callable[[], nn.Layer]) -> list[nn.L
     return [convolution(), nn.MaxPool2D(2), norm(), activation(), convolution(), norm(), activation()]
 
 
-def resnet(depth: int = 20, classes: int = 10, seed: int = 0) -> nn.Sequential:
+def resnet(depth: int = 20, *, classes: int = 10, seed: int = 0) -> nn.Sequential:
     """The ResNet for CIFAR of depth 6 n + 2, with pre-activation: widths 16, 32, 64, n blocks each.
 
     Sources: He et al. 2015, section 4.2; He et al. 2016, Identity Mappings in Deep Residual Networks. Raises ValueError for
     another depth.
     """
-    n, rest = divmod(depth - 2, 6)
-    if n < 1 or rest:
-        raise ValueError(f"the depth of a ResNet for CIFAR is 6 n + 2, such as 20, not {depth}")
+    whole("classes", classes, 1)
+    n, rest = divmod(int(whole("depth", depth, 8)) - 2, 6)
+    if rest:
+        raise ValueError(f"the depth of a ResNet for CIFAR is 6 n + 2, such as 20, not {shortened(depth)}")
     blocks = [_residual(width, stride=2 if i == 0 and width > 16 else 1) for width in (16, 32, 64) for i in range(n)]
     return nn.Sequential(
         nn.Normalize(CIFAR_MEAN, CIFAR_STD),
@@ -101,8 +107,9 @@ def _residual(width: int, stride: int) -> nn.Layer:
     return nn.Residual(*first, *second, shortcut=() if stride == 1 else nn.Conv2D(width, 1, stride=stride, bias=False))
 
 
-def vgg_small(widths: tuple[int, ...] = (64, 128, 256), classes: int = 10, seed: int = 0) -> nn.Sequential:
+def vgg_small(widths: tuple[int, ...] = (64, 128, 256), *, classes: int = 10, seed: int = 0) -> nn.Sequential:
     """Two 3 x 3 convolutions with batch norm and a pooling for each width.  Source: Simonyan and Zisserman 2015, section 2."""
+    whole("classes", classes, 1)
     layers: list[nn.Layer] = []
     for width in widths:
         layers += [layer for _ in range(2) for layer in (nn.Conv2D(width, 3, padding=1, bias=False), nn.BatchNorm(), nn.ReLU())]
@@ -111,9 +118,9 @@ def vgg_small(widths: tuple[int, ...] = (64, 128, 256), classes: int = 10, seed:
     return nn.Sequential(nn.Normalize(CIFAR_MEAN, CIFAR_STD), *layers, *head, input_shape=IMAGE, seed=seed)
 
 
-def mlp(sizes: tuple[int, ...], seed: int = 0) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], *, seed: int = 0) -> nn.Sequential:
     """Dense layers with ReLU between them.     sizes: inputs, hidden units, ..., outputs"""
-    if len(sizes) < 2:
-        raise ValueError(f"an MLP needs at least inputs and outputs, got sizes {sizes}")
+    if not isinstance(sizes, list | tuple) or len(sizes) < 2:
+        raise ValueError(f"sizes must be of inputs, hidden units and outputs, such as (784, 256, 10), not {shortened(sizes)}")
     hidden = [layer for units in sizes[1:-1] for layer in (nn.Dense(units), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Dense(sizes[-1], init="lecun_uniform"), input_shape=sizes[:1], seed=seed)

@@ -63,7 +63,17 @@ def pooling(draw, kind):
     size = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
     least = size if isinstance(size, int) else min(size)
     stride = draw(st.one_of(st.none(), pairs))
-    return [kind(size, stride, draw(st.integers(0, least - 1)))], (*draw(sizes), draw(small))
+    return [kind(size, stride, padding=draw(st.integers(0, least - 1)))], (*draw(sizes), draw(small))
+
+
+@st.composite
+def large_pooling(draw):
+    """Windows of many pixels: side by side, overlapping, padded, as large as the image."""
+    height, width = draw(st.integers(17, 20)), draw(st.integers(17, 40))
+    size = draw(st.sampled_from([4, 5, (4, 6), 7, (3, 9), (2, 16), (9, 3), (8, 8), 16, (16, 17), (height, width)]))
+    stride = draw(st.sampled_from([None, None, 1, 3, (2, 5), 17]))
+    padding = draw(st.integers(0, 1)) if stride else 0
+    return [nn.MaxPool2D(size, stride, padding=padding)], (height, width, draw(st.integers(1, 2)))
 
 
 @st.composite
@@ -131,6 +141,7 @@ CASES = {
     "Conv2D 3x3": three_by_three(),
     "Conv2D 1x1": one_by_one(),
     "MaxPool2D": pooling(nn.MaxPool2D),
+    "MaxPool2D large": large_pooling(),
     "AvgPool2D": pooling(nn.AvgPool2D),
     "GlobalAvgPool2D": fixed(lambda: [nn.GlobalAvgPool2D()], *IMAGES),
     "GlobalMaxPool2D": fixed(lambda: [nn.GlobalMaxPool2D()], *IMAGES),

@@ -59,15 +59,16 @@ def conv(a, W, b, delta, stride, padding, dilation, groups):
 
 
 def max_pool(a, delta, size, stride, padding):
+    """y, and da: each delta at the first pixel of its window that is largest, where NaN is larger than all."""
     size, stride, padding = both(size), both(stride), both(padding)
     (oh, ow), taps = positions(a.shape[1:3], size, stride, padding)
-    y, da = np.full((len(a), oh, ow, a.shape[3]), -np.inf), np.zeros(a.shape)
+    y, da = np.zeros((len(a), oh, ow, a.shape[3])), np.zeros(a.shape)
     for n, i, j, c in np.ndindex(*y.shape):
-        winner = None
-        for _, pixel in taps(i, j):
-            if pixel is not None and a[n, *pixel, c] > y[n, i, j, c]:
-                y[n, i, j, c], winner = a[n, *pixel, c], pixel
-        da[n, *winner, c] += delta[n, i, j, c]
+        pixels = [pixel for _, pixel in taps(i, j) if pixel is not None]
+        values = [a[n, *pixel, c] for pixel in pixels]
+        first = next((k for k, value in enumerate(values) if math.isnan(value)), values.index(max(values)))
+        y[n, i, j, c] = values[first]
+        da[n, *pixels[first], c] += delta[n, i, j, c]
     return y, da
 
 

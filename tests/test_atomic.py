@@ -46,7 +46,12 @@ def save_download(path):
             raise nn.FileError(str(error)) from error
 
 
-WRITERS = [save_model, save_table, save_plot, save_download]
+def save_log(path):
+    trainer = nn.Trainer(nn.Sequential(nn.Dense(2), input_shape=(3,)), nn.CrossEntropy(), nn.SGD(), [], [nn.CSVLog(path)])
+    trainer.fit((np.ones((4, 3), "float32"), np.zeros(4, int)), epochs=2, progress=False)
+
+
+WRITERS = [save_model, save_table, save_plot, save_download, save_log]
 writers = pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 
 
@@ -77,7 +82,7 @@ def test_links_are_followed(tmp_path, write):
 def test_a_file_keeps_its_mode_and_a_new_one_gets_that_of_open(tmp_path_factory, mode, umask):
     folder, before = tmp_path_factory.mktemp("modes"), os.umask(umask)
     try:
-        for write in (save_model, save_table, save_download):
+        for write in (save_model, save_table, save_download, save_log):
             old, new = folder / f"old {write.__name__}", folder / f"new {write.__name__}"
             old.write_bytes(b"old")
             old.chmod(mode)

@@ -77,12 +77,24 @@ def test_nnlites_own_metrics_say_what_is_better():
     assert nn.ConfusionMatrix().greater_is_better is nn.F1(average=None).greater_is_better is None, "no numbers"
 
 
+@pytest.mark.parametrize("kind", [nn.EarlyStopping, nn.ReduceOnPlateau])
 @pytest.mark.parametrize("monitor", ["val_acc", "accuracy ", "val_val_loss", "val_accuracy" * 99, "", None, 3])
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_name_that_the_history_will_not_have_is_refused_before_anything_is_done(tmp_path, monitor, checkpoint):
-    trainer = make_trainer([nn.Accuracy(), *(Figure(f"figure {i}" * 20) for i in range(20))], [nn.EarlyStopping(monitor)])
-    with pytest.raises(nn.DataError, match=r"watches .*, the history will have loss, accuracy, figure") as caught:
+def test_a_name_that_the_history_will_not_have_is_refused_before_anything_is_done(tmp_path, kind, monitor, checkpoint):
+    trainer = make_trainer([nn.Accuracy(), *(Figure(f"figure {i}" * 20) for i in range(20))], [kind(monitor)])
+    with pytest.raises(
+        nn.DataError, match=rf"{kind.__name__} watches .*, the history will have loss, accuracy, figure"
+    ) as caught:
         fit(trainer, checkpoint=tmp_path / "run" if checkpoint else None)
+    assert len(str(caught.value)) <= 600
+    assert trainer.steps == 0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [nn.EarlyStopping, nn.ReduceOnPlateau])
+def test_a_metric_that_does_not_say_what_is_better_is_refused_before_anything_is_done(tmp_path, kind):
+    trainer = make_trainer([Figure("figure" * 99)], [kind("val_" + "figure" * 99)])
+    with pytest.raises(ValueError, match=rf'watches .*give {kind.__name__} mode="max" or "min", or the metric') as caught:
+        fit(trainer, checkpoint=tmp_path / "run")
     assert len(str(caught.value)) <= 600
     assert trainer.steps == 0 and not list(tmp_path.iterdir())
 

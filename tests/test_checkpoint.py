@@ -255,7 +255,7 @@ OTHERS = {
     "model.dtype": lambda: (make_trainer(model=make_model(dtype="float64")), {}),
     "model.seed": lambda: (make_trainer(model=make_model(seed=1)), {}),
     "optimizer": lambda: (make_trainer(optimizer=nn.Adam(0.02)), {}),
-    "loss.label_smoothing": lambda: (make_trainer(loss=nn.CrossEntropy(0.1)), {}),
+    "loss.label_smoothing": lambda: (make_trainer(loss=nn.CrossEntropy(label_smoothing=0.1)), {}),
     "batch_size": lambda: (make_trainer(), {"batch_size": 9}),
     "seed": lambda: (make_trainer(), {"seed": 1}),
     "data.sha256": lambda: (make_trainer(), {"data": make_data(seed=5)}),

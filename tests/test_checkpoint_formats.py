@@ -41,7 +41,7 @@ def in_the_middle(killed=0):
 def stopped(patience=1):
     """Early stopping that has stopped after 2 epochs."""
     model = nn.Sequential(nn.Dense(3), input_shape=(4,))
-    stopping = nn.EarlyStopping("loss", patience, min_delta=10.0)
+    stopping = nn.EarlyStopping("loss", patience=patience, min_delta=10.0)
     return nn.Trainer(model, nn.CrossEntropy(), nn.AdamW(0.01), callbacks=[stopping])
 
 

@@ -99,7 +99,7 @@ def test_views_for_test_time_averaging():
 @given(shape=images_shape, padding=st.integers(1, 2))
 def test_crop_is_a_window_of_the_padded_image(mode, padded_by, shape, padding):
     images, (h, w, _) = pictures(20, shape), shape
-    result = RandomCrop(padding, mode)(images, np.arange(20), 0, 0)
+    result = RandomCrop(padding, mode=mode)(images, np.arange(20), 0, 0)
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode=padded_by)
     places = list(itertools.product(range(2 * padding + 1), repeat=2))
     for image, source in zip(result, padded, strict=True):
@@ -143,7 +143,7 @@ def test_draws_are_the_same_for_ever():
     assert [int(bits[0]) for bits in draws(np.array([7]), 3, 5, 1)] == [3_997_632_356, 1_720_950_625]
 
 
-@pytest.mark.parametrize("make", [lambda: RandomCrop(0), lambda: RandomCrop(4, "edge"), lambda: Cutout(0)])
+@pytest.mark.parametrize("make", [lambda: RandomCrop(0), lambda: RandomCrop(4, mode="edge"), lambda: Cutout(0)])
 def test_settings_that_make_no_sense(make):
     with pytest.raises(ValueError, match="must be"):
         make()
@@ -157,4 +157,4 @@ def test_images_without_channels_are_refused(augment):
 
 def test_reflection_needs_an_image_larger_than_the_padding():
     with pytest.raises(DataError, match=r"\(4, 8, 3\) are too small .* 4 pixels"):
-        RandomCrop(4, "reflect")(pictures(2, (4, 8, 3)), np.arange(2), 0, 0)
+        RandomCrop(4, mode="reflect")(pictures(2, (4, 8, 3)), np.arange(2), 0, 0)

@@ -17,7 +17,7 @@ DEFAULTS = {
     nn.LayerNorm: {"eps": 1e-5, "scale": True, "shift": True},
     nn.Residual: {"shortcut": ()},
     nn.Sequential: {"input_shape": None, "seed": 0, "dtype": "float32"},
-    nn.CrossEntropy: {"label_smoothing": 0.0, "class_weight": None},
+    nn.CrossEntropy: {"label_smoothing": 0.0, "class_weight": None, "ignore_index": None},
     nn.Huber: {"threshold": 1.0},
     nn.SGD: {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "clip_norm": None},
     nn.Adam: {"learning_rate": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None},

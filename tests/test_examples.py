@@ -99,16 +99,15 @@ def code_blocks(name):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["README.md", "docs/architecture.md", "docs/backprop.md", "docs/checkpoints.md", "docs/data.md", "docs/performance.md"],
-)
+WITH_A_GPU_OR_FOR_MINUTES = {"docs/gpu.md", "docs/ninety-percent.md"}
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("name", [page for page in PAGES if code_blocks(page) and page not in WITH_A_GPU_OR_FOR_MINUTES])
 def test_code_in_the_documents(name, tmp_path, monkeypatch):
-    blocks = code_blocks(name)
-    assert blocks
     monkeypatch.chdir(tmp_path)
     names = {}
-    for block in blocks:
+    for block in code_blocks(name):
         exec(block, names)
 
 

@@ -19,10 +19,10 @@ LOSSES = {
     "CrossEntropy": (nn.CrossEntropy(), LABELS),
     "CrossEntropy smoothed": (nn.CrossEntropy(label_smoothing=0.2), LABELS),
     "CrossEntropy class weights": (nn.CrossEntropy(class_weight=WEIGHTS), LABELS),
-    "CrossEntropy both": (nn.CrossEntropy(0.1, class_weight=WEIGHTS), LABELS),
+    "CrossEntropy both": (nn.CrossEntropy(label_smoothing=0.1, class_weight=WEIGHTS), LABELS),
     "CrossEntropy probabilities": (nn.CrossEntropy(), PROBABILITIES),
     "CrossEntropy shares that do not add up to 1": (nn.CrossEntropy(), UNIT),
-    "CrossEntropy probabilities, both": (nn.CrossEntropy(0.1, class_weight=WEIGHTS), PROBABILITIES),
+    "CrossEntropy probabilities, both": (nn.CrossEntropy(label_smoothing=0.1, class_weight=WEIGHTS), PROBABILITIES),
     "BinaryCrossEntropy": (nn.BinaryCrossEntropy(), UNIT),
     "MSE": (nn.MSE(), REALS),
     "MAE": (nn.MAE(), REALS),
@@ -118,7 +118,7 @@ def test_a_class_that_is_ruled_out_costs_nothing(smoothing):
     assert loss == pytest.approx(expected)
     np.testing.assert_allclose(delta, [[two[0, 0], 0, two[0, 1]], [0, two[1, 0], two[1, 1]]])
     for weight in (None, [1.0, 2.0, 3.0]):
-        criterion = nn.CrossEntropy(smoothing, class_weight=weight)
+        criterion = nn.CrossEntropy(label_smoothing=smoothing, class_weight=weight)
         assert criterion(ruled_out, [1, 2])[0] == inf
         with np.errstate(invalid="ignore"):
             for bad in (np.nan, inf):
@@ -126,9 +126,9 @@ def test_a_class_that_is_ruled_out_costs_nothing(smoothing):
 
 
 def test_lists_and_integers_are_logits_too():
-    wanted = nn.CrossEntropy(0.1)(np.array([[1.0, 2.0]]), np.array([0]))
+    wanted = nn.CrossEntropy(label_smoothing=0.1)(np.array([[1.0, 2.0]]), np.array([0]))
     for z in ([[1.0, 2.0]], [[1, 2]], np.array([[1, 2]])):
-        loss, delta = nn.CrossEntropy(0.1)(z, [0])
+        loss, delta = nn.CrossEntropy(label_smoothing=0.1)(z, [0])
         assert loss == wanted[0] and np.array_equal(delta, wanted[1])
         assert np.array_equal(nn.softmax(z), nn.softmax(np.array([[1.0, 2.0]])))
     for call in (lambda: nn.CrossEntropy()([["a", "b"]], [0]), lambda: nn.softmax([["a", "b"]])):

@@ -45,6 +45,9 @@ class Fails(nn.Callback):
     def on_fit_begin(self, trainer):
         troubles.at(f"fit begin {self.where}")
 
+    def on_epoch_begin(self, trainer):
+        troubles.at(f"epoch begin {self.where}")
+
     def on_step_end(self, trainer):
         troubles.at(f"step end {self.where}")
 
@@ -133,7 +136,7 @@ def outcome(trainer, without=()):
 
 
 STEP = ["step end first", "step end last", "metric", "source", "loss", "layer", "layer backward"]
-EPOCH = ["epoch end first", "epoch end last", "validation", "result"]
+EPOCH = ["epoch begin first", "epoch begin last", "epoch end first", "epoch end last", "validation", "result"]
 
 
 @given(place=st.sampled_from([*STEP, *EPOCH, "optimizer"]), n=st.integers(1, 11), every=st.sampled_from([None, 2, 5]))

@@ -100,12 +100,12 @@ def test_transfer():
         old(X)
 
 
-def test_frozen_parameters_have_no_gradient_and_statistics_go_on():
+def test_frozen_parameters_have_no_gradient_and_statistics_go_on_where_that_is_asked_for():
     model = make()
     model.loss_and_grad(X, T, nn.CrossEntropy())
     full = {name: g.copy() for name, g in model.named_grads().items()}
     for pattern in ("0.*", "[0-2].*", "5.*", "3.0.*", "3.shortcut.*", "*"):
-        model.freeze(pattern)
+        model.freeze(pattern, statistics=False)
         statistics = model.buffers.copy()
         model.loss_and_grad(X, T, nn.CrossEntropy())
         assert not np.array_equal(statistics, model.buffers)
@@ -199,16 +199,9 @@ def test_pass_id_decides_the_masks():
         ([nn.Residual(nn.Dense(3))], (4,), r"layer 0 .*\(3,\).*\(4,\)"),
         ([nn.Residual(nn.Conv2D(3, 9), nn.ReLU())], (4, 4, 3), r"layer 0 .*: layer 0 Conv2D\(3, 9\)"),
         ([nn.Conv2D(4, 3, groups=3)], (5, 5, 3), "groups=3"),
-        ([nn.Conv2D(4, 0)], (5, 5, 3), "kernel_size"),
-        ([nn.Conv2D(4, 3, groups=0)], (5, 5, 3), "groups=0"),
-        ([nn.Conv2D(0, 3)], (5, 5, 3), "0 filters"),
-        ([nn.Conv2D(4, 3, padding="full")], (5, 5, 3), "padding"),
-        ([nn.Conv2D(4, 3, padding=-1)], (5, 5, 3), "padding .* at least 0"),
-        ([nn.Conv2D(4, (3, 3, 3))], (5, 5, 3), "pair"),
         ([nn.MaxPool2D(2, padding=2)], (5, 5, 3), "padding 2"),
         ([nn.MaxPool2D(6)], (5, 5, 3), r"\(6, 6\)"),
         ([nn.Reshape((4, -1))], (5,), r"\(5,\)"),
-        ([nn.Reshape((-1, -1))], (1,), r"\(-1, -1\)"),
         ([nn.Normalize((1, 2), 1)], (5, 5, 3), "2 values"),
         ([nn.BatchNorm()], (5, 5), r"\(5, 5\)"),
         ([nn.GlobalAvgPool2D()], (5,), r"\(5,\)"),

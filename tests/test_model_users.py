@@ -164,3 +164,25 @@ def test_a_model_of_a_class_of_its_own_is_copied_whole():
 def test_training_is_the_second_argument_of_forward():
     model = nn.Sequential(nn.Dense(2), input_shape=(3,))
     model.backward(model.forward(np.ones((2, 3)), True))
+
+
+@pytest.mark.parametrize(
+    ("sample", "shape", "remedy", "put_right"),
+    [
+        ((5, 6, 1), (8, 5, 6), "x[..., None] adds the last axis, of one channel", lambda x: x[..., None]),
+        ((1,), (8,), "x[..., None] adds the last axis, of one channel", lambda x: x[..., None]),
+        ((5, 6, 3), (5, 6, 3), "x[None] is a batch of this one sample", lambda x: x[None]),
+        ((4,), (4,), "x[None] is a batch of this one sample", lambda x: x[None]),
+        ((5, 6, 3), (8, 3, 5, 6), "np.moveaxis(x, 1, -1) puts the channels last", lambda x: np.moveaxis(x, 1, -1)),
+        ((5, 6, 3), (8, 6, 5, 3), None, None),
+        ((5, 6, 3), (8, 5, 6), None, None),
+    ],
+)
+def test_inputs_without_an_axis_say_how_to_add_it(sample, shape, remedy, put_right):
+    model = nn.Sequential(nn.Flatten(), nn.Dense(2), input_shape=sample)
+    x, wanted = rng.standard_normal(shape), f"(N, {', '.join(map(str, sample))}), got {shape}"
+    with pytest.raises(nn.ShapeError) as caught:
+        model(x)
+    assert str(caught.value) == f"layer 0 Flatten(): expects inputs {wanted}{f': {remedy}' if remedy else ''}"
+    if put_right:
+        assert len(model(put_right(x))) in (1, 8)

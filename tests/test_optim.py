@@ -90,7 +90,9 @@ def make_muon():
     return nn.ParameterGroups({"*.W": nn.Muon(), "*": nn.SGD(0.1)})
 
 
-@pytest.mark.parametrize("make", [lambda: nn.SGD(0.1, 0.9, True, 0.01), nn.Adam, nn.AdamW, nn.RMSProp, make_muon])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01), nn.Adam, nn.AdamW, nn.RMSProp, make_muon]
+)
 def test_threads_and_blocks_change_no_bit(make):
     results = []
     for threads in (1, 2, 3):
@@ -167,7 +169,8 @@ def test_muon(momentum, nesterov, decay, renormalize, steps):
     model = nn.Sequential(
         nn.Conv2D(4, 3, bias=False), nn.Flatten(), nn.Dense(40, bias=False), nn.Dense(3), input_shape=(4, 4, 2), dtype="float64"
     )
-    optimizer = nn.Muon(0.1, momentum, nesterov, decay, renormalize, steps)
+    options = {"momentum": momentum, "nesterov": nesterov, "renormalize": renormalize}
+    optimizer = nn.Muon(0.1, weight_decay=decay, iterations=steps, **options)
     groups = nn.ParameterGroups({"*.W": optimizer, "*": nn.SGD(0.5)})
     rng, start = np.random.default_rng(0), {name: view.copy() for name, view in model.named_params().items()}
     gradients = {name: [] for name in start}

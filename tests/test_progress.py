@@ -182,6 +182,14 @@ def test_an_epoch_of_known_length_is_one_line(monkeypatch, capsys, options):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+def test_small_values_are_seen(capsys):
+    """And neither times nor learning rates: those are in the history."""
+    row = {"loss": 3.21e-5, "val_loss": -3.21e-5, "r2": 0.0, "mae": 1e-3, "f1": float("nan"), "learning_rate": 0.1}
+    progress.Lines("epoch 1", False, 0).end(row | {"learning_rate_*": 0.1, "seconds": 2.0, "samples_per_second": 45.0})
+    shown = ["loss 3.2100e-05", "val_loss -3.2100e-05", "r2 0.0000", "mae 0.0010", "f1 nan"]
+    assert capsys.readouterr().out.strip().split("  ") == ["epoch 1", *shown, "45 samples/s"]
+
+
 def test_lines_come_at_least_every_ten_minutes(monkeypatch, capsys):
     seconds = 0
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: seconds))

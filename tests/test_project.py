@@ -1,6 +1,7 @@
 """The project keeps its shape: floors, imports, start-up, packaging facts."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ FLOORS = [
     {"backend"},
     {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
     {"debug", "gradcheck", "model", "plan", "profile", "serialize", "shards", "steps", "summary", "vectors", "workspace"},
-    {"callbacks", "check", "checkpoint", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
-    | {"progress", "signals", "sources", "train", "zoo"},
+    {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
+    | {"monitor", "progress", "signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -92,3 +93,16 @@ def test_public_names_have_docstrings():
 def test_files_stay_readable():
     for path in modules():
         assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_no_text_names_the_distribution_of_somebody_else():
+    """`nnlite` on the package index is another project: ours is nnlite-numpy, in every requirement and every install line."""
+    other = re.compile(r"""(install|add)\b[^\n;&]*['"\s]nnlite(?![-\w./])|['"\s]nnlite\[""")
+    assert all(map(other.search, ("pip install nnlite", "uv add 'nnlite[test]'", '"nnlite[dev]"')))
+    assert not any(map(other.search, ("pip install 'nnlite-numpy[cuda12]'", 'pip install ".[test]"; import nnlite')))
+    folders = (ROOT / name for name in ("nnlite", "tests", "docs", "examples", "benchmarks", "requirements", ".ci"))
+    texts = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".md", ".txt", ".toml", ""}]
+    texts += [*ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile"]
+    for path in texts:
+        if path.is_file() and path.name != "test_project.py":
+            assert not other.search(path.read_text()), path

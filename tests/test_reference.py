@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import reference
-from cases import convolution, pooling, three_by_three, windows
-from hypothesis import given
+from cases import convolution, large_pooling, pooling, three_by_three, windows
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
@@ -39,19 +39,73 @@ def test_convolution(case, seed):
             assert_close(actual, wanted)
 
 
-@given(case=pooling(nn.MaxPool2D), seed=seeds, ties=st.booleans())
-def test_max_pool(case, seed, ties):
-    model, x, delta, z, dx = run(*case, seed, levels=2 if ties else None)
-    layer = model[0]
+def check_max_pool(layer, x, seed):
+    """Outputs and dx, to the last bit: all numbers are whole."""
+    model = nn.Sequential(layer, input_shape=x.shape[1:], dtype="float64")
+    z = model.forward(x, training=True)
+    delta = np.random.default_rng(seed).integers(-5, 6, z.shape).astype(float)
     stride = layer.size if layer.stride is None else layer.stride
-    for actual, wanted in zip((z, dx), reference.max_pool(x, delta, layer.size, stride, layer.padding), strict=True):
-        assert_close(actual, wanted)
+    y, da = reference.max_pool(x, delta, layer.size, stride, layer.padding)
+    assert np.array_equal(z, y, equal_nan=True) and np.array_equal(model(x), y, equal_nan=True)
+    assert np.array_equal(model.backward(delta), da)
 
 
-def test_max_pool_of_more_windows_than_a_byte_counts():
-    _, x, delta, z, dx = run([nn.MaxPool2D(17, 3)], (23, 20, 2), 0)
-    for actual, wanted in zip((z, dx), reference.max_pool(x, delta, 17, 3, 0), strict=True):
-        assert_close(actual, wanted)
+any_pooling = st.one_of(pooling(nn.MaxPool2D), large_pooling())
+LEVELS = [[0.0, 1.0], [-np.inf, 0.0], [-np.inf], [np.nan, 0.0, 1.0], [np.nan, np.inf, -np.inf], range(-9, 9)]
+
+
+@settings(max_examples=60)
+@given(case=any_pooling, seed=seeds, levels=st.sampled_from(LEVELS))
+def test_max_pool(case, seed, levels):
+    """Ties, and what is smaller or larger than every number, at borders as inside."""
+    (layer,), shape = case
+    check_max_pool(layer, np.random.default_rng(seed).choice(list(levels), (2, *shape)), seed)
+
+
+@settings(max_examples=60)
+@given(case=any_pooling, seed=seeds)
+def test_max_pool_of_a_single_bad_pixel(case, seed):
+    (layer,), shape = case
+    draw = np.random.default_rng(seed)
+    x = draw.integers(0, 50, (2, *shape)).astype(float)
+    x[tuple(draw.integers(0, x.shape))] = draw.choice([np.nan, -np.inf, np.inf])
+    check_max_pool(layer, x, seed)
+
+
+@given(case=any_pooling, seed=seeds, bad=st.sampled_from([np.inf, -np.inf, np.nan]))
+def test_a_bad_delta_reaches_only_the_pixels_that_won(case, seed, bad):
+    """0 times infinity is NaN: no delta is multiplied by zero."""
+    (layer,), shape = case
+    draw = np.random.default_rng(seed)
+    model, x = nn.Sequential(layer, input_shape=shape, dtype="float64"), draw.standard_normal((2, *shape))
+    delta = np.ones((2, *model.out_shape))
+    delta[tuple(draw.integers(0, delta.shape))] = bad
+    model.forward(x, training=True)
+    assert (~np.isfinite(model.backward(delta))).sum() == 1
+
+
+@pytest.mark.parametrize("size", [17, 24])
+def test_max_pool_of_more_pixels_than_a_byte_counts(size):
+    check_max_pool(nn.MaxPool2D(size, 3), np.random.default_rng(0).integers(0, 999, (2, 26, 25, 2)).astype(float), 0)
+
+
+@given(case=large_pooling(), training=st.booleans())
+def test_no_turn_for_each_pixel_of_a_large_window(case, training):
+    (layer,), shape = case
+    model, calls = nn.Sequential(layer, input_shape=shape), []
+    (kh, kw), x = model[0].plan.window.kernel, np.zeros((2, *shape))
+
+    class Counting:
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(np, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.backend), "xp", Counting())
+        z = model.forward(x, training=training)
+        if training:
+            model.backward(z)
+    assert calls and (kh * kw < 50 or len(calls) < 5 * (kh + kw) + 20)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.5, 2.0), ((1.0, -1.0), (0.5, 3.0)), (0, 4)])

@@ -90,7 +90,7 @@ class Calls(nn.Callback):
     def __init__(self):
         self.calls = []
 
-    def on_check(self, trainer, columns):
+    def check(self, trainer, columns):
         self.calls.append(("check", trainer.epochs))
 
     def on_fit_begin(self, trainer):
@@ -111,6 +111,30 @@ def test_callbacks_begin_after_the_counters_are_put_back_and_load_after_that(tmp
     calls = Calls()
     fit(make([calls]), tmp_path, resume=True)
     assert calls.calls == [("check", 0), ("begin", 1, 6, 1), ("load", 7), ("end", 3)]
+
+
+class Faster(nn.Callback):
+    """Changes the rate before each epoch, and may evaluate there, which is no part of the epoch."""
+
+    def __init__(self, evaluates=True):
+        self.evaluates = evaluates
+
+    def on_epoch_begin(self, trainer):
+        trainer.optimizer.learning_rate *= 1 + trainer.epochs
+        if self.evaluates:
+            trainer.evaluate((X[:5], T[:5]))
+
+
+@given(places=st.lists(st.integers(1, 15), min_size=1, max_size=3), every=st.sampled_from([None, 1, 2]))
+def test_an_epoch_that_goes_on_in_its_middle_does_not_begin_again(tmp_path_factory, places, every):
+    folder, expected = tmp_path_factory.mktemp("run"), fit(make([Faster(evaluates=False)], [nn.Accuracy()]))
+    for place in places:
+        with suppress(Killed):
+            fit(make([Faster(), KillAt(place)], [nn.Accuracy()]), folder, every=every, resume=True)
+    trainer = fit(make([Faster()], [nn.Accuracy()]), folder, every=every, resume=True)
+    assert np.array_equal(trainer.model.params, expected.model.params)
+    assert all(trainer.history[name] == expected.history[name] for name in ("loss", "accuracy", "learning_rate"))
+    assert trainer.history["learning_rate"] == [0.03, 0.03 * 2, 0.03 * 2 * 3]
 
 
 def test_a_log_is_not_begun_anew(tmp_path):
@@ -134,7 +158,7 @@ def average(decay=0.9):
 
 
 def stopping(monitor="loss", patience=9, mode=None):
-    return nn.EarlyStopping(monitor, patience, mode=mode, restore_best=False)
+    return nn.EarlyStopping(monitor, patience=patience, mode=mode, restore_best=False)
 
 
 ACCEPTED = {
@@ -229,7 +253,7 @@ def test_it_stays_so_when_the_epoch_is_interrupted_again(tmp_path):
 @pytest.mark.parametrize("same_process", [False, True])
 def test_a_stopped_run_goes_on_with_more_patience(tmp_path, same_process, capsys):
     def stopping(patience):
-        return nn.EarlyStopping("loss", patience, min_delta=10.0)
+        return nn.EarlyStopping("loss", patience=patience, min_delta=10.0)
 
     first = fit(make([stopping(2)]), tmp_path, epochs=12)
     assert first.epochs == 3 and first.stopped

@@ -49,7 +49,7 @@ def whole_training(threads):
     images = data.train.images[:, ::2, ::2]
     train = nn.data.Dataset(images, data.train.labels).augmented(nn.data.RandomFlip(), nn.data.RandomCrop(2))
     optimizer = nn.AdamW(nn.schedules.cosine(1e-2, steps=10), clip_norm=1.0)
-    trainer = nn.Trainer(model, nn.CrossEntropy(0.1), optimizer, metrics=[nn.Accuracy()])
+    trainer = nn.Trainer(model, nn.CrossEntropy(label_smoothing=0.1), optimizer, metrics=[nn.Accuracy()])
     history = trainer.fit(train, epochs=2, batch_size=64, validation=(images[:70], data.train.labels[:70]), progress=False)
     columns = [history[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
     return [model.params.copy(), model.buffers.copy(), trainer.predict(images), np.array(columns)]

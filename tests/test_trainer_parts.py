@@ -70,6 +70,56 @@ def test_a_metric_without_a_name_and_a_model_without_values():
         make("model", nn.Sequential(nn.Dense(3)))
 
 
+# ---- hooks by names of other libraries
+
+HOOKS = ["on_fit_begin", "on_epoch_begin", "on_step_end", "on_epoch_end", "on_fit_end"]
+ELSEWHERE = {
+    "on_train_begin": "on_fit_begin", "on_train_end": "on_fit_end", "on_batch_end": "on_step_end",
+    "on_train_batch_end": "on_step_end", "on_epoch_start": "on_epoch_begin", "on_train_epoch_start": "on_epoch_begin",
+    "on_train_epoch_end": "on_epoch_end", "on_validation_end": "on_epoch_end", "on_fit_start": "on_fit_begin",
+}  # fmt: skip
+
+
+def with_hooks(*names, base=nn.Callback):
+    return type("Log", (base,), dict.fromkeys(names, lambda self, *given: None))()
+
+
+def with_inherited_hooks(*names):
+    return with_hooks(base=type("Base", (with_hooks(*names, base=nn.EarlyStopping).__class__,), {}))
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("give", [with_hooks, with_inherited_hooks])
+def test_a_hook_of_another_library_is_refused_and_the_right_one_named(name, give):
+    with pytest.raises(ValueError, match=rf"Log\(.* has {name}, which nnlite does not call: {name} is {ELSEWHERE[name]} here"):
+        make("callbacks", give(name, "on_epoch_end"))
+
+
+@given(names=st.sets(st.from_regex(r"on_[a-z_]{1,80}", fullmatch=True) | st.sampled_from([*ELSEWHERE, *HOOKS]), max_size=30))
+def test_so_is_every_method_that_is_called_like_one(names):
+    if names <= set(HOOKS):
+        make("callbacks", with_hooks(*names))
+        return
+    with pytest.raises(ValueError, match=f"which nnlite does not call: .*the hooks are {', '.join(HOOKS)}$") as caught:
+        make("callbacks", with_hooks(*names))
+    assert len(str(caught.value)) <= 600
+
+
+def test_attributes_and_other_methods_are_the_users_own():
+    class Mine(nn.Callback):
+        on_the_way = 3
+
+        def __init__(self, on_best=print):
+            self.on_best = on_best
+
+        def once(self):
+            """No hook."""
+
+        _on_train_begin = once
+
+    make("callbacks", Mine())
+
+
 # ---- probabilities into a loss of logits
 
 
@@ -118,7 +168,7 @@ def test_logits_are_logits(layers):
 
 SHOWN = [
     (nn.CrossEntropy(), "CrossEntropy()"),
-    (nn.CrossEntropy(0.1, class_weight=[1, 2]), "CrossEntropy(label_smoothing=0.1, class_weight=[1, 2])"),
+    (nn.CrossEntropy(label_smoothing=0.1, class_weight=[1, 2]), "CrossEntropy(label_smoothing=0.1, class_weight=[1, 2])"),
     (nn.Huber(2.0), "Huber(threshold=2.0)"),
     (nn.Adam(), "Adam()"),
     (nn.SGD(0.1, momentum=0.9), "SGD(learning_rate=0.1, momentum=0.9)"),
@@ -131,6 +181,8 @@ SHOWN = [
     (nn.F1(None), "F1(average=None)"),
     (nn.ConfusionMatrix(4), "ConfusionMatrix(n_classes=4)"),
     (nn.EarlyStopping("loss", mode="min"), "EarlyStopping(monitor='loss', mode='min')"),
+    (nn.ReduceOnPlateau(patience=3, mode="max"), "ReduceOnPlateau(patience=3, mode='max')"),
+    (nn.CSVLog("out/log.csv"), "CSVLog('out/log.csv')"),
     (nn.WeightAverage(None), "WeightAverage(decay=None)"),
     (nn.Callback(), "Callback()"),
 ]
@@ -154,8 +206,8 @@ def test_long_arguments_are_shortened(size, kind):
             self.values, self.more, self.other, self.forgotten = values, more, other, 1
 
     values = kind(range(size))
-    for thing in (nn.CrossEntropy(class_weight=values), Mine(values, values, other=values)):
-        assert len(repr(thing)) <= 300
+    things = [Mine(values, values, other=values)] + ([] if kind is str else [nn.CrossEntropy(class_weight=values)])
+    assert all(len(repr(thing)) <= 300 for thing in things)
 
 
 def test_what_does_not_keep_its_arguments_shows_itself_too():

@@ -6,12 +6,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from nnlite.backend.conv import ConvPlan
-from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
+from nnlite.backend.pool import AveragePoolPlan, BlockMaxPoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 
 CANCELLED = 1e-3  # the share of a sum of squares that deviations from the mean must at least be, to come from it
+LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
 MANY = 1 << 20  # rows that constants are made ready for
 _PART = 1 << 16  # values that are summed in their own dtype: float32 loses no digits over so many
 _SMALL = 1e-30
@@ -168,9 +169,10 @@ class Backend:
         """The algorithm for a convolution of this shape, with a max-pooling behind it: a rule of the shape, never a timing."""
         return ConvPlan(self, window, filters, groups, bias, pool)
 
-    def max_pool_plan(self, window: Window) -> MaxPoolPlan:
+    def max_pool_plan(self, window: Window) -> MaxPoolPlan | BlockMaxPoolPlan:
         """The algorithm for max-pooling."""
-        return MaxPoolPlan(self, window)
+        is_large = window.is_blockwise and math.prod(window.kernel) > LARGE
+        return BlockMaxPoolPlan(self, window) if is_large else MaxPoolPlan(self, window)
 
     def average_pool_plan(self, window: Window) -> AveragePoolPlan:
         """The algorithm for average-pooling."""
@@ -197,7 +199,7 @@ class Backend:
         xp, m = self.xp, float(sum(rows for rows, _, _ in parts))
         n = xp.asarray([float(rows) for rows, _, _ in parts])[:, None]
         means = xp.stack([mean for _, mean, _ in parts]).astype("float64")
-        mean = (n * means).sum(axis=0) / m
+        mean = means[0] + (n * (means - means[0])).sum(axis=0) / m  # exact for equal ones
         squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
         var = squares / m
         return m, mean, var * m / max(m - 1, 1), (1 / xp.sqrt(var + eps)).astype(parts[0][1].dtype)

@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from nnlite.backend.arrays import host_array
 from nnlite.backend.base import Backend, Normalization
 from nnlite.backend.conv import ConvPlan, GroupedPlan
 from nnlite.backend.cublas import Products
@@ -44,6 +45,8 @@ class CupyBackend(Backend):
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """A real numeric array on the device; host data is moved."""
+        if not hasattr(x, "__cuda_array_interface__"):
+            x = host_array(x, dtype)
         array: Array = self.xp.asarray(x, dtype)
         if array.dtype.kind not in "biuf":
             raise DataError(f"expects real numbers, got an array of {array.dtype}")
@@ -344,7 +347,7 @@ def _import_cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise DeviceError("device 'cuda' needs CuPy: pip install 'nnlite[cuda12]' or 'nnlite[cuda13]'") from error
+        raise DeviceError("device 'cuda' needs CuPy: pip install 'nnlite-numpy[cuda12]' or 'nnlite-numpy[cuda13]'") from error
     if not cupy.cuda.is_available():
         raise DeviceError("device 'cuda': CuPy is installed, but there is no usable CUDA driver or device")
     return cupy

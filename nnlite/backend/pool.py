@@ -1,8 +1,10 @@
-"""Max and average pooling: elementwise passes over the taps of a window. Images are (N, H, W, C), in any order in memory."""
+"""Max and average pooling. Images are (N, H, W, C), in any order in memory."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnlite.backend.window import Array, Window
 
@@ -10,9 +12,12 @@ if TYPE_CHECKING:
     from nnlite.backend.base import Backend
     from nnlite.backend.memory import Memory
 
+# Taps of a window up to which visiting them one by one is fastest, forward and backward.
+FEW, FEW_BACKWARD = 9, 49
+
 
 class _PoolPlan:
-    """What both kinds of pooling share: padding, and spreading deltas back over overlapping windows."""
+    """What all kinds of pooling share."""
 
     def __init__(self, backend: "Backend", window: Window) -> None:
         self.backend, self.window = backend, window
@@ -42,43 +47,158 @@ class _PoolPlan:
         return self.backend.scratch_batch("padded", shape, dtype) if self.window.is_padded else self._out(shape, dtype, out)
 
 
+class Tap(NamedTuple):
+    """A place in a window: its number, counted from the last one, the outputs that meet a pixel there, and these pixels."""
+
+    number: int
+    outputs: tuple[slice, ...]
+    pixels: tuple[slice, ...]
+
+
 class MaxPoolPlan(_PoolPlan):
-    """y = the largest of each window; of equal ones the first takes the delta."""
+    """y = the largest pixel of each window. The delta goes to the first of equal ones, and to the first NaN where there is one.
+
+    Padding is never looked at: a tap has only the outputs whose pixel there lies in the image. Taps are visited from the last
+    to the first, so that of equal pixels the one with the larger number wins. Of a window with many taps first the largest of
+    each of its rows is found, then the largest of these.
+    """
+
+    is_large = False
+
+    def __init__(self, backend: "Backend", window: Window) -> None:
+        super().__init__(backend, window)
+        (kh, kw), every = window.kernel, slice(None)
+        rows, columns = window.taps_inside(0), window.taps_inside(1)
+        self.rows = [Tap((kh - 1 - i) * kw, (every, y), (every, pixels)) for i, y, pixels in rows]
+        self.columns = [Tap(kw - 1 - j, (every, every, x), (every, every, pixels)) for j, x, pixels in columns]
+        self.count = kh * kw
+        self.number = f"uint{8 if self.count <= 1 << 8 else 16 if self.count <= 1 << 16 else 32}"
+
+    @cached_property
+    def all_taps(self) -> list[Tap]:
+        """All of them, row by row."""
+        return [
+            Tap(row.number + column.number, (*row.outputs, column.outputs[2]), (*row.pixels, column.pixels[2]))
+            for row, column in product(self.rows, self.columns)
+        ]
 
     def forward(self, a: Array, memory: "Memory", out: Array | None) -> Array:
-        """(N, H, W, C) -> (N, OH, OW, C); keeps which tap won, one byte each."""
-        xp, padded = self.backend.xp, self._pad(a, -math.inf)
-        y = self._out((len(a), *self.out_shape), a.dtype, out)
-        best, *others = (padded[tap] for tap in self.window.taps)
-        if memory.training:
-            winner = memory.persist_batch("winner", y.shape, xp.uint8 if len(others) < 255 else xp.int32)
+        """(N, H, W, C) -> (N, OH, OW, C); keeps the number of the tap that won."""
+        xp, y = self.backend.xp, self._out((len(a), *self.out_shape), a.dtype, out)
+        winner = memory.persist_batch("winner", y.shape, self.number) if memory.training else None
+        self._largest(a, y, winner)
+        if winner is not None:
+            is_nan = xp.isnan(y, out=self.backend.scratch_batch("nan", y.shape, "bool"))
+            if is_nan.any():  # it is larger than every number, but no comparison says so
+                of_nan = xp.empty_like(winner)
+                self._largest(xp.isnan(a).astype(a.dtype), xp.empty_like(y), of_nan)
+                xp.copyto(winner, of_nan, where=is_nan)
+        return y
+
+    def _largest(self, a: Array, y: Array, winner: Array | None) -> None:
+        down, across = (any(pads) for pads in self.window.padding)
+        if self.count <= FEW:
+            self._sweep(self.all_taps, down or across, a, y, winner)
+            return
+        shape = (*a.shape[:2], *y.shape[2:])
+        of_rows = self.backend.scratch_batch("largest of rows", shape, a.dtype)
+        winners = None if winner is None else self.backend.scratch_batch("winners of rows", shape, self.number)
+        self._sweep(self.columns, across, a, of_rows, winners)
+        self._sweep(self.rows, down, of_rows, y, winner, winners)
+
+    def _sweep(
+        self, taps: list[Tap], padded: bool, a: Array, y: Array, winner: Array | None, numbers: Array | None = None
+    ) -> None:
+        """y = the largest at these taps of a; winner: the number of that tap, and what `numbers` has there for a."""
+        xp, best = self.backend.xp, y
+        if winner is not None:
+            mask, room = (self.backend.scratch_batch(name, y.shape, d) for name, d in (("mask", "bool"), ("room", self.number)))
             winner[...] = 0
-            mask, number = (
-                self.backend.scratch_batch(name, y.shape, d) for name, d in (("mask", "bool"), ("tap", winner.dtype))
-            )
-        for k, candidate in enumerate(others, start=1):
-            if memory.training:
-                xp.multiply(xp.greater(candidate, best, out=mask), winner.dtype.type(k), out=number)
-                xp.maximum(winner, number, out=winner)
-            best = xp.maximum(best, candidate, out=y)
-        if not others:
+        if padded:
+            y[...] = -math.inf
+        else:  # all outputs meet the last tap
+            *taps, last = taps
+            best = a[last.pixels]
+            if winner is not None and numbers is not None:
+                winner[...] = numbers[last.pixels]
+        for number, outputs, pixels in reversed(taps):
+            candidate, current = a[pixels], best[outputs]
+            if winner is not None:
+                own = winner.dtype.type(number) if numbers is None else xp.add(numbers[pixels], number, out=room[outputs])
+                won = xp.greater_equal(candidate, current, out=mask[outputs])
+                xp.maximum(winner[outputs], xp.multiply(won, own, out=room[outputs]), out=winner[outputs])
+            xp.maximum(candidate, current, out=y[outputs])
+            best = y
+        if best is not y:
             y[...] = best
+
+    def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:
+        """Each delta goes to the pixel that won its window."""
+        winner, tiles = memory.kept("winner"), self.window.tiles_exactly
+        da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
+        if self.count > FEW_BACKWARD:
+            da[...] = self._scattered(delta, winner)
+            return da
+        xp, size = self.backend.xp, delta.shape
+        mask, part = (self.backend.scratch_batch(name, size, d) for name, d in (("mask", "bool"), ("part", delta.dtype)))
+        if not tiles:
+            da[...] = 0
+        for number, outputs, pixels in self.all_taps:
+            won, target = xp.equal(winner[outputs], number, out=mask[outputs]), da[pixels]  # type: ignore[index]
+            if tiles:
+                _where(xp, won, delta[outputs], target)
+            else:
+                target += _where(xp, won, delta[outputs], part[outputs])
+        return da
+
+    def _scattered(self, delta: Array, winner: Any) -> Array:
+        """Each delta added to its pixel, whose place in memory follows from the number of the tap."""
+        xp, window, (n, *_) = self.backend.xp, self.window, delta.shape
+        flat = self.backend.zeros(n * math.prod(window.in_shape), delta.dtype)
+        da = self.backend.lay_out(flat, (n, *window.in_shape))
+        taps = xp.divmod(self.count - 1 - winner.astype("int64"), window.kernel[1])
+        images, *places, channels = xp.ogrid[tuple(slice(size) for size in delta.shape)]
+        axes = zip(places, taps, window.stride, window.dilation, window.padding, strict=True)
+        pixels = [place * stride + tap * dilation - before for place, tap, stride, dilation, (before, _) in axes]
+        index = sum(i * (step // da.itemsize) for i, step in zip((images, *pixels, channels), da.strides, strict=True))
+        xp.add.at(flat, index.ravel(), delta.ravel())
+        return da
+
+
+class BlockMaxPoolPlan(_PoolPlan):
+    """The same for large windows side by side, such as whole images: the axes of the image cut into blocks, and reduced."""
+
+    is_large = True
+
+    def forward(self, a: Array, memory: "Memory", out: Array | None) -> Array:
+        """(N, H, W, C) -> (N, OH, OW, C); keeps row and column of the pixels that won."""
+        xp, (kh, kw), (oh, ow, c) = self.backend.xp, self.window.kernel, self.out_shape
+        blocks = a[:, : oh * kh, : ow * kw].reshape(len(a), oh, kh, ow, kw, c)
+        of_rows = blocks.max(axis=4)
+        y = of_rows.max(axis=2, out=self._out((len(a), oh, ow, c), a.dtype, out))
+        if memory.training:
+            i = of_rows.argmax(axis=2)
+            row = xp.take_along_axis(blocks, i[:, :, None, :, None], axis=2)  # (N, OH, 1, OW, kw, C)
+            j = row.argmax(axis=4)[:, :, 0]
+            _, places_down, places_across, _ = xp.ogrid[tuple(slice(size) for size in y.shape)]
+            memory.keep("winner", (places_down * kh + i, places_across * kw + j))
         return y
 
     def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:
         """Each delta goes to the pixel that won its window."""
-        xp, winner = self.backend.xp, memory.kept("winner")
-        da = self._padded_target(len(delta), delta.dtype, out)
-        mask, part = (self.backend.scratch_batch(name, delta.shape, d) for name, d in (("mask", "bool"), ("part", delta.dtype)))
-        if not self.window.tiles_exactly:
-            da[...] = 0
-        for k, tap in enumerate(self.window.taps):
-            target = da[tap]
-            if self.window.tiles_exactly:
-                xp.multiply(delta, xp.equal(winner, k, out=mask), out=target)
-            else:
-                target += xp.multiply(delta, xp.equal(winner, k, out=mask), out=part)
-        return self._unpad(da, out)
+        da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
+        da[...] = 0
+        images, _, _, channels = self.backend.xp.ogrid[tuple(slice(size) for size in delta.shape)]
+        rows, columns = memory.kept("winner")  # type: ignore[misc]
+        da[images, rows, columns, channels] = delta
+        return da
+
+
+def _where(xp: Any, mask: Array, delta: Array, out: Array) -> Array:
+    """delta where the mask is true, else 0; as integers, because 0 times infinity is NaN."""
+    bits = f"i{delta.itemsize}"
+    xp.multiply(delta.view(bits), mask, out=out.view(bits))
+    return out
 
 
 def max_of_taps(xp: Any, taps: Sequence[Array], memory: "Memory", out: Array, name: str = "larger") -> None:

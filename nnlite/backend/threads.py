@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from weakref import WeakSet
 
+from nnlite.arguments import shortened, whole
 from nnlite.backend.blas import single_threaded_blas
 
 _local = threading.local()
@@ -74,7 +75,7 @@ def _default_threads() -> int:
     given = os.environ.get("NNLITE_NUM_THREADS")
     if given is not None:
         if not given.isdigit() or int(given) < 1:
-            raise ValueError(f"NNLITE_NUM_THREADS must be a positive integer, not {given!r}")
+            raise ValueError(f"NNLITE_NUM_THREADS must be a positive integer, not {shortened(given)}")
         return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -90,9 +91,7 @@ def set_num_threads(threads: int) -> None:
     Default: `NNLITE_NUM_THREADS` where it is set, else the cores that this process may use.
     Raises ValueError for anything but a positive integer.
     """
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ValueError(f"the number of threads must be a positive integer, not {threads!r}")
-    _crew.threads = threads
+    _crew.threads = int(whole("threads", threads, 1))
 
 
 def get_num_threads() -> int:

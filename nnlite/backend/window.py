@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
+from nnlite.arguments import shortened
 from nnlite.errors import ShapeError
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -11,12 +12,10 @@ Pair = tuple[int, int]
 Padding = int | Pair | Literal["same", "valid"]
 
 
-def pair(value: int | Pair, name: str, least: int = 1) -> Pair:
-    """An int for both axes, or (height, width); raises ShapeError below `least`."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in both):
-        raise ShapeError(f"{name} must be an integer or a pair of integers of at least {least}, not {value!r}")
-    return both[0], both[1]
+def both(value: int | Pair) -> Pair:
+    """(height, width) from a number for both, or from a pair."""
+    height, width = value if isinstance(value, list | tuple) else (value, value)
+    return int(height), int(width)
 
 
 class Window:
@@ -37,10 +36,10 @@ class Window:
         padding: Padding = 0,
         dilation: int | Pair = 1,
     ) -> "Window":
-        """Resolve the user's spelling; raises ShapeError where it makes no sense for images of `in_shape`."""
+        """Resolve the user's spelling; raises ShapeError where it does not fit images of `in_shape`."""
         if len(in_shape) != 3:
-            raise ShapeError(f"expects images of shape (height, width, channels), got {in_shape}")
-        k, s, d = pair(kernel, "kernel_size"), pair(stride, "stride"), pair(dilation, "dilation")
+            raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
+        k, s, d = both(kernel), both(stride), both(dilation)
         pads = _resolve_padding(in_shape[:2], k, s, d, padding)
         window = cls((in_shape[0], in_shape[1], in_shape[2]), k, s, d, pads)
         if min(window.out_size) < 1:
@@ -80,6 +79,18 @@ class Window:
             for i in range(self.kernel[0])
             for j in range(self.kernel[1])
         ]
+
+    def taps_inside(self, axis: int) -> list[tuple[int, slice, slice]]:
+        """For each place in the kernel along an axis that meets the image: it, the outputs that meet a pixel, and these."""
+        size, out, stride = self.in_shape[axis], self.out_size[axis], self.stride[axis]
+        taps = list[tuple[int, slice, slice]]()
+        for tap in range(self.kernel[axis]):
+            first = tap * self.dilation[axis] - self.padding[axis][0]
+            start, stop = max(0, -(first // stride)), min(out, (size - 1 - first) // stride + 1)
+            if start < stop:
+                pixels = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
+                taps.append((tap, slice(start, stop), pixels))
+        return taps
 
     @cached_property
     def plane_size(self) -> Pair:
@@ -151,9 +162,7 @@ def _resolve_padding(size: tuple[int, ...], kernel: Pair, stride: Pair, dilation
         axes = zip(size, kernel, stride, dilation, strict=True)
         rows, columns = (_same_padding(*axis) for axis in axes)
         return rows, columns
-    if isinstance(padding, str):
-        raise ShapeError(f'padding must be an integer, a pair, "same" or "valid", not {padding!r}')
-    ph, pw = pair(padding, "padding", least=0)
+    ph, pw = both(padding)
     return (ph, ph), (pw, pw)
 
 

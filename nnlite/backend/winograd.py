@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnlite.arguments import choice
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.pool import max_of_taps, spread_to_taps
 from nnlite.backend.products import quiet_matmul
@@ -281,6 +282,4 @@ def set_conv_algorithm(name: str) -> None:
     "winograd": wherever it is possible. Its float32 error is below 2e-5 of the largest output with tiles of 4 x 4, 5e-6 with
     3 x 3 and 1e-6 with 2 x 2 (the direct product's is below 1e-6). Raises ValueError for another name.
     """
-    if name not in ("auto", "direct", "winograd"):
-        raise ValueError(f'the algorithm is "auto", "direct" or "winograd", not {name!r}')
-    conv_algorithm.name = name
+    conv_algorithm.name = choice("name", name, "auto", "direct", "winograd")

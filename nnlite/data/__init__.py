@@ -4,7 +4,10 @@ from nnlite.data.augment import AlternatingFlip, Augmentation, Cutout, RandomCro
 from nnlite.data.cifar import cifar10, parse_cifar_binary
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.files import cache_folder
+from nnlite.data.folders import folder
 from nnlite.data.idx import fashion_mnist, mnist, parse_idx
+from nnlite.data.images import ImageFiles
+from nnlite.data.labels import balanced_class_weight
 from nnlite.data.shapes import shapes
 
 __all__ = [
@@ -13,11 +16,14 @@ __all__ = [
     "Cutout",
     "Dataset",
     "Datasets",
+    "ImageFiles",
     "RandomCrop",
     "RandomFlip",
+    "balanced_class_weight",
     "cache_folder",
     "cifar10",
     "fashion_mnist",
+    "folder",
     "mirror",
     "mnist",
     "parse_cifar_binary",

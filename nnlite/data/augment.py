@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import choice, whole
 from nnlite.backend import backend_of
 from nnlite.errors import DataError
 
@@ -51,16 +52,15 @@ class RandomCrop:
     """Pad by `padding` pixels on each side, then cut the old size out at a random place.
 
     mode: what the padding holds: "zeros", or "reflect", the image mirrored at its border pixels.
+    Raises ValueError for another mode and a padding below 1.
     """
 
-    def __init__(self, padding: int = 4, mode: Literal["zeros", "reflect"] = "zeros") -> None:
-        if padding < 1 or mode not in ("zeros", "reflect"):
-            raise ValueError(f'padding must be at least 1 and mode "zeros" or "reflect", got {padding} and {mode!r}')
-        self.padding, self.mode = padding, mode
+    def __init__(self, padding: int = 4, *, mode: Literal["zeros", "reflect"] = "zeros") -> None:
+        self.padding, self.mode = whole("padding", padding, 1), choice("mode", mode, "zeros", "reflect")
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
         """Shift each of the images (N, H, W, C) by at most `padding` pixels."""
-        top, left = (_below(2 * self.padding + 1, bits) for bits in draws(index, epoch, seed, kind=2))
+        top, left = (_below(2 * int(self.padding) + 1, bits) for bits in draws(index, epoch, seed, kind=2))
         if backend_of(images).device != "cpu":
             return self._gather(images, top, left)
         rows, channels = self._padded(images), images.shape[3]
@@ -70,9 +70,9 @@ class RandomCrop:
 
     def _gather(self, images: Array, top: Array, left: Array) -> Array:
         """The same, pixel by pixel, as a device does it best."""
-        backend, (n, height, width, _) = backend_of(images), images.shape
+        backend, (n, height, width, _), p = backend_of(images), images.shape, int(self.padding)
         self._check_size(images)
-        y, x = top[:, None] + np.arange(height) - self.padding, left[:, None] + np.arange(width) - self.padding
+        y, x = top[:, None] + np.arange(height) - p, left[:, None] + np.arange(width) - p
         inside = ((y >= 0) & (y < height))[:, :, None, None] & ((x >= 0) & (x < width))[:, None, :, None]
         y, x = (n_pixels - 1 - abs(n_pixels - 1 - abs(v)) for v, n_pixels in ((y, height), (x, width)))
         if self.mode == "zeros":
@@ -87,7 +87,7 @@ class RandomCrop:
 
     def _padded(self, images: Array) -> Array:
         """(N, H + 2 p, (W + 2 p) C)"""
-        rows, p, side = _as_rows(images), self.padding, self.padding * images.shape[3]
+        rows, p, side = _as_rows(images), int(self.padding), int(self.padding) * images.shape[3]
         n, h, length = rows.shape
         padded = np.zeros((n, h + 2 * p, length + 2 * side), images.dtype)
         padded[:, p:-p, side:-side] = rows
@@ -105,9 +105,7 @@ class Cutout:
     """Set a square of `size` pixels to zero, its centre anywhere in the image.  Source: DeVries and Taylor 2017, section 3."""
 
     def __init__(self, size: int = 8) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1, not {size}")
-        self.size = size
+        self.size = whole("size", size, 1)
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
         """Blank a square of each of the images (N, H, W, C)."""
@@ -119,9 +117,9 @@ class Cutout:
         return result
 
     def _hidden(self, length: int, bits: Array) -> NDArray[np.bool_]:
-        first = _below(length, bits)[:, None] - self.size // 2
-        place = np.arange(length)
-        return np.asarray((place >= first) & (place < first + self.size))
+        size, place = int(self.size), np.arange(length)
+        first = _below(length, bits)[:, None] - size // 2
+        return np.asarray((place >= first) & (place < first + size))
 
 
 def mirror(images: Array, chosen: Any = slice(None)) -> Array:
@@ -139,6 +137,7 @@ def views(shift: int = 0) -> list[Callable[[Array], Array]]:
 
     shift: with both, also moved by so many pixels up and left, and down and right, reflected at the border (six views).
     """
+    shift = int(whole("shift", shift))
     places = [0] if not shift else [0, -shift, shift]
     return [_View(place, mirrored) for place in places for mirrored in (False, True)]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import flag
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.download import extract, fetch
 from nnlite.data.files import data_folder, read, read_checked
@@ -38,6 +39,7 @@ def cifar10(root: str | PathLike[str] | None = None, download: bool = True) -> D
     `cifar-10-python.tar.gz`; default `NNLITE_DATA`, else a cache folder. download: fetch it (170 MB) where none is found.
     Raises DataError for a damaged file, DownloadError where it can neither be found nor fetched.
     """
+    flag("download", download)
     base = data_folder(root)
     folder, binary = base / FOLDER, base / BINARY_FOLDER
     if binary.is_dir() and not folder.is_dir():

@@ -1,14 +1,18 @@
 """Data sets: images and labels, gone through in seeded batches."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
 from nnlite.data.augment import Augmentation
+from nnlite.data.images import ImageFiles
+from nnlite.data.labels import stratified
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
@@ -19,7 +23,8 @@ _SEEDS = 1 << 64  # more than anybody gives
 class Dataset:
     """Samples and their targets.
 
-    images: (N, ...) real numbers   labels: (N, ...) integer labels or real targets   classes: the names of the labels
+    images: (N, ...) real numbers, or `ImageFiles`, which stay in their files until a batch is made
+    labels: (N, ...) integer labels or real targets   classes: the names of the labels
     weights: (N,) of the samples, not negative     All of them: arrays, lists, data frames; kept as NumPy arrays.
     Raises DataError for lengths that differ, no samples, values that are not real numbers, masked or sparse arrays, labels
     without a class.
@@ -30,13 +35,18 @@ class Dataset:
         images: Any,
         labels: Any,
         classes: Sequence[str] | None = None,
+        *,
         weights: Any = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
-        self.images, self.labels = _samples(images, "images"), _samples(labels, "labels")
+        self.images: Any = images if isinstance(images, ImageFiles) else _samples(images, "images")
+        self.labels = _samples(labels, "labels")
         self.weights = None if weights is None else _samples(weights, "weights")
         self.classes = None if classes is None else tuple(classes)
         self.augmentations = tuple(augmentations)
+        for augmentation in self.augmentations:
+            if isinstance(augmentation, type) or not callable(augmentation):
+                raise ValueError(f"augmentations must be such as nn.data.RandomFlip(), not {shortened(augmentation)}")
         self._check()
 
     def __len__(self) -> int:
@@ -49,45 +59,71 @@ class Dataset:
         """The samples of a slice, or of an array of places or of booleans."""
         if not isinstance(rows, slice | np.ndarray):
             raise TypeError(f"a data set is indexed by a slice or an array, not by {type(rows).__name__}")
+        images = self.images.part(rows) if isinstance(self.images, ImageFiles) else self.images[rows]
         weights = None if self.weights is None else self.weights[rows]
-        return Dataset(self.images[rows], self.labels[rows], self.classes, weights, self.augmentations)
+        return Dataset(images, self.labels[rows], self.classes, weights=weights, augmentations=self.augmentations)
 
     @property
     def nbytes(self) -> int:
-        """The memory that images, labels and weights take."""
+        """The memory that images, labels and weights take, or would take."""
         return sum(int(array.nbytes) for array in (self.images, self.labels, self.weights) if array is not None)
 
     def on(self, backend: Backend) -> "Dataset":
-        """The same samples in the memory of a device: batches are gathered and augmented there."""
+        """The same samples in the memory of a device: batches are gathered and augmented there. Image files stay files."""
+        if isinstance(self.images, ImageFiles):
+            return self
         twin = copy.copy(self)
         twin.images, twin.labels = backend.asarray(self.images), backend.asarray(self.labels)
         twin.weights = None if self.weights is None else backend.asarray(self.weights)
         return twin
 
+    def digest(self) -> str:
+        """The sha256, in hexadecimal, of all values; of image files, that of their bytes and of how they are read."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for array in (self.images, self.labels, self.weights):
+            if isinstance(array, ImageFiles):
+                array.add_to(digest)
+            elif array is not None:
+                array = np.ascontiguousarray(array)
+                digest.update(f"{array.dtype.str} {array.shape}".encode())
+                digest.update(array.data.cast("B"))
+        return digest.hexdigest()
+
     def subset(self, n: int | None) -> "Dataset":
         """The first n samples; all of them for None."""
-        if n is not None and n < 1:
-            raise DataError(f"a subset needs at least 1 sample, not {n}")
-        return self if n is None else self[:n]
+        return self if n is None else self[: whole("n", n, 1)]
 
-    def split(self, n: int, seed: int = 0) -> tuple["Dataset", "Dataset"]:
-        """Two parts: all but n samples, and n drawn at random, for validation."""
-        if not isinstance(n, int | np.integer) or not 0 < n < len(self):
-            raise DataError(f"cannot set {n} of {len(self)} samples aside")
-        order = np.random.default_rng([seed, 0, 1]).permutation(len(self))  # [seed, epoch] orders the batches
-        return self[np.sort(order[n:])], self[np.sort(order[:n])]
+    def split(self, n: int | float, *, seed: int = 0, stratify: bool = False) -> tuple["Dataset", "Dataset"]:
+        """Two parts, for training and for validation: all but n samples, and n drawn at random.
+
+        n: how many, or which share: ceil(n N) samples for 0 < n < 1.   stratify: every class has its share of both parts, to
+        within one sample. As scikit-learn's `train_test_split(test_size=n)`, but each part keeps the order of the samples.
+        Raises DataError where a part would be empty, and with stratify for labels that are not integers (N,), a class with a
+        single sample, parts with fewer samples than classes.
+        """
+        held_out = _count(n, len(self))
+        rng = np.random.default_rng([whole("seed", seed), 0, 1])  # [seed, epoch] orders the batches
+        by_class = flag("stratify, which takes the labels of this data set,", stratify)
+        drawn = stratified(self.labels, held_out, rng) if by_class else rng.permutation(len(self))[:held_out]
+        is_held_out = np.zeros(len(self), bool)
+        is_held_out[drawn] = True
+        return self[~is_held_out], self[is_held_out]
 
     def augmented(self, *augmentations: Augmentation) -> "Dataset":
         """The same samples; shuffled batches, those of training, are augmented by each in turn, by draws of its own."""
-        return Dataset(self.images, self.labels, self.classes, self.weights, self.augmentations + augmentations)
+        augmentations = self.augmentations + augmentations
+        return Dataset(self.images, self.labels, self.classes, weights=self.weights, augmentations=augmentations)
 
     def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
         """Batches (x, t), or (x, t, w) with weights, from batch `start` on. The short last batch is kept.
 
         shuffle: every sample once, in an order that follows from (seed, epoch) alone, augmented; else in order, as they are.
         """
-        if batch_size < 1 or start < 0:
-            raise ValueError(f"batch_size must be at least 1 and start at least 0, got {batch_size} and {start}")
+        batch_size, start = int(whole("batch_size", batch_size, 1)), int(whole("start", start))
+        epoch, seed = int(whole("epoch", epoch)), int(whole("seed", seed))
+        flag("shuffle", shuffle)
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
             return (self._gather(slice(first, first + batch_size)) for first in firsts)
@@ -134,6 +170,17 @@ class Datasets:
 
     def __repr__(self) -> str:
         return f"Datasets({self.name!r}, train: {len(self.train)}, test: {len(self.test)}, {len(self.classes)} classes)"
+
+
+def _count(n: int | float, samples: int) -> int:
+    """How many of the samples a number or a share of them is."""
+    is_share = isinstance(n, float | np.floating) and 0 < n < 1
+    count = math.ceil(n * samples) if is_share else n
+    if not is_whole(count) or not 0 < count < samples:
+        raise DataError(
+            f"cannot set {shortened(n)} of {samples} samples aside: give a smaller number, or a share between 0 and 1"
+        )
+    return int(count)
 
 
 def _check_labels(labels: Array, n_classes: int) -> None:

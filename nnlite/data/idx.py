@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import flag
 from nnlite.data.dataset import Dataset, Datasets
 from nnlite.data.download import fetch
 from nnlite.data.files import data_folder, gunzip, read, read_checked
@@ -70,6 +71,7 @@ def parse_idx(data: bytes, name: str = "idx file") -> NDArray[np.uint8]:
 
 
 def _arrays(folder: Path, urls: tuple[str, ...], md5s: tuple[str, ...], download: bool) -> list[NDArray[np.uint8]]:
+    flag("download", download)
     return [_array(folder, name, urls, md5, download) for name, md5 in zip(FILES, md5s, strict=True)]
 
 

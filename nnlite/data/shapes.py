@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlite.arguments import whole
 from nnlite.data.dataset import Dataset, Datasets
-from nnlite.errors import DataError
 
 Array = NDArray[Any]
 SIZE = 32
@@ -49,8 +49,8 @@ CLASSES = tuple(_INSIDE)
 
 def shapes(n: int = 20_000, seed: int = 0) -> Datasets:
     """n training and n // 5 (at least 1) test images (32, 32, 3) uint8 of ten classes; the same for the same n and seed."""
-    if n < 1:
-        raise DataError(f"n must be at least 1, not {n}")
+    whole("n", n, 1)
+    whole("seed", seed)
     train, test = (_draw(count, np.random.default_rng([seed, part])) for part, count in ((2, n), (3, max(1, n // 5))))
     return Datasets("shapes", train, test, CLASSES)
 

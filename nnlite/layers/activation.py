@@ -4,12 +4,14 @@ import math
 from functools import partial
 from typing import Any, Literal
 
+from nnlite.arguments import choice, number
 from nnlite.backend import Array, Backend
 from nnlite.layers.base import Context, Layer
 
 _LINEAR, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 _FAR_OF_TANH = 10.0  # beyond, tanh u is 1 to the last bit, and a^3 might overflow
 _FAR = 30.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow
+_STEEP = 1000.0  # beyond, exp(-|a|) is 0; both bounds are for infinite a, too: 0 times infinity would be NaN
 
 
 class ReLU(Layer):
@@ -28,22 +30,23 @@ class ReLU(Layer):
 class LeakyReLU(Layer):
     """y = a where a > 0, else slope a      dJ/da = delta where y > 0, else slope delta
 
-    slope: in [0, 1), so that y is the larger of a and slope a; raises ValueError otherwise. Default 0.01.
+    slope: in [0, 1), so that y is the larger of a and slope a; raises ValueError otherwise. Default 0.01; 0 gives ReLU.
     """
 
     elementwise, keeps, shares_memory = True, "output", False
 
     def __init__(self, slope: float = 0.01) -> None:
-        if not 0 <= slope < 1:
-            raise ValueError(f"slope must be in [0, 1), not {slope}")
-        self.slope = slope
+        self.slope = number("slope", slope, least=0, below=1)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        ctx.y = self.xp.maximum(a, self.slope * a, out=ctx.out)
+        ctx.y = self.xp.maximum(a, self._sloped(a), out=ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, self.xp.where(ctx.y > 0, 1, self.slope).astype(delta.dtype), out=ctx.out)
+        return self.xp.where(ctx.y > 0, delta, self._sloped(delta))
+
+    def _sloped(self, values: Array) -> Array | float:
+        return float(self.slope) * values if self.slope else 0.0  # 0 times infinity is NaN
 
 
 class Sigmoid(Layer):
@@ -84,27 +87,24 @@ class GELU(Layer):
     elementwise, keeps, shares_memory = True, "input", False
 
     def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f'approximate must be "none" or "tanh", not {approximate!r}')
-        self.approximate = approximate
+        self.approximate = choice("approximate", approximate, "none", "tanh")
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
         if self.approximate == "tanh":
             return (self.backend.gelu_tanh or partial(gelu_tanh, self.backend))(a, _LINEAR, _CUBIC, ctx.out)
-        return self.xp.multiply(a, self._Phi(a), out=ctx.out)
+        a = self.xp.clip(a, -_FAR, math.inf)
+        return self.xp.multiply(a, self._Phi(self.xp.clip(a, -_FAR, _FAR)), out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        a = ctx.a
         if self.approximate == "tanh":
             sweep = self.backend.gelu_tanh_delta or partial(gelu_tanh_delta, self.backend)
-            return sweep(delta, a, _LINEAR, _CUBIC, ctx.out)
-        a = self.xp.clip(a, -_FAR, _FAR)
+            return sweep(delta, ctx.a, _LINEAR, _CUBIC, ctx.out)
+        a = self.xp.clip(ctx.a, -_FAR, _FAR)
         slope = self._Phi(a) + a * self.xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
         return self.xp.multiply(delta, slope, out=ctx.out)
 
     def _Phi(self, a: Array) -> Array:
-        a = self.xp.clip(a, -_FAR, _FAR)
         return 0.5 * (1 + self.backend.erf(a * (1 / math.sqrt(2))))
 
 
@@ -112,7 +112,7 @@ def gelu_tanh(backend: Backend, a: Array, linear: float, cubic: float, out: Any)
     """a (1 + tanh u) / 2 with u = linear (a + cubic a^3), in sweeps over temporary arrays."""
     t = _tanh_u(backend, _bounded(backend, a), linear, cubic)
     t += 1
-    t *= a
+    t *= _bounded(backend, a, most=math.inf)  # at minus infinity, t is 0
     y: Array = backend.xp.multiply(t, 0.5, out=out)
     return y
 
@@ -134,10 +134,8 @@ def gelu_tanh_delta(backend: Backend, delta: Array, a: Array, linear: float, cub
     return da
 
 
-def _bounded(backend: Backend, a: Array) -> Array:
-    bounded: Array = backend.xp.clip(
-        a, -_FAR_OF_TANH, _FAR_OF_TANH, out=backend.scratch_batch("gelu bounded", a.shape, a.dtype)
-    )
+def _bounded(backend: Backend, a: Array, most: float = _FAR_OF_TANH) -> Array:
+    bounded: Array = backend.xp.clip(a, -_FAR_OF_TANH, most, out=backend.scratch_batch("gelu bounded", a.shape, a.dtype))
     return bounded
 
 
@@ -157,11 +155,11 @@ class SiLU(Layer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        return self.xp.multiply(a, self._sigmoid(a), out=ctx.out)
+        return self.xp.multiply(self.xp.clip(a, -_STEEP, math.inf), self._sigmoid(a), out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        s = self._sigmoid(ctx.a)
-        return self.xp.multiply(delta, s * (1 + ctx.a * (1 - s)), out=ctx.out)
+        s, a = self._sigmoid(ctx.a), self.xp.clip(ctx.a, -_STEEP, _STEEP)
+        return self.xp.multiply(delta, s * (1 + a * (1 - s)), out=ctx.out)
 
     def _sigmoid(self, a: Array) -> Array:
         e = self.xp.exp(-abs(a))

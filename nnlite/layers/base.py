@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
+from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import inspect
 
-from nnlite.arguments import as_call, constructor
+from nnlite.arguments import as_call, constructor, shortened, whole
 from nnlite.backend import Array, Backend, Memory, get_backend
 from nnlite.errors import ShapeError
+from nnlite.init import DeclaredShape
 
 Shape = tuple[int, ...]
 Init = str | Callable[[Shape, Any], Any]
@@ -18,7 +20,7 @@ Init = str | Callable[[Shape, Any], Any]
 class Parameter(NamedTuple):
     """An array that a layer declares: trained (a parameter) or only kept (a buffer, such as a running mean)."""
 
-    shape: Shape
+    shape: DeclaredShape
     init: Init
     trained: bool
 
@@ -37,7 +39,7 @@ class Shard:
     training: bool
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        self.seed = int(seed)
 
 
 class Context(Memory):
@@ -118,8 +120,8 @@ class Layer:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Give every layer its bookkeeping, so that a subclass need not call `super().__init__()`."""
-        if (args or kwargs) and cls.__init__ is object.__init__:
-            raise TypeError(f"{cls.__name__}() takes no arguments")
+        if args or kwargs:
+            cls._refuse_unnamed(args, kwargs)
         layer = super().__new__(cls)
         layer.declared, layer.frozen = {}, set()
         return layer
@@ -159,20 +161,48 @@ class Layer:
         """Values of temporary memory that one sample needs, besides input and output."""
         return 0
 
-    def declare(self, name: str, shape: Shape, init: Init, trained: bool = True) -> None:
-        """Declare an array; it is `self.<name>` once the model is built."""
-        self.declared[name] = Parameter(tuple(shape), init, trained)
+    def declare(
+        self,
+        name: str,
+        shape: Shape,
+        init: Init,
+        trained: bool = True,
+        *,
+        fan_in: int | None = None,
+        fan_out: int | None = None,
+    ) -> None:
+        """Declare an array; it is `self.<name>` once the model is built.
+
+        init: a name in `nn.init` or a function (shape, rng) -> array. fan_in, fan_out: the number of inputs of a unit, and of
+        outputs that an input reaches, for initialisers that look at them; default: those of weights (n_out, ..., n_in).
+        """
+        for fan in (fan_in, fan_out):
+            if fan is not None:
+                whole("a fan", fan, 1)
+        self.declared[name] = Parameter(DeclaredShape(map(index, shape), fan_in, fan_out), init, trained)
 
     def declare_shapes(self, in_shape: Shape) -> Shape:
         """Build for `in_shape`, keeping both shapes."""
         self.declared.clear()
-        out_shape = tuple(self.build(tuple(in_shape)))
-        self.in_shape, self.out_shape = tuple(in_shape), out_shape
+        in_shape = tuple(in_shape)
+        out_shape = tuple(map(index, self.build(in_shape)))
+        self.in_shape, self.out_shape = in_shape, out_shape
         return out_shape
 
     def bind(self, name: str, view: Array) -> None:
         """Make `self.<name>` this view of the model's vector."""
         self.__dict__[name] = view
+
+    has_frozen_form: ClassVar[bool] = False
+
+    def frozen_form(self) -> "Layer":
+        """What it is in training while parameters and statistics are frozen; for a layer whose `has_frozen_form` is true."""
+        return self
+
+    @property
+    def is_frozen_whole(self) -> bool:
+        """Whether all that it declares is frozen, statistics too."""
+        return bool(self.declared) and self.frozen >= self.declared.keys()
 
     def children(self) -> dict[str, "Layer"]:
         """The layers inside this one, by the name they have in the model's names."""
@@ -187,6 +217,20 @@ class Layer:
     def arguments(cls) -> "list[inspect.Parameter]":
         """The constructor's parameters."""
         return constructor(cls)
+
+    @classmethod
+    def _refuse_unnamed(cls, args: Any, kwargs: Any) -> None:
+        """Raise TypeError, saying what to write, for options without their names."""
+        parameters = cls.arguments()
+        if not parameters:
+            raise TypeError(f"{cls.__name__}() takes no arguments")
+        unnamed = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if len(args) > len(unnamed) and all(p.kind is not p.VAR_POSITIONAL for p in parameters):
+            options = ", ".join(f"{p.name}=" for p in parameters if p.kind is p.KEYWORD_ONLY)
+            raise TypeError(
+                f"{cls.__name__}({', '.join(unnamed)}) has no place for {shortened(args[len(unnamed)])}: write options by name "
+                f"({options or 'there are none'}); the shape of the inputs is found from the layer before"
+            )
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, by name."""
@@ -205,7 +249,7 @@ class Layer:
             return
         array = self.backend.asarray(value)
         if array.shape != view.shape:
-            raise ShapeError(f"{self!r}: {name} has shape {view.shape}, not {array.shape}")
+            raise ShapeError(f"{shortened(self)}: {name} has shape {view.shape}, not {array.shape}")
         view[...] = array
 
     def __getstate__(self) -> dict[str, Any]:
@@ -242,3 +286,13 @@ class BatchLayer(Layer):
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
         """The parts as one; writes the gradients into `ctx`."""
         raise TypeError(f"{type(self).__name__} has no combine_deltas")
+
+
+def wrong_input(wanted: Shape, shape: Shape) -> str:
+    """What to say of inputs of this shape that are not (N, *wanted), and how they become so, where that is plain."""
+    remedies = {
+        (*shape[1:], 1): ": x[..., None] adds the last axis, of one channel",
+        shape: ": x[None] is a batch of this one sample",
+        (*shape[2:], *shape[1:2]): ": np.moveaxis(x, 1, -1) puts the channels last",
+    }
+    return f"expects inputs (N, {', '.join(map(str, wanted))}), got {shape}{remedies.get(wanted, '')}"

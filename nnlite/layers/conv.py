@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from nnlite.arguments import flag, pair, whole, window_padding
 from nnlite.backend import Array, Memory, Padding, Pair, Window
 from nnlite.errors import ShapeError
+from nnlite.init import initialiser
 from nnlite.layers.base import Context, Init, Layer, Shape
 
 
@@ -29,6 +31,7 @@ class Conv2D(Layer):
         self,
         filters: int,
         kernel_size: int | Pair,
+        *,
         stride: int | Pair = 1,
         padding: Padding = 0,
         dilation: int | Pair = 1,
@@ -36,20 +39,20 @@ class Conv2D(Layer):
         bias: bool = True,
         init: Init = "he_normal",
     ) -> None:
-        self.filters, self.kernel_size, self.stride, self.padding = filters, kernel_size, stride, padding
-        self.dilation, self.groups, self.bias, self.init = dilation, groups, bias, init
+        self.filters, self.kernel_size = whole("filters", filters, 1), pair("kernel_size", kernel_size)
+        self.stride, self.padding, self.dilation = pair("stride", stride), window_padding(padding), pair("dilation", dilation)
+        self.groups, self.bias, self.init = whole("groups", groups, 1), flag("bias", bias), initialiser(init)
 
     def build(self, in_shape: Shape) -> Shape:
         window = Window.of(in_shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        channels = in_shape[2]
-        if self.groups < 1 or self.filters < 1 or channels % self.groups or self.filters % self.groups:
-            raise ShapeError(f"groups={self.groups} must divide {channels} channels and {self.filters} filters")
-        self.plan = self.backend.conv_plan(window, self.filters, self.groups, self.bias)
-        W_shape = (self.filters, *window.kernel, channels // self.groups)
-        self.declare("W", W_shape, self.init)
+        filters, groups, channels, (kh, kw) = int(self.filters), int(self.groups), in_shape[2], window.kernel
+        if channels % groups or filters % groups:
+            raise ShapeError(f"groups={groups} must divide {channels} channels and {filters} filters")
+        self.plan = self.backend.conv_plan(window, filters, groups, bool(self.bias))
+        self.declare("W", (filters, kh, kw, channels // groups), self.init, fan_out=filters // groups * kh * kw)
         if self.bias:
-            self.declare("b", (self.filters,), "zeros")
-        return (*window.out_size, self.filters)
+            self.declare("b", (filters,), "zeros")
+        return (*window.out_size, filters)
 
     def prepare(self, memory: Memory) -> Any:
         return self.plan.prepare(self.W, self.b if self.bias else None, memory)

@@ -1,7 +1,9 @@
 """The fully connected layer."""
 
+from nnlite.arguments import flag, shortened, whole
 from nnlite.backend import Array
 from nnlite.errors import ShapeError
+from nnlite.init import initialiser
 from nnlite.layers.base import Context, Init, Layer, Shape
 
 
@@ -17,14 +19,12 @@ class Dense(Layer):
 
     keeps, shares_memory = "input", False
 
-    def __init__(self, units: int, bias: bool = True, init: Init = "he_normal") -> None:
-        self.units, self.bias, self.init = units, bias, init
+    def __init__(self, units: int, *, bias: bool = True, init: Init = "he_normal") -> None:
+        self.units, self.bias, self.init = whole("units", units, 1), flag("bias", bias), initialiser(init)
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 1:
-            raise ShapeError(f"expects vectors (n_in,), got {in_shape}: put a Flatten() before it")
-        if self.units < 1:
-            raise ShapeError(f"units must be at least 1, not {self.units}")
+            raise ShapeError(f"expects vectors (n_in,), got {shortened(in_shape)}: put a Flatten() before it")
         self.declare("W", (self.units, in_shape[0]), self.init)
         if self.bias:
             self.declare("b", (self.units,), "zeros")
@@ -45,4 +45,4 @@ class Dense(Layer):
         return self.backend.product(delta, self.W, ctx.out) if ctx.needs_delta else None
 
     def flops(self) -> int:
-        return 2 * self.units * self.in_shape[0]
+        return 2 * self.out_shape[0] * self.in_shape[0]

@@ -1,5 +1,6 @@
 """Dropout."""
 
+from nnlite.arguments import number
 from nnlite.backend import Array
 from nnlite.layers.base import Context, Layer
 
@@ -16,15 +17,13 @@ class Dropout(Layer):
     elementwise, keeps, shares_memory = True, None, True
 
     def __init__(self, rate: float) -> None:
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate must be in [0, 1), not {rate}")
-        self.rate = rate
+        self.rate = number("rate", rate, least=0, below=1)
 
     def forward(self, a: Array, ctx: Context) -> Array:
         if not ctx.training:
             return a
         shard, stream = ctx.shard, (ctx.layer_id, ctx.shard.pass_id)
-        ctx.mask = self.backend.dropout_mask(shard.seed, stream, shard.start, a.shape, self.rate, a.dtype)
+        ctx.mask = self.backend.dropout_mask(shard.seed, stream, shard.start, a.shape, float(self.rate), a.dtype)
         return self.xp.multiply(a, ctx.mask, out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:

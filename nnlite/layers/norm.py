@@ -1,9 +1,11 @@
 """Normalisation: of each channel over the batch, of each sample over its channels, and of the data itself."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nnlite.backend import Array
+from nnlite.arguments import flag, number, shortened, vector
+from nnlite.backend import Array, Memory
 from nnlite.errors import ShapeError
 from nnlite.layers.base import BatchLayer, Context, Layer, Shape
 
@@ -30,15 +32,20 @@ class BatchNorm(BatchLayer):
     Inference uses running_mean and running_var: after each training pass running <- momentum running + (1 - momentum) batch,
     with the unbiased variance. With one value a channel the output is beta, the gradient zero, running_var left alone.
 
-    scale, shift: whether there are gamma and beta.  Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
+    A model that freezes it freezes its statistics, too: see `FrozenBatchNorm`.
+    momentum: in [0, 1].  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
+    Raises ValueError for other arguments.  Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
 
-    def __init__(self, momentum: float = 0.9, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
-        self.momentum, self.eps, self.scale, self.shift = momentum, eps, scale, shift
+    has_frozen_form = True
+
+    def __init__(self, *, momentum: float = 0.9, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
+        self.momentum, self.eps = number("momentum", momentum, least=0, most=1), number("eps", eps, least=0)
+        self.scale, self.shift = flag("scale", scale), flag("shift", shift)
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) not in (1, 3):
-            raise ShapeError(f"expects (channels,) or (height, width, channels), got {in_shape}")
+            raise ShapeError(f"expects (channels,) or (height, width, channels), got {shortened(in_shape)}")
         channels = in_shape[-1:]
         if self.scale:
             self.declare("gamma", channels, "ones")
@@ -48,25 +55,25 @@ class BatchNorm(BatchLayer):
         self.declare("running_var", channels, "ones", trained=False)
         return in_shape
 
+    def frozen_form(self) -> "FrozenBatchNorm":
+        return FrozenBatchNorm(self)
+
     def statistics(self, a: Array) -> Any:
         a = self.backend.rows(a)
         return len(a), *self.backend.moments(a)
 
     def combine(self, parts: list[Any]) -> Any:
-        m, mean, unbiased_var, inv_std = self.backend.combine_moments(parts, self.eps)
+        m, mean, unbiased_var, inv_std = self.backend.combine_moments(parts, float(self.eps))
         return Moments(m, mean, unbiased_var, self._normalization(mean, inv_std, int(m)))
 
     def commit(self, batch: Moments) -> None:
-        self.backend.lerp(self.running_mean, batch.mean, 1 - self.momentum)
+        weight = 1 - float(self.momentum)
+        self.backend.lerp(self.running_mean, batch.mean, weight)
         if batch.m > 1:
-            self.backend.lerp(self.running_var, batch.unbiased_var, 1 - self.momentum)
+            self.backend.lerp(self.running_var, batch.unbiased_var, weight)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        if ctx.training:
-            by = ctx.batch.normalization
-        else:
-            inv_std = 1 / self.xp.sqrt(self.running_var + self.eps)
-            by = self._normalization(self.running_mean, inv_std, a.size // a.shape[-1])
+        by = ctx.batch.normalization if ctx.training else self.running_normalization(a.size // a.shape[-1])
         return self.backend.normalize(a, by, ctx.out)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
@@ -81,11 +88,42 @@ class BatchNorm(BatchLayer):
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.normalize_delta(delta, ctx.a, ctx.delta_batch, ctx.out)
 
+    def running_normalization(self, rows: int) -> Any:
+        """The normalisation by the running statistics, of about so many values a channel."""
+        return self._normalization(self.running_mean, 1 / self.xp.sqrt(self.running_var + float(self.eps)), rows)
+
     def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Any:
         """The normalisation by these moments, in the dtype of the model, of so many values a channel."""
         mean, inv_std = (v.astype(self.running_mean.dtype, copy=False) for v in (mean, inv_std))
         gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
         return self.backend.normalization(mean, inv_std, gamma, beta, rows)
+
+
+class FrozenBatchNorm(Layer):
+    """A BatchNorm whose parameters and statistics are frozen: y = s a + t, the same map for each sample.
+
+    s = gamma / sqrt(running_var + eps), t = beta - s running_mean.     Backward: dJ/da = s delta
+    """
+
+    elementwise, keeps, shares_memory = True, None, False
+
+    def __init__(self, norm: BatchNorm) -> None:
+        self.norm = norm
+        self.backend, self.in_shape, self.out_shape = norm.backend, norm.in_shape, norm.out_shape
+        self.declared, self.frozen = norm.declared, norm.frozen
+
+    def prepare(self, memory: Memory) -> Any:
+        norm = self.norm
+        s = 1 / self.xp.sqrt(norm.running_var + float(norm.eps))
+        s = (s * norm.gamma if norm.scale else s).astype(norm.running_var.dtype, copy=False)
+        values = math.prod(self.in_shape[:-1])
+        return norm.running_normalization(values), self.backend.wide_row(s, values)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        return self.backend.normalize(a, ctx.prepared[0], ctx.out)
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.backend.by_column("multiply", delta, ctx.prepared[1], ctx.out)
 
 
 class LayerNorm(Layer):
@@ -96,13 +134,14 @@ class LayerNorm(Layer):
     Backward, with d = gamma delta:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
                                       dJ/da = (d - mean of d - x mean of (d x)) / sqrt(var + eps)
 
-    scale, shift: whether there are gamma and beta.  Source: Ba, Kiros and Hinton 2016, equation 4.
+    A row of equal values gives beta.  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
+    Raises ValueError for other arguments.  Source: Ba, Kiros and Hinton 2016, equation 4.
     """
 
     keeps, shares_memory = None, False
 
-    def __init__(self, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
-        self.eps, self.scale, self.shift = eps, scale, shift
+    def __init__(self, *, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
+        self.eps, self.scale, self.shift = number("eps", eps, least=0), flag("scale", scale), flag("shift", shift)
 
     def build(self, in_shape: Shape) -> Shape:
         if self.scale:
@@ -112,10 +151,13 @@ class LayerNorm(Layer):
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        deviation = a - a.mean(axis=-1, keepdims=True)
-        ctx.inv_std = 1 / self.xp.sqrt((deviation * deviation).mean(axis=-1, keepdims=True) + self.eps)
-        ctx.x = deviation * ctx.inv_std
-        y = self.xp.multiply(ctx.x, self.gamma if self.scale else 1, out=ctx.out)
+        x = a - a[..., :1]  # about the first value: equal ones give 0, which the rounded mean of them would not
+        x -= x.mean(axis=-1, keepdims=True)
+        squares = self.xp.multiply(x, x, out=ctx.out)
+        ctx.inv_std = 1 / self.xp.sqrt(squares.mean(axis=-1, keepdims=True) + float(self.eps))
+        x *= ctx.inv_std
+        ctx.x = x
+        y = self.xp.multiply(x, self.gamma if self.scale else 1, out=squares)
         if self.shift:
             y += self.beta
         return y
@@ -135,34 +177,41 @@ class Normalize(Layer):
     """y = (a - mean) / std, with constants given by the user.     a, y: (N, ..., C)     dJ/da = delta / std
 
     mean, std: one number, or one for each channel, in the units of the data (0 to 255 for uint8 images). They are part of
-    the model and saved with it. Raises ValueError unless every std is positive, ShapeError for other numbers of channels.
+    the model and saved with it. Raises ValueError unless all are finite and every std positive, ShapeError for other numbers
+    of channels.
     """
 
     elementwise, keeps, shares_memory = True, None, False
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
-        self.mean, self.std = _numbers(mean), _numbers(std)
-        if not all(s > 0 for s in (self.std if isinstance(self.std, tuple) else (self.std,))):
-            raise ValueError(f"every std must be positive, not {std}")
+        self.mean, self.std = _numbers("mean", mean), _numbers("std", std, above=0)
 
     def build(self, in_shape: Shape) -> Shape:
         for name, value in (("mean", self.mean), ("std", self.std)):
-            if isinstance(value, tuple) and len(value) != in_shape[-1]:
-                raise ShapeError(f"{name} has {len(value)} values for inputs {in_shape} of {in_shape[-1]} channels")
+            if _is_sequence(value) and len(value) != in_shape[-1]:
+                raise ShapeError(f"{name} has {len(value)} values for inputs {shortened(in_shape)} of {in_shape[-1]} channels")
+        self.constants = _floats(self.mean), _floats(self.std)
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
         (minus_mean, inv_std), out = self._rows(a), ctx.out
-        y = self.backend.by_column("add", a, minus_mean, out) if self.mean else a
+        y = self.backend.by_column("add", a, minus_mean, out) if self.constants[0] else a
         return self.backend.by_column("multiply", y, inv_std, out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.by_column("multiply", delta, self._rows(delta)[1], ctx.out)
 
     def _rows(self, like: Array) -> tuple[Array, Array]:
-        return self.backend.standardization(self.mean, self.std, like.shape[-1], like.dtype)
+        return self.backend.standardization(*self.constants, like.shape[-1], like.dtype)
 
 
-def _numbers(value: float | Sequence[float]) -> Numbers:
-    """A float or a tuple of floats, from any sequence or array."""
-    return tuple(float(v) for v in value) if isinstance(value, Iterable) else float(value)
+def _is_sequence(value: Any) -> bool:
+    return hasattr(value, "__len__")
+
+
+def _numbers(name: str, value: Any, **limits: float) -> Any:
+    return vector(name, value, **limits) if _is_sequence(value) else number(name, value, **limits)
+
+
+def _floats(value: Any) -> Numbers:
+    return tuple(map(float, value)) if _is_sequence(value) else float(value)

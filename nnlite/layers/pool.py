@@ -1,5 +1,6 @@
 """Pooling: summaries of neighbouring pixels."""
 
+from nnlite.arguments import pair, shortened, window_padding
 from nnlite.backend import Array, Padding, Pair, Window
 from nnlite.errors import ShapeError
 from nnlite.layers.base import Context, Layer, Shape
@@ -17,8 +18,9 @@ class MaxPool2D(Layer):
     keeps, shares_memory = None, False
     gives_probabilities = None
 
-    def __init__(self, size: int | Pair, stride: int | Pair | None = None, padding: Padding = 0) -> None:
-        self.size, self.stride, self.padding = size, stride, padding
+    def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
+        self.size, self.padding = pair("size", size), window_padding(padding)
+        self.stride = None if stride is None else pair("stride", stride)
 
     def build(self, in_shape: Shape) -> Shape:
         window = _window(self, in_shape)
@@ -43,8 +45,9 @@ class AvgPool2D(Layer):
     keeps, shares_memory = None, False
     gives_probabilities = None
 
-    def __init__(self, size: int | Pair, stride: int | Pair | None = None, padding: Padding = 0) -> None:
-        self.size, self.stride, self.padding = size, stride, padding
+    def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
+        self.size, self.padding = pair("size", size), window_padding(padding)
+        self.stride = None if stride is None else pair("stride", stride)
 
     def build(self, in_shape: Shape) -> Shape:
         self.plan = self.backend.average_pool_plan(_window(self, in_shape))
@@ -65,7 +68,7 @@ class GlobalAvgPool2D(Layer):
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:
-            raise ShapeError(f"expects images of shape (height, width, channels), got {in_shape}")
+            raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
         return (in_shape[2],)
 
     def forward(self, a: Array, ctx: Context) -> Array:
@@ -88,8 +91,8 @@ class GlobalMaxPool2D(Layer):
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:
-            raise ShapeError(f"expects images of shape (height, width, channels), got {in_shape}")
-        self.plan = self.backend.max_pool_plan(Window.of(in_shape, in_shape[:2], stride=1))
+            raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
+        self.plan = self.backend.max_pool_plan(Window.of(in_shape, in_shape[:2], stride=in_shape[:2]))
         return (in_shape[2],)
 
     def forward(self, a: Array, ctx: Context) -> Array:

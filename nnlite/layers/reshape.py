@@ -2,6 +2,7 @@
 
 import math
 
+from nnlite.arguments import is_whole, shortened
 from nnlite.backend import Array
 from nnlite.errors import ShapeError
 from nnlite.layers.base import Context, Layer, Shape
@@ -26,20 +27,23 @@ class Flatten(Layer):
 class Reshape(Layer):
     """(N, ...) -> (N, *shape), in row-major order. One entry of shape may be -1: whatever is left.
 
-    Raises ShapeError where the numbers of values differ.
+    Raises ShapeError for what is no such shape, and where the numbers of values differ.
     """
 
     keeps, shares_memory = None, True
     gives_probabilities = None
 
     def __init__(self, shape: Shape) -> None:
-        self.shape = tuple(shape)
+        entries = shape if isinstance(shape, list | tuple) else [None]
+        if not all(is_whole(n) and (n > 0 or n == -1) for n in entries) or entries.count(-1) > 1:
+            raise ShapeError(f"shape must be like (4, -1): whole numbers, one of them -1 at most, not {shortened(shape)}")
+        self.shape = shape
 
     def build(self, in_shape: Shape) -> Shape:
         size, known = math.prod(in_shape), math.prod(n for n in self.shape if n != -1)
-        shape = tuple(size // known if n == -1 and known else n for n in self.shape)
-        if self.shape.count(-1) > 1 or min(shape, default=1) < 1 or math.prod(shape) != size:
-            raise ShapeError(f"cannot give {in_shape}, {size} values, the shape {self.shape}")
+        shape = tuple(size // known if n == -1 else n for n in self.shape)
+        if math.prod(shape) != size:
+            raise ShapeError(f"cannot give {shortened(in_shape)}, {size} values, the shape {shortened(self.shape)}")
         return shape
 
     def forward(self, a: Array, ctx: Context) -> Array:

@@ -1,7 +1,9 @@
 """The residual connection."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from nnlite.arguments import shortened
 from nnlite.errors import ShapeError
 from nnlite.layers.base import Layer, Shape
 
@@ -13,8 +15,18 @@ def build_chain(layers: dict[str, Layer], in_shape: Shape) -> Shape:
         try:
             shape = layer.declare_shapes(shape)
         except ShapeError as error:
-            raise ShapeError(f"layer {name} {layer!r}: {error}") from None
+            shown = type(layer).__name__ if layer.children() else shortened(layer)
+            raise ShapeError(f"layer {name} {shown}: {error}") from None
     return shape
+
+
+def check_layers(owner: str, layers: Sequence[Any], least: int = 1) -> None:
+    """Raise TypeError for what is no layer, ShapeError for fewer than `least`."""
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{owner} expects layers, such as nn.ReLU(), not {shortened(layer)}")
+    if len(layers) < least:
+        raise ShapeError(f"{owner} needs at least one layer")
 
 
 class Residual(Layer):
@@ -22,13 +34,14 @@ class Residual(Layer):
 
     Backward: dJ/da = f'(delta) + s'(delta), each branch's own backward pass.
 
-    layers: at least one.  shortcut: a layer or a sequence of layers, typically Conv2D(n, 1, stride=2), for branches that
+    layers: at least one.  shortcut: a layer or a list or tuple of layers, typically Conv2D(n, 1, stride=2), for branches that
     change the shape. Raises ShapeError where the shapes of both branches differ.  Source: He et al. 2015, equations 1 and 2.
     """
 
-    def __init__(self, *layers: Layer, shortcut: Any = ()) -> None:
-        self.layers = list(layers)
-        self.shortcut = [shortcut] if isinstance(shortcut, Layer) else list(shortcut)
+    def __init__(self, *layers: Layer, shortcut: Layer | Sequence[Layer] = ()) -> None:
+        check_layers("Residual", layers)
+        check_layers("the shortcut of Residual", shortcut if isinstance(shortcut, list | tuple) else [shortcut], least=0)
+        self.layers, self.shortcut = list(layers), shortcut
 
     def main_branch(self) -> dict[str, Layer]:
         """The layers of f by name: "0", "1", ..."""
@@ -36,7 +49,8 @@ class Residual(Layer):
 
     def shortcut_branch(self) -> dict[str, Layer]:
         """The layers of s by name: "shortcut.0", ..."""
-        return {f"shortcut.{i}": layer for i, layer in enumerate(self.shortcut)}
+        layers = [self.shortcut] if isinstance(self.shortcut, Layer) else self.shortcut
+        return {f"shortcut.{i}": layer for i, layer in enumerate(layers)}
 
     def children(self) -> dict[str, Layer]:
         return self.main_branch() | self.shortcut_branch()
@@ -44,5 +58,5 @@ class Residual(Layer):
     def build(self, in_shape: Shape) -> Shape:
         f, s = build_chain(self.main_branch(), in_shape), build_chain(self.shortcut_branch(), in_shape)
         if f != s:
-            raise ShapeError(f"the branches give {f} and, on the shortcut, {s}")
+            raise ShapeError(f"the branches give {shortened(f)} and, on the shortcut, {shortened(s)}")
         return f

@@ -277,6 +277,16 @@ def test_a_data_set_too_large_for_the_device_stays_on_the_host(pretended, monkey
     assert trainer.steps == 3
 
 
+def test_a_frozen_batch_norm():
+    cpu = nn.Sequential(nn.Conv2D(3, 3), nn.BatchNorm(), nn.ReLU(), nn.Flatten(), nn.Dense(2), input_shape=(5, 5, 2))
+    x = np.random.default_rng(0).standard_normal((6, 5, 5, 2)).astype("float32")
+    cpu.forward(3 * x + 1, training=True)
+    cpu.freeze("1.*")
+    gpu, delta = copy.deepcopy(cpu).to("cuda"), np.random.default_rng(1).standard_normal((6, 2)).astype("float32")
+    for ours, expected in zip(everything(gpu, x, delta), everything(cpu, x, delta), strict=True):
+        close(ours, expected, "float32")
+
+
 def test_precision_belongs_to_the_model(pretended):
     """On two threads at once, too: nothing of the process is switched."""
     cublas, x = pretended.cuda.cublas, pictures(4).images

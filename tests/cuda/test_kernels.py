@@ -120,8 +120,9 @@ def test_depthwise(backend, window, n, dtype):
 
 
 def test_depthwise_of_many_images(backend):
-    window = Window.of((12, 13, 35), 3, 1, 1)
-    compare_conv(backend, DepthwisePlan(twin, window, 35, True), window, 35, 35, 17, "float64")
+    for size, n in (((12, 13, 35), 17), ((20, 19, 2), 3)):  # the second is more than one block's part of an image
+        window = Window.of(size, 3, 1, 1)
+        compare_conv(backend, DepthwisePlan(twin, window, size[2], True), window, size[2], size[2], n, "float64")
 
 
 def run_pool(backend, plan, a, delta, *memory):
@@ -141,6 +142,13 @@ def test_pooling(backend, window, n, dtype, ties):
     close(backend, run_pool(backend, backend.max_pool_plan(window), a, delta, memories[1]), expected)
     expected = run_pool(twin, AveragePoolPlan(twin, window), a, delta)
     close(backend, run_pool(backend, backend.average_pool_plan(window), a, delta), expected)
+
+
+def test_padding_is_never_the_largest(backend):
+    plan, memory = backend.max_pool_plan(Window.of((2, 2, 1), 2, 2, 1)), Memory(backend)
+    memory.swept = True
+    plan.forward(backend.asarray(np.array([[-np.inf, 0.0], [0.0, 0.0]]).reshape(1, 2, 2, 1)), memory, None)
+    assert backend.to_host(plan.backward(backend.asarray(np.ones((1, 2, 2, 1))), memory, None)).ravel().tolist() == [1, 1, 1, 1]
 
 
 def test_max_pooling_shows_a_nan(backend):
@@ -333,6 +341,11 @@ def test_column_sums(backend, rows, channels, dtype):
     a = drawn(0, rows, channels, dtype=dtype)
     sums = backend.to_host(backend.column_sums(backend.asarray(a)))
     np.testing.assert_allclose(sums, a.sum(axis=0, dtype="f8"), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * rows**0.5)
+
+
+def test_column_sums_of_more_parts_than_rows_of_threads(backend):
+    a = drawn(0, 20_000, 2, dtype="float64")
+    np.testing.assert_allclose(backend.to_host(backend.column_sums(backend.asarray(a))), a.sum(axis=0), rtol=1e-10)
 
 
 @given(st.integers(1, 700), dtypes)

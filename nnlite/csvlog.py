@@ -1,0 +1,54 @@
+"""The history as a file that grows epoch by epoch."""
+
+import os
+import warnings
+from collections.abc import Collection, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from nnlite.arguments import shortened
+from nnlite.atomic import append, check_writable, write_whole
+from nnlite.callbacks import Callback
+from nnlite.errors import FileError
+from nnlite.history import History
+
+if TYPE_CHECKING:
+    from nnlite.train import Trainer
+
+
+class CSVLog(Callback):
+    """The history as a CSV file, as `History.to_csv` writes it: a header, and one line after each epoch, appended.
+
+    When training begins, the file is made anew from the history of the trainer: nothing else stays in it, and where a run goes
+    on, it has exactly the epochs that are done. It is made anew, too, after an epoch with columns that were not there before:
+    earlier epochs have "nan" in them.
+    Raises ValueError for what is no path. `fit` raises FileError before the first step where the file cannot be written. Where
+    that fails later (a full disk), training goes on with a warning, and the next epoch tries again.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        if not isinstance(path, str | PathLike):
+            raise ValueError(f"path must be the name of a file, not {shortened(path)}")
+        self.path = path
+        self.columns: list[str] = []  # of the file; none where it is not whole
+
+    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+        check_writable(self.path)
+        self.columns = list(columns)
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        begun = trainer.history or History({name: [] for name in self.columns})
+        write_whole(self.path, begun.csv())
+        self.columns = list(begun)
+
+    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+        history = trainer.history
+        try:
+            if list(history) == self.columns and os.path.exists(self.path):
+                append(self.path, history.csv(behind=history.epochs - 1))
+            else:
+                write_whole(self.path, history.csv())
+            self.columns = list(history)
+        except FileError as error:
+            self.columns = []
+            warnings.warn(f"{error}; training goes on", RuntimeWarning, stacklevel=2)
