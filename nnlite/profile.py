@@ -119,7 +119,7 @@ def _first_step(model: "Sequential") -> Any:
 
 
 def _table(model: "Sequential", shares: dict[Key, float], n: int, passes: int, wall: float) -> str:
-    threads = get_num_threads() if model.device == "cpu" else 1
+    threads = get_num_threads() if model.backend.cuts_batches else 1
     times = {key: seconds / passes for key, seconds in shares.items()}
     rows = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
     first = _first_step(model)

@@ -75,7 +75,7 @@ class Pass:
         self.memory = [model.memory_of(run) for run in runs]
 
     def _cut(self, run: Run) -> list[slice]:
-        return run.cut(self.n, self.itemsize) if self.model.device == "cpu" else [slice(0, self.n)]
+        return run.cut(self.n, self.itemsize) if self.model.backend.cuts_batches else [slice(0, self.n)]
 
     def load(self, state: State, rows: slice, work: Workspace) -> tuple[Array, list[Array]]:
         """Rows of a state; those of the user's array are cast to the model's dtype."""

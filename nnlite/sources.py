@@ -40,7 +40,7 @@ def gives_once(source: Any) -> bool:
 
 def on_device(source: Any, backend: Any) -> Any:
     """A data set in the memory of the device, where that has room; else as it is."""
-    fits = backend.device != "cpu" and hasattr(source, "on") and backend.has_room(source.nbytes)
+    fits = backend.has_own_memory and hasattr(source, "on") and backend.has_room(source.nbytes)
     return source.on(backend) if fits else source
 
 

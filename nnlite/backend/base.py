@@ -55,6 +55,8 @@ class Backend:
     images are a matrix (m, N C) as they lie, which Winograd's transforms multiply without a tile being copied; and what a
     channel is multiplied by meets rows of N C values.
 
+    cuts_batches: whether a batch goes through in shards, on threads.
+    has_own_memory: whether data are moved to it first, a data set once and for all where it has room.
     waits_for_reads: whether a value that is read back keeps Python waiting for all that was asked of a device before.
     joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
     fuses_relu: whether `with_relu` gives a backend whose `add_bias` and `normalize` end with max(y, 0).
@@ -65,6 +67,8 @@ class Backend:
 
     device: str
     xp: Any
+    cuts_batches = True
+    has_own_memory = False
     waits_for_reads = False
     joins_pool = True
     fuses_relu = False

@@ -32,7 +32,8 @@ class CupyBackend(Backend):
     """
 
     device = "cuda"
-    joins_pool, fuses_relu, waits_for_reads = False, True, True
+    cuts_batches, has_own_memory, waits_for_reads = False, True, True
+    joins_pool, fuses_relu = False, True
     sweep_values = 1 << 62
 
     def __init__(self, precision: Precision = "float32") -> None:

@@ -61,7 +61,7 @@ class RandomCrop:
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
         """Shift each of the images (N, H, W, C) by at most `padding` pixels."""
         top, left = (_below(2 * int(self.padding) + 1, bits) for bits in draws(index, epoch, seed, kind=2))
-        if backend_of(images).device != "cpu":
+        if backend_of(images).has_own_memory:
             return self._gather(images, top, left)
         rows, channels = self._padded(images), images.shape[3]
         window = (images.shape[1], images.shape[2] * channels)
