@@ -218,6 +218,18 @@ def test_dropout_masks_are_those_of_the_cpu():
     assert np.array_equal(host(model.to("cuda").forward(x, training=True, pass_id=3)), cpu)
 
 
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+def test_what_comes_after_a_bad_loss_is_not_kept(tmp_path):
+    """A device says so only when it is asked, which is before anything is written."""
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((40, 8, 8, 3)), rng.integers(0, 3, 40)
+    x[16:] = np.nan
+    trainer = nn.Trainer(small_cnn().to("cuda"), nn.CrossEntropy(), nn.Adam())
+    with pytest.raises(nn.NonFiniteError, match="at step 2"):
+        trainer.fit((x, t), batch_size=8, shuffle=False, progress=False, checkpoint=tmp_path, every=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000002.safetensors"]
+
+
 def test_a_run_goes_on_there(tmp_path):
     class Stop(Exception):
         pass
