@@ -109,7 +109,12 @@ def window_padding(value: T) -> T:
 def sample_shape(name: str, value: T) -> T:
     """The shape of one sample."""
     if not isinstance(value, list | tuple) or not all(is_whole(n) and n > 0 for n in value):
-        _refuse(name, "the shape of one sample without the batch, whole numbers of at least 1, such as (30,) or (32, 32, 3)", value, ShapeError)
+        _refuse(
+            name,
+            "the shape of one sample without the batch, whole numbers of at least 1, such as (30,) or (32, 32, 3)",
+            value,
+            ShapeError,
+        )
     return value
 
 

@@ -25,7 +25,7 @@ class Callback:
     are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
     run goes on: `load_state` of those that were kept. Steps and epochs. `on_fit_end`.
     `sets_weights`: whether it gives the model other weights at the end of training; only one of a trainer's may.
-    `is_done`: whether there still is a reason why it stopped training; where there is none, a run that it stopped goes on.
+    `is_done`: whether it still has a reason for having stopped training; a run that was stopped goes on without one.
     `must_match`: the attributes that a run must have had the same to go on.
     """
 
@@ -87,7 +87,7 @@ class EarlyStopping(Callback):
         self.best, self.waited, self.best_epoch = math.inf, 0, 0  # best: of values whose sign is changed where larger is better
         self.snapshot: Any = None
 
-    must_match = ("monitor", "mode")
+    must_match = ("monitor", "mode", "restore_best")
 
     @property
     def is_done(self) -> bool:  # type: ignore[override]

@@ -84,6 +84,7 @@ def _refuse_taken_names(trainer: "Trainer") -> None:
         if not isinstance(name, str):
             raise ValueError(f"{shortened(metric)} needs a name, the key in the history: a text, not {shortened(name)}")
         names = {name, *metric.columns(trainer.model.out_shape)}
+        names |= {f"val_{each}" for each in names}
         if again := names & taken:
             raise ValueError(f"the name {shortened(min(again))} of a metric is taken: give it another name, metric.name = ...")
         taken |= names

@@ -154,16 +154,20 @@ def _counts_of(metric: "Metric", arrays: Arrays) -> dict[str, Any]:
 
 
 def _packed(thing: Any, name: str, arrays: Arrays) -> Any:
+    return pack(_state_of(thing), name, arrays)
+
+
+def _state_of(thing: Any) -> Any:
     state = thing.state()
     refuse_unkeepable(state, f"the state of {shortened(thing)}")
-    return pack(state, name, arrays)
+    return state
 
 
 def refuse_what_cannot_be_kept(trainer: "Trainer", source: Any) -> None:
     """Raise StateError, naming it, for a state that holds what no checkpoint can keep."""
     things = [trainer.optimizer, *trainer.metrics, *stateful(trainer.callbacks).values()]
     for thing in [*things, source] if keeps_its_place(source) else things:
-        refuse_unkeepable(thing.state(), f"the state of {shortened(thing)}")
+        _state_of(thing)
 
 
 def keeps_its_place(source: Any) -> bool:

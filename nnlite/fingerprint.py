@@ -48,7 +48,7 @@ def changing(trainer: "Trainer") -> Print:
 
 def _settings(optimizer: Any) -> Print:
     """Its values but for its state, which long arrays of a subclass are, too."""
-    arrays = {name for name, value in vars(optimizer).items() if getattr(value, "size", 0) > _LONG}
+    arrays = {name for name, value in vars(optimizer).items() if isinstance(value, np.ndarray) and value.size > _LONG}
     return _values(optimizer, _NOT_SET | arrays)
 
 

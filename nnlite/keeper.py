@@ -30,12 +30,13 @@ class Counts:
     """What an epoch in the making has counted.
 
     first: the step that the tally began with. partial: the metrics that have not seen all batches. complete: no batch is left.
-    kept: the batches that a checkpoint knows of. broken: whether a step was left half made.
+    kept: the batches that a checkpoint knows of, and whether it knows that no more are left. broken: a step is half made.
     """
 
     def __init__(self, tally: Tally, first: int) -> None:
         self.tally, self.first = tally, first
-        self.batches = self.samples = self.kept = 0
+        self.batches = self.samples = 0
+        self.kept = (0, False)
         self.seconds = 0.0
         self.partial: list[str] = []
         self.complete = self.broken = False
@@ -62,9 +63,10 @@ class Counts:
             self._load(state)
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.batches = self.kept = int(state["batches"])
+        self.batches = int(state["batches"])
         self.samples, self.seconds = int(state["samples"]), float(state["seconds"])
         self.partial, self.complete = [str(name) for name in state["partial"]], bool(state["complete"])
+        self.kept = (self.batches, self.complete)
         self.tally.go_on_from(*map(float, state["sums"]))
 
 
@@ -143,7 +145,7 @@ class Keeper:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM wait for the end of a step. The trainer knows the folder afterwards, and as what it was left."""
+        """Ctrl-C and SIGTERM wait for the end of a step. Afterwards the trainer knows the folder, and how it was left."""
         if self.folder is None:
             yield
             return
@@ -194,7 +196,7 @@ class Keeper:
         kept, model = capture(self.trainer, self.source, progress, self.fingerprint), self.trainer.model
         self.folder.save(self.trainer.steps, *kept, best=model if best else None)
         if counts is not None:
-            counts.kept = counts.batches
+            counts.kept = (counts.batches, counts.complete)
 
     def _is_done(self) -> bool:
         return any(callback.is_done for callback in self.trainer.callbacks)

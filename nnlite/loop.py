@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import shortened
-from nnlite.check import check_callbacks, check_training, check_validation, columns_of
+from nnlite.check import check_callbacks, check_parts, check_training, check_validation, columns_of
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
@@ -71,6 +71,7 @@ class Fit:
     def _check(self, epochs: int) -> None:
         """Refuse what would fail later, before anything is done."""
         trainer = self.trainer
+        check_parts(trainer)
         columns = columns_of(trainer, self.held_out is not None)
         check_callbacks(trainer, columns)
         check_training(trainer, self.source)
@@ -217,6 +218,8 @@ class Fit:
                 callback.on_step_end(self.trainer)
             except Exception as error:
                 errors.append(error)
+        for other in errors[1:]:
+            errors[0].add_note(f"then another one raised {shortened(other)}")
         if errors:
             raise errors[0]
 
@@ -227,7 +230,7 @@ class Fit:
                 self._keep(counts)
 
     def _keep(self, counts: Counts) -> None:
-        if counts.kept < counts.batches:
+        if counts.kept != (counts.batches, counts.complete):
             self.keeper.save(counts)
 
     def _located(self, batch: tuple[Any, Any, Any], counts: Counts) -> str:

@@ -68,6 +68,8 @@ def pack(value: Any, name: str, arrays: Arrays) -> Any:
         return {"number": [value.dtype.name, value.item()]}
     if _is_array(value):
         host = backend_of(value).to_host(value)
+        if host is not value and host.ndim == 0:  # a device's number goes on as one of the host, which adds to both
+            return pack(host[()], name, arrays)
         place = f"{name} {len(arrays)}"
         arrays[place] = np.array(host, host.dtype.newbyteorder("="), order="C")  # safetensors writes the bytes as they are
         return {"array": place}

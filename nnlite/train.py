@@ -93,18 +93,22 @@ class Trainer:
         an iterable will be, also lines after 1, 2, 4, 8, ... seconds.
         nonfinite: what to do where the loss of a step is NaN or infinite: "raise" NonFiniteError, which says where it comes
         from, or "skip" the step, with a warning. Parameters and statistics are then those before it.
+        What would fail later is refused before the first step: names that the history will not have, targets and validation
+        that do not fit (DataError, ShapeError), two callbacks that both set the final weights (ValueError).
 
         checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs goes into a file there.
         The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the best epoch. Those of
         another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C and SIGTERM then finish
         the step and write one before they end the process, or before a handler of your own is called: if that returns,
-        training goes on.
+        training goes on. Exceptions leave a checkpoint of the last whole step, but for NonFiniteError. Raises FileError for a
+        folder that cannot be written, StateError for a state that cannot be kept; see docs/checkpoints.md.
         monitor: the column of the history that says which epoch is the best, such as "val_accuracy"; whether more of it is
         better the metric says. Default: val_loss, without validation loss. Raises DataError for a name that the history will
         not have, ValueError where no metric says what is better.
         resume: go on from the newest, in the middle of an epoch if need be, until `epochs` epochs are done in all, to the same
         bits as without the interruption; without any checkpoint start afresh. Raises StateError, naming the difference, for
-        those of another model, optimiser, data set or setting, and FileError where all are damaged.
+        those of another model, optimiser, data set or setting, and FileError where all are damaged. Warns where the data are an
+        iterable without state() and load_state(state): nothing checks that its batches are those of before.
 
         A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
         """
@@ -136,6 +140,7 @@ class Trainer:
         """
         source, backend = as_source(data), self.model.backend
         batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
+        x = None
         with self._metrics_anew():
             for x, t, w in batches(on_device(source, backend), batch_size):
                 z = self.model(x)
@@ -145,7 +150,8 @@ class Trainer:
                 for metric in self.metrics:
                     metric.update(z, t, w)
             if not tally.count:
-                raise DataError("nothing to evaluate: the data gave no batch, or the weights of all samples are zero")
+                nothing = "the data gave no batch: an iterable must begin anew each time"
+                raise DataError(f"nothing to evaluate: {nothing if x is None else 'the weights of all samples are zero'}")
             return {"loss": tally.read()[0], **self.results()}
 
     @contextmanager

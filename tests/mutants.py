@@ -31,6 +31,7 @@ TESTS = {
     "init.py": "test_init.py test_arguments.py",
     "losses.py": "test_losses.py test_trust.py test_defaults.py cuda/test_device.py",
     "optim.py": "test_optim.py test_defaults.py cuda/test_device.py",
+    "groups.py": "test_optim.py test_state.py",
     "backend/conv.py": CONVOLUTIONS,
     "backend/winograd.py": CONVOLUTIONS,
     "backend/tiles.py": f"test_tiles.py {CONVOLUTIONS}",

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kills import TIMING
 
@@ -139,9 +139,11 @@ STEP = ["step end first", "step end last", "metric", "source", "loss", "layer", 
 EPOCH = ["epoch begin first", "epoch begin last", "epoch end first", "epoch end last", "validation", "result"]
 
 
-@given(place=st.sampled_from([*STEP, *EPOCH, "optimizer"]), n=st.integers(1, 11), every=st.sampled_from([None, 2, 5]))
-@example(place="epoch end first", n=1, every=None)
-@example(place="validation", n=2, every=None)
+@pytest.mark.parametrize("place", [*STEP, *EPOCH, "optimizer"])
+@settings(max_examples=5)
+@given(n=st.integers(1, 11), every=st.sampled_from([None, 2, 5]))
+@example(n=3, every=None)
+@example(n=8, every=None)
 def test_what_was_made_is_kept_and_goes_on_to_the_same_bits(tmp_path_factory, place, n, every):
     folder, trainer = tmp_path_factory.mktemp("run"), make()
     troubles.place = None
@@ -191,9 +193,10 @@ def test_all_others_see_a_step_in_which_several_raise(tmp_path):
 
     trainer = make()
     trainer.callbacks = [Raises(), Raises(), *trainer.callbacks]
-    with pytest.raises(Trouble, match=str(id(trainer.callbacks[0]))):
+    with pytest.raises(Trouble, match=str(id(trainer.callbacks[0]))) as caught:
         fit(trainer, tmp_path)
     assert trainer.callbacks[3].count == trainer.steps == 1
+    assert "another one raised Trouble" in caught.value.__notes__[0]
 
 
 def test_a_first_batch_that_fails_leaves_no_file(tmp_path):
@@ -285,6 +288,21 @@ def test_validation_may_be_its_own_iterator():
 
     histories = [fit(make(), validation=data).history for data in (Own(), (X, T))]
     np.testing.assert_allclose(histories[0]["val_loss"], histories[1]["val_loss"], rtol=1e-6)
+
+
+def test_an_iterator_that_is_spent_is_not_blamed_on_weights(tmp_path):
+    class Spent:
+        left = iter([(X, T)])
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.left)
+
+    with pytest.raises(nn.DataError, match="nothing to evaluate: the data gave no batch: an iterable must begin anew"):
+        fit(make(), tmp_path, validation=Spent())
+    assert checkpoint.read(checkpoint.Folder(tmp_path, 2).files()[-1])[1]["steps"] == 2 * STEPS, "its training is kept"
 
 
 def test_validation_is_gone_through_once_an_epoch():

@@ -1,14 +1,17 @@
 """What a run goes on with: what must be the same, what may be new, and the order in which callbacks take part."""
 
+import itertools
 from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kills import TIMING
 from test_checkpoint import Killed
 
 import nnlite as nn
+from nnlite import checkpoint
 
 X = np.random.default_rng(0).standard_normal((40, 4)).astype("float32")
 T = np.random.default_rng(1).integers(0, 3, 40)
@@ -281,34 +284,31 @@ class Batches:
     """Shuffled by a generator of its own, which goes on from epoch to epoch."""
 
     def __init__(self):
-        self.rng, self.seen = np.random.default_rng(0), []
+        self.rng = np.random.default_rng(0)
 
     def __iter__(self):
         for i in self.rng.permutation(STEPS):
-            self.seen.append(int(i))
             yield X[i * 8 : i * 8 + 8], T[i * 8 : i * 8 + 8]
 
 
 class Placed(Batches):
     """And it can be placed where it was."""
 
-    def __init__(self):
-        super().__init__()
-        self.order = []
+    order = None  # between two passes
 
     def __iter__(self):
-        if not self.order:
+        if self.order is None:
             self.order = self.rng.permutation(STEPS).tolist()
         while self.order:
             i = self.order.pop()
-            self.seen.append(i)
             yield X[i * 8 : i * 8 + 8], T[i * 8 : i * 8 + 8]
+        self.order = None
 
     def state(self):
         return {"rng": self.rng.bit_generator.state, "order": self.order}
 
     def load_state(self, state):
-        self.rng.bit_generator.state, self.order = state["rng"], list(state["order"])
+        self.rng.bit_generator.state, self.order = state["rng"], state["order"]
 
 
 @given(
@@ -322,6 +322,39 @@ def test_a_source_with_a_state_goes_on_from_its_place(tmp_path_factory, places, 
             fit(make([KillAt(place)]), folder, Placed(), **options)
     trainer = fit(make(), folder, Placed(), **options)
     assert np.array_equal(trainer.model.params, expected.model.params) and trainer.history["loss"] == expected.history["loss"]
+
+
+def dying_after(n, save=checkpoint.Folder.save):
+    calls = itertools.count(1)
+
+    def save_and_die(*args, **kept):
+        save(*args, **kept)
+        if next(calls) == n:
+            raise Killed
+
+    return save_and_die
+
+
+@given(
+    writes=st.lists(st.integers(1, 12), max_size=3), every=st.integers(1, 6), steps=st.sampled_from([None, 2, 5, 7]),
+    placed=st.booleans(),
+)  # fmt: skip
+def test_killed_just_after_a_checkpoint_was_written(tmp_path_factory, writes, every, steps, placed):
+    """Also after the last batch of an epoch, before and after its validation."""
+    folder = tmp_path_factory.mktemp("run")
+    options = {"every": every, "resume": True, "steps_per_epoch": steps, "validation": (X[:20], T[:20])}
+
+    def make_data():
+        return Placed() if placed else (X, T)
+
+    expected = fit(make(metrics=[nn.Accuracy()]), data=make_data(), **options | {"every": None, "resume": False})
+    for n in writes:
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            patch.setattr(checkpoint.Folder, "save", dying_after(n))
+            fit(make(metrics=[nn.Accuracy()]), folder, make_data(), **options)
+    trainer = fit(make(metrics=[nn.Accuracy()]), folder, make_data(), **options)
+    assert np.array_equal(trainer.model.params, expected.model.params)
+    assert all(trainer.history[name] == expected.history[name] for name in expected.history if name not in TIMING)
 
 
 def test_its_state_is_checked_before_the_first_step(tmp_path):

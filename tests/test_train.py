@@ -348,7 +348,10 @@ class Named(nn.Accuracy):
         self.name = name
 
 
-@pytest.mark.parametrize("name", ["loss", "val_loss", "learning_rate", "seconds", "samples_per_second", "accuracy"])
+NAMES = ["loss", "val_loss", "learning_rate", "seconds", "samples_per_second", "accuracy", "val_accuracy"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_metrics_whose_names_are_taken(name):
     with pytest.raises(ValueError, match=rf"'{name}'.* another name"):
         make_trainer(metrics=[nn.Accuracy(), Named(name)])

@@ -12,17 +12,18 @@ def net(*layers, units=3):
     return nn.Sequential(nn.Dense(8), nn.ReLU(), nn.Dense(units), *layers, input_shape=(4,))
 
 
-GOOD = {"model": net(), "loss": nn.CrossEntropy(), "optimizer": nn.Adam()}
+GOOD = {"model": net, "loss": nn.CrossEntropy, "optimizer": nn.Adam}
 WRONG = {
     "a text": "mse", "a long text": "x" * 10_000, "nothing": None, "a number": 0.1, "a function": lambda z, t: (0.0, z),
     "print": print, "a method": [].append, "a class": int, "an array": np.zeros((99, 99)), "a dict": dict.fromkeys(range(999)),
 }  # fmt: skip
 CLASSES = {"model": nn.Sequential, "loss": nn.MSE, "optimizer": nn.Adam, "metrics": nn.F1, "callbacks": nn.EarlyStopping}
-OBJECTS = {"model": net(), "loss": nn.MSE(), "optimizer": nn.Adam(), "metrics": nn.F1(), "callbacks": nn.EarlyStopping()}
+OBJECTS = CLASSES | {"model": net}
 
 
 def make(part, value):
-    return nn.Trainer(**GOOD | {part: [value] if part in ("metrics", "callbacks") else value})
+    parts = {name: build() for name, build in GOOD.items()}
+    return nn.Trainer(**parts | {part: [value] if part in ("metrics", "callbacks") else value})
 
 
 @pytest.mark.parametrize("part", CLASSES)
@@ -37,20 +38,29 @@ def test_a_part_of_another_kind_is_refused(part, wrong):
 
 @pytest.mark.parametrize("part", CLASSES)
 def test_parts_in_each_others_places_are_refused(part):
-    make(part, OBJECTS[part])
+    make(part, OBJECTS[part]())
     for other in CLASSES.keys() - {part}:
         with pytest.raises(ValueError, match=f"{part} must be an object such as"):
-            make(part, OBJECTS[other])
+            make(part, OBJECTS[other]())
     name = CLASSES[part].__name__
     with pytest.raises(ValueError, match=rf"{part} must be an object .*not the class {name}: write {name}\(\.\.\.\)"):
         make(part, CLASSES[part])
+
+
+@pytest.mark.parametrize("part", CLASSES)
+def test_what_is_put_in_later_is_looked_at_by_fit(part):
+    trainer = make("metrics", nn.F1())
+    setattr(trainer, part, [CLASSES[part]] if part in ("metrics", "callbacks") else CLASSES[part])
+    with pytest.raises(ValueError, match=rf"{part} must be an object"):
+        trainer.fit((np.zeros((4, 4)), np.zeros(4, int)), progress=False)
+    assert trainer.steps == 0
 
 
 @pytest.mark.parametrize("part", ["metrics", "callbacks"])
 @pytest.mark.parametrize("value", ["accuracy", nn.Accuracy(), nn.WeightAverage(), print, None])
 def test_metrics_and_callbacks_come_in_a_list(part, value):
     with pytest.raises(ValueError, match=rf"{part} must be a list, such as \[.*\]"):
-        nn.Trainer(**GOOD, **{part: value})
+        nn.Trainer(net(), nn.CrossEntropy(), nn.Adam(), **{part: value})
 
 
 def test_a_metric_without_a_name_and_a_model_without_values():
@@ -180,8 +190,6 @@ SHOWN = [
     (nn.CSVLog("out/log.csv"), "CSVLog('out/log.csv')"),
     (nn.WeightAverage(None), "WeightAverage(decay=None)"),
     (nn.Callback(), "Callback()"),
-    (nn.Trainer(*GOOD.values()), f"Trainer({net()!r}, CrossEntropy(), Adam())"),
-    (make("metrics", nn.F1()), f"Trainer({net()!r}, CrossEntropy(), Adam(), metrics=[F1()])"),
 ]
 
 
@@ -189,6 +197,11 @@ SHOWN = [
 def test_they_show_the_call_that_makes_them(thing, text):
     assert repr(thing) == text
     assert "object at 0x" not in repr(thing)
+
+
+def test_a_trainer_shows_its_parts():
+    assert repr(make("loss", nn.MSE())) == f"Trainer({net()!r}, MSE(), Adam())"
+    assert repr(make("metrics", nn.F1())) == f"Trainer({net()!r}, CrossEntropy(), Adam(), metrics=[F1()])"
 
 
 @given(size=st.integers(1_000, 5_000), kind=st.sampled_from([list, tuple, np.array, str]))

@@ -293,6 +293,49 @@ def test_dropout_masks_are_those_of_the_cpu():
     assert np.array_equal(host(model.to("cuda").forward(x, training=True, pass_id=3)), cpu)
 
 
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+def test_what_comes_after_a_bad_loss_is_not_kept(tmp_path):
+    """A device says so only when it is asked, which is before anything is written."""
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((40, 8, 8, 3)), rng.integers(0, 3, 40)
+    x[16:] = np.nan
+    trainer = nn.Trainer(small_cnn().to("cuda"), nn.CrossEntropy(), nn.Adam())
+    with pytest.raises(nn.NonFiniteError, match="at step 2"):
+        trainer.fit((x, t), batch_size=8, shuffle=False, progress=False, checkpoint=tmp_path, every=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000002.safetensors"]
+
+
+def test_a_run_goes_on_there(tmp_path):
+    class Stop(Exception):
+        pass
+
+    class Watch(nn.Callback):
+        def __init__(self, last):
+            self.last = last
+
+        def on_step_end(self, trainer):
+            trainer.evaluate((x[:5], t[:5]))
+            if trainer.steps == self.last:
+                raise Stop
+
+    def fit(last=0, **options):
+        metrics = [nn.Accuracy(), nn.TopK(2), nn.ConfusionMatrix()]
+        callbacks = [nn.WeightAverage(0.9), Watch(last)]
+        trainer = nn.Trainer(small_cnn().to("cuda"), nn.CrossEntropy(), nn.Adam(), metrics, callbacks)
+        trainer.fit((x, t), epochs=2, batch_size=8, validation=(x, t), progress=False, **options)
+        return trainer
+
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((40, 8, 8, 3)), rng.integers(0, 3, 40)
+    expected = fit()
+    with pytest.raises(Stop):
+        fit(last=7, checkpoint=tmp_path)
+    again = fit(checkpoint=tmp_path, resume=True)
+    assert lies_on_device(again.model.params) and np.array_equal(host(again.model.params), host(expected.model.params))
+    for name in ("loss", "accuracy", "top2_accuracy", "val_accuracy"):
+        assert again.history[name] == expected.history[name]
+
+
 def test_layers_refuse_arrays_of_the_other_device(pretended):
     model = small_cnn()
     x = get_backend("cuda").asarray(pictures(2).images)
