@@ -15,6 +15,13 @@ import numpy as np
 counter = {"reads": 0, "launches": 0, "kernels": 0}
 
 
+def count(key, call):
+    """How often the device was asked to run something, or to give a value back, meanwhile."""
+    before = counter[key]
+    call()
+    return counter[key] - before
+
+
 class DeviceArray:
     """As cupy.ndarray: no implicit conversion, no mixing with NumPy arrays; results without axes are arrays, too."""
 
