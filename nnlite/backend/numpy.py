@@ -12,7 +12,7 @@ from nnlite.backend.arrays import host_array
 from nnlite.backend.base import Backend, by_pixel
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
-from nnlite.backend.products import largest_divisor, multiply, multiply_rows
+from nnlite.backend.products import SUMMED, largest_divisor, multiply, multiply_rows
 from nnlite.backend.sums import ROWS, add_up, column_sums, pixel_products, squared_norm
 from nnlite.backend.threads import is_one_of_many, map_shards
 from nnlite.backend.window import Array, Pair, Window
@@ -149,10 +149,14 @@ class NumpyBackend(Backend):
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut where it is worth waking a thread, but not within one of several shards: they are on all threads already."""
+        if len(a) * b.size < _WORTH_THREADS:
+            return multiply(a, b, out)
         return self._by_columns(multiply, len(a), a, b, out)
 
     def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
         """Likewise."""
+        if len(a) <= SUMMED and a.shape[1] * b.size < _WORTH_THREADS:
+            return multiply(a.T, b, out)
         return self._by_columns(self.multiply_rows, a.shape[1], a, b, out)
 
     def _by_columns(self, product: Callable[..., Array], rows: int, a: Array, b: Array, out: Array | None) -> Array:
