@@ -88,7 +88,7 @@ def pool_case(kind: Any, function: Any) -> Callable[[Any], Any]:
     def case(rng: Any) -> Any:
         k, s = (tuple(int(v) for v in rng.integers(1, 4, 2)) for _ in range(2))
         p = int(rng.integers(0, min(k) // 2 + 1))
-        return kind(k, s, p), (8, 9, 3), lambda x, q: function(x, k, s, p)
+        return kind(k, s, padding=p), (8, 9, 3), lambda x, q: function(x, k, s, p)
 
     return case
 
