@@ -151,6 +151,22 @@ def test_padding_is_never_the_largest(backend):
     assert backend.to_host(plan.backward(backend.asarray(np.ones((1, 2, 2, 1))), memory, None)).ravel().tolist() == [1, 1, 1, 1]
 
 
+def test_of_a_window_with_nan_the_first_nan_takes_the_delta(backend):
+    a = np.array([[5.0, np.nan, 1.0], [np.nan, 7.0, np.nan]]).reshape(1, 2, 3, 1)
+    for arrays in (backend, twin):
+        plan, memory = arrays.max_pool_plan(Window.of((2, 3, 1), (2, 3), 1)), Memory(arrays)
+        memory.swept = True
+        plan.forward(arrays.asarray(a), memory, None)
+        da = plan.backward(arrays.asarray(np.ones((1, 1, 1, 1))), memory, None)
+        assert np.ravel(host(arrays, da)).tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_gelu_has_its_limits_at_infinity(backend):
+    a, numbers = backend.asarray(np.array([-np.inf, np.inf, 0.0])), (np.sqrt(2 / np.pi), 0.044715, None)
+    assert backend.to_host(backend.gelu_tanh(a, *numbers)).tolist() == [0, np.inf, 0]
+    assert backend.to_host(backend.gelu_tanh_delta(backend.asarray(np.ones(3)), a, *numbers)).tolist() == [0, 1, 0.5]
+
+
 def test_max_pooling_shows_a_nan(backend):
     a = np.zeros((1, 4, 4, 1))
     a[0, 1, 1] = np.nan

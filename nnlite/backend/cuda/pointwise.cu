@@ -43,8 +43,10 @@ KERNEL relu_delta(const real* delta, const real* y, real* da, long long values)
 // y = a (1 + tanh u) / 2 with u = linear a (1 + cubic a^2)
 KERNEL gelu_tanh(const real* a, real* y, real linear, real cubic, long long values)
 {
-    for (long long i = first_value(); i < values; i += value_step())
-        y[i] = real(0.5) * a[i] * (1 + tanh(linear * a[i] * (1 + cubic * a[i] * a[i])));
+    for (long long i = first_value(); i < values; i += value_step()) {
+        const real t = 1 + tanh(linear * a[i] * (1 + cubic * a[i] * a[i]));
+        y[i] = t == 0 ? real(0) : real(0.5) * a[i] * t; // a may be -infinity
+    }
 }
 
 // da = delta (1 + t + (1 - t) (1 + t) a du/da) / 2, t = tanh u; where t is 1 or -1, du/da may be infinite

@@ -1,6 +1,6 @@
 // Pooling: a row of threads takes one pixel, its columns the channels.
 
-// y = the largest a of each window, and which tap it was, the first pixel of equal ones; padding is never the largest.
+// y = the largest a of each window, and which tap it was: the first of equal pixels, the first NaN if there is one, never padding.
 KERNEL max_pool(const real* a, real* out, unsigned short* winner, Window w, int images, int channels)
 {
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
@@ -18,7 +18,7 @@ KERNEL max_pool(const real* a, real* out, unsigned short* winner, Window w, int 
                         if (!w.has_row(y) || !w.has_column(x))
                             continue;
                         const real value = image[(y * w.width + x) * channels + c];
-                        if (value > best || first < 0)
+                        if (value > best || first < 0 || (value != value && best == best))
                             first = tap_y * w.kernel_width() + tap_x;
                         if (value > best || value != value)
                             best = value;
