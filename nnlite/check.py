@@ -138,15 +138,16 @@ def check_training(trainer: "Trainer", source: Any) -> None:
             _check_labels(trainer, source)
 
 
-def check_validation(trainer: "Trainer", held_out: Any, epochs: int) -> Any:
+def check_validation(trainer: "Trainer", held_out: Any, epochs: int, goes_on: bool) -> Any:
     """Raise ShapeError or DataError for inputs, targets and weights that do not fit, and for what cannot begin anew each epoch.
 
     Of an iterable only the first batch is looked at; returned is what gives that batch again.
+    goes_on: whether an iterator goes on in the next epoch.
     """
-    if epochs > 1 and gives_once(held_out):
+    if epochs > 1 and not goes_on and gives_once(held_out):
         raise DataError(
             f"validation: a {type(held_out).__name__} is spent after the first epoch, and {epochs} epochs each go through the "
-            "validation data: give arrays, or an iterable that begins anew, such as a list of its batches"
+            "validation data: give validation_steps=, arrays, or an iterable that begins anew, such as a list of its batches"
         )
     with _said_of("validation"):
         held_out = held_out if is_dataset(held_out) else _Begun(held_out)

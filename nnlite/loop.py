@@ -50,11 +50,12 @@ class Fit:
         folder: Folder | None = None,
         every: int | None = None,
         steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         monitor: str | None = None,
         **order: Any,
     ) -> None:
         self.trainer, self.progress, self.nonfinite = trainer, progress, nonfinite
-        self.steps_per_epoch, self.order = steps_per_epoch, order
+        self.steps_per_epoch, self.validation_steps, self.order = steps_per_epoch, validation_steps, order
         self.source, self.held_out, self.places = apart(source, validation, order["seed"])
         self.keeper = Keeper(trainer, self.source, folder, every, monitor, self._say)
 
@@ -76,7 +77,7 @@ class Fit:
         check_callbacks(trainer, columns)
         check_training(trainer, self.source)
         if self.held_out is not None:
-            self.held_out = check_validation(trainer, self.held_out, epochs)
+            self.held_out = check_validation(trainer, self.held_out, epochs, self.validation_steps is not None)
             self.held_out = on_device(self.held_out, trainer.model.backend)
         self.keeper.check(columns, steps_per_epoch=self.steps_per_epoch, **self.order)
 
@@ -264,7 +265,8 @@ class Fit:
             if metric.name in counts.partial and metric.greater_is_better is not None:
                 row |= dict.fromkeys(metric.columns(trainer.model.out_shape), math.nan)
         if self.held_out is not None:
-            row |= {f"val_{name}": value for name, value in numbers(trainer.evaluate(self.held_out)).items()}
+            results = trainer.evaluate(self.held_out, steps=self.validation_steps)
+            row |= {f"val_{name}": value for name, value in numbers(results).items()}
         row |= last_rates(trainer.optimizer)
         return row | {"seconds": counts.seconds, "samples_per_second": counts.samples / counts.seconds}
 

@@ -55,8 +55,9 @@ class Loss:
         if z_shape[:1] == (0,):
             raise DataError("the batch is empty")
         # What is on the host is checked there, before it is moved: reading back what is on a device would wait for it.
-        on_device = hasattr(t, "__cuda_array_interface__") or hasattr(sample_weight, "__cuda_array_interface__")
-        source = backend if on_device else get_backend("cpu")
+        source = backend
+        if backend.has_own_memory and not any(hasattr(data, "__cuda_array_interface__") for data in (t, sample_weight)):
+            source = get_backend("cpu")
         t = source.asarray(t)
         if sample_weight is not None:
             sample_weight = source.asarray(sample_weight).astype(dtype)
@@ -71,7 +72,9 @@ class Loss:
             raise NoWeightError("the weights of the samples add up to zero: nothing to average")
         if not total > 0:
             raise DataError(f"the weights of the samples add up to {total}: nothing to average")
-        return backend.asarray(t), None if sample_weight is None else backend.asarray(sample_weight), total
+        if source is not backend:
+            t, sample_weight = backend.asarray(t), None if sample_weight is None else backend.asarray(sample_weight)
+        return t, sample_weight, total
 
     def weigh(self, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
         """The weights of the samples, or of their positions (N, ...): 0 for those that their targets exclude."""

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import flag, number, whole
-from nnlite.backend import Array, Backend, backend_of, single_threaded_blas
+from nnlite.backend import Array, Backend, single_threaded_blas
 from nnlite.errors import StateError
 from nnlite.optim import Optimizer, Rate
 
@@ -60,24 +60,28 @@ class Muon(Optimizer):
         (v,), momentum = state, float(self.momentum)
         v *= momentum
         v += g
-        direction = orthogonalize(g + momentum * v if self.nesterov else v, self.iterations)
+        direction = orthogonalize(backend, g + momentum * v if self.nesterov else v, self.iterations)
         if self.renormalize:
-            p *= math.sqrt(len(p)) / (backend.xp.linalg.norm(p) + 1e-12)
+            p *= math.sqrt(len(p)) / (_norm(backend, p) + 1e-12)
         p *= 1 - rate * float(self.weight_decay)
         p -= rate * direction
 
 
-def orthogonalize(M: Array, iterations: int) -> Array:
+def orthogonalize(backend: Backend, M: Array, iterations: int) -> Array:
     """M (n, k) with singular values near 1 (0.7 to 1.2): X <- a X + (b X X' + c (X X')^2) X from X = M / |M|.
 
     Newton-Schulz in a fifth-degree form whose slope at zero is large (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    xp = backend_of(M).xp
-    X = M / (xp.linalg.norm(M) + 1e-7)
+    X = M / (_norm(backend, M) + 1e-7)
     if len(X) > X.shape[1]:
         X = X.T
     for _ in range(iterations):
         A = X @ X.T
         X = a * X + (b * A + c * (A @ A)) @ X
     return X if X.shape == M.shape else X.T
+
+
+def _norm(backend: Backend, M: Array) -> Any:
+    """Of Frobenius, in the dtype of M, without reading it from a device."""
+    return backend.xp.sqrt((M * M).sum(dtype="float64")).astype(M.dtype)

@@ -96,24 +96,24 @@ class Optimizer:
 
     def _sweep(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None", vectors: list[Array], rate: float) -> None:
         """`update` for each stretch of parameters with the same clock, in blocks."""
-        work = [
-            (step, block)
-            for step, places in self._clocks(model, wanted)
-            for block in _blocks(places, model.backend.sweep_values)
-        ]
+        for step, places in self._clocks(model, wanted):
+            self._walk(model, vectors, _blocks(places, model.backend.sweep_values), rate, step)
+
+    def _walk(self, model: "Sequential", vectors: list[Array], blocks: list[slice], rate: float, step: int) -> None:
+        backend, grads = model.backend, model.grads
 
         def update(i: int) -> None:
-            step, block = work[i]
-            p, *state = (vector[block] for vector in vectors)
-            g = model.grads[block]
+            block = blocks[i]
+            p, *state = [vector[block] for vector in vectors]
+            g = grads[block]
             if self.weight_decay and not self.decouples_decay:
                 g = g + float(self.weight_decay) * p
-            self.update(model.backend, p, g, *state, rate=rate, step=step)
+            self.update(backend, p, g, *state, rate=rate, step=step)
 
-        if any(block.stop - block.start > _WORTH_THREADS for _, block in work):
-            model.backend.map_shards(update, len(work))
+        if len(blocks) > 1 and any(block.stop - block.start > _WORTH_THREADS for block in blocks):
+            backend.map_shards(update, len(blocks))
         else:
-            for i in range(len(work)):
+            for i in range(len(blocks)):
                 update(i)
 
     def _clocks(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None") -> list[tuple[int, list[slice]]]:
@@ -146,17 +146,17 @@ class Optimizer:
     def _state_of(self, model: "Sequential") -> list[Array]:
         if self.state_vectors and self._model is not None and self._model() is not model:
             raise StateError(f"this {type(self).__name__} holds the state of another model: make a new optimiser for each")
-        self._model = weakref.ref(model)
+        self._model, params = weakref.ref(model), model.params
         for name in self.state_names:
             if name not in self.state_vectors:
-                self.state_vectors[name] = model.backend.zeros(len(model.params), model.params.dtype)
+                self.state_vectors[name] = model.backend.zeros(len(params), params.dtype)
             vector = self.state_vectors[name]
-            if vector.shape != model.params.shape:
+            if vector.shape != params.shape:
                 raise StateError(
                     f"this {type(self).__name__} has optimised a model of {len(vector)} parameters, "
-                    f"this one has {len(model.params)}: make a new optimiser"
+                    f"this one has {len(params)}: make a new optimiser"
                 )
-            if backend_of(vector).device != model.device:
+            if type(vector) is not type(params):  # the model has moved
                 self.state_vectors[name] = model.backend.asarray(backend_of(vector).to_host(vector))
         return [self.state_vectors[name] for name in self.state_names]
 
@@ -353,8 +353,11 @@ def _blocks(places: list[slice], size: int) -> list[slice]:
     blocks = list[slice]()
     for place in places:
         length = place.stop - place.start
+        if length <= size:
+            blocks.append(place)
+            continue
         count = -(-length // size)
-        count += count % _EVEN if count > 1 else 0
+        count += count % _EVEN
         inner = [(place.start + length * i // count) // _LINE * _LINE for i in range(1, count)]
         bounds = [place.start, *inner, place.stop]
         blocks += [slice(*both) for both in pairwise(bounds)]

@@ -1,6 +1,7 @@
 """The trainer: a model, a loss, an optimiser, metrics and callbacks; what it does in an epoch stands in `loop.py`."""
 
 import copy
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -77,6 +78,7 @@ class Trainer:
         keep: int = 2,
         resume: bool = False,
         steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         monitor: str | None = None,
     ) -> History:
         """Train for `epochs` more epochs and return the history, of these and of earlier calls.
@@ -89,6 +91,7 @@ class Trainer:
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
         steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
         data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
+        validation_steps: validate on so many batches; for an iterable without an end, and an iterator that goes on each epoch.
         progress: a bar on a terminal and in a notebook, a line an epoch elsewhere; while nobody knows how long an epoch of
         an iterable will be, also lines after 1, 2, 4, 8, ... seconds.
         nonfinite: what to do where the loss of a step is NaN or infinite: "raise" NonFiniteError, which says where it comes
@@ -127,22 +130,26 @@ class Trainer:
                 f"the training data, a {type(source).__name__}, can be gone through once: for {epochs} epochs give "
                 "steps_per_epoch=, or an iterable that begins anew, such as a list"
             )
+        validation_steps = None if validation_steps is None else int(whole("validation_steps", validation_steps, 1))
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        Fit(self, source, validation, progress, nonfinite, folder, every, steps, monitor, **order).run(epochs, resume)
+        fit = Fit(self, source, validation, progress, nonfinite, folder, every, steps, validation_steps, monitor, **order)
+        fit.run(epochs, resume)
         return self.history
 
-    def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH) -> dict[str, Any]:
+    def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH, steps: int | None = None) -> dict[str, Any]:
         """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}.
 
-        data: as `fit` takes them; an iterator is read to its end. The metrics of an epoch under way go on undisturbed.
+        data: as `fit` takes them; an iterator is read to its end.  steps: only so many batches (default: all).
+        The metrics of an epoch under way go on undisturbed.
         """
         source, backend = as_source(data), self.model.backend
         batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
+        steps = None if steps is None else int(whole("steps", steps, 1))
         x = None
         with self._metrics_anew():
-            for x, t, w in batches(on_device(source, backend), batch_size):
+            for x, t, w in itertools.islice(batches(on_device(source, backend), batch_size), steps):
                 z = self.model(x)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)

@@ -341,3 +341,29 @@ def test_steps_per_epoch_belongs_to_a_run(tmp_path):
     train(folder=tmp_path)
     with pytest.raises(nn.StateError, match=r"steps_per_epoch was 3, is None"):
         train(folder=tmp_path, steps_per_epoch=None, resume=True)
+
+
+class AroundAndAround:
+    def __iter__(self):
+        return itertools.cycle([(X[:8], T[:8]), (X[8:], T[8:])])
+
+
+def going_around():
+    yield from AroundAndAround()
+
+
+@pytest.mark.parametrize("make", [AroundAndAround, going_around])
+def test_validation_without_an_end_takes_validation_steps(make):
+    def history(validation, steps):
+        trainer = make_trainer()
+        return trainer.fit((X, T), epochs=3, validation=validation, validation_steps=steps, progress=False)
+
+    np.testing.assert_allclose(history(make(), 2)["val_loss"], history((X, T), None)["val_loss"], rtol=1e-6)
+
+
+def test_evaluate_reads_so_many_batches():
+    trainer, stream = make_trainer(), iter(AroundAndAround())
+    assert trainer.evaluate(stream, steps=1) == trainer.evaluate((X[:8], T[:8]))
+    assert trainer.evaluate(stream, steps=1) == trainer.evaluate((X[8:], T[8:]))
+    with pytest.raises(ValueError, match="steps must be a whole number"):
+        trainer.evaluate(stream, steps=0)

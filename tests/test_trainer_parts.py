@@ -223,3 +223,10 @@ def test_what_does_not_keep_its_arguments_shows_itself_too():
             self.file = path + str(level)
 
     assert repr(Forgets("x")) == "Forgets(...)"
+
+
+@pytest.mark.parametrize("metric", [nn.TopK(5), nn.Precision("binary"), nn.F1("binary")])
+def test_a_metric_that_cannot_be_of_these_outputs_is_refused_before_any_step(metric):
+    model = nn.Sequential(nn.Dense(3), input_shape=(4,))
+    with pytest.raises(nn.DataError, match="classes"):
+        nn.Trainer(model, nn.CrossEntropy(), nn.Adam(), metrics=[metric])

@@ -13,7 +13,7 @@ from nnlite.backend.base import Backend, by_pixel
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
 from nnlite.backend.memory import Buffers
 from nnlite.backend.products import SUMMED, largest_divisor, multiply, multiply_rows
-from nnlite.backend.sums import ROWS, add_up, column_sums, pixel_products, squared_norm
+from nnlite.backend.sums import ROWS, TERMS, add_up, column_sums, pixel_products, squared_norm
 from nnlite.backend.threads import is_one_of_many, map_shards
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.backend.winograd import WinogradPlan, conv_algorithm
@@ -24,6 +24,7 @@ _BLOCKS, _LEAST_COLUMNS = 4, 64
 _LONG = 1 << 10  # values of a row that is long enough for an inner loop
 _WIDE = 1 << 13  # ... and that NumPy does not first copy to its buffers, where other rows are added to it or multiplied by it
 _LINE = 64  # bytes of a line of the cache, and of the widest registers
+_FEW = 1 << 12  # values of a vector for which a call takes longer than its work
 _SHORT = 64  # values of a run that is copied faster as one element
 _quiet_multiply = np.errstate(invalid="ignore")(np.multiply)
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
@@ -57,6 +58,12 @@ def _wide(size: int, channels: int) -> int:
 def _element(size: int) -> np.dtype[np.void]:
     """The dtype of an element of so many bytes."""
     return np.dtype((np.void, size))
+
+
+@cache
+def _ones(dtype: Any) -> Array:
+    """What sums of columns are products with."""
+    return np.ones(ROWS, dtype)
 
 
 class _PerThread(threading.local):
@@ -184,7 +191,7 @@ class NumpyBackend(Backend):
 
     def column_sums(self, a: Array) -> Array:
         """As the base class, by products."""
-        return column_sums(a, self.constant_rows(("ones", a.dtype), ROWS, lambda n: np.ones(n, a.dtype)))
+        return column_sums(a, _ones(a.dtype))
 
     def pixel_sums(self, a: Array) -> Array:
         """As the base class, by the sums of columns."""
@@ -196,6 +203,20 @@ class NumpyBackend(Backend):
         values = a.ravel(order="K")
         with np.errstate(over="ignore", invalid="ignore"):
             return math.isfinite(np.dot(values, values))
+
+    def sum_columns(self, a: Array, out: Array) -> None:
+        """As the base class; few rows in one product, which rounds as often."""
+        if len(a) <= TERMS and a.dtype == out.dtype:
+            np.dot(_ones(a.dtype)[: len(a)], a, out=out)
+        else:
+            super().sum_columns(a, out)
+
+    def norm(self, vector: Array) -> Any:
+        """As the base class; the squares of a few float32 values are added in float64, which holds them all."""
+        if len(vector) <= _FEW and vector.dtype == np.float32:
+            wide = vector.astype(np.float64)
+            return math.sqrt(np.dot(wide, wide))
+        return super().norm(vector)
 
     def sum_of_squares(self, vector: Array) -> float:
         """As the base class, without an array of squares."""
@@ -234,8 +255,20 @@ class NumpyBackend(Backend):
         return y
 
     def erf(self, x: Array) -> Array:
-        """The error function: to the last bits in float64, where gradients are checked."""
-        return np.asarray(_exact_erf(x), np.float64) if x.dtype == np.float64 else super().erf(x)
+        """To the last bits in float64, where gradients are checked; in float32 as the base class, in two arrays."""
+        if x.dtype == np.float64:
+            return np.asarray(_exact_erf(x), np.float64)
+        t = abs(x)
+        t *= 0.3275911
+        t += 1
+        np.divide(1, t, out=t)
+        series = 1.061405429 * t
+        for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+            series += coefficient
+            series *= t
+        np.multiply(x, -x, out=t)
+        series *= np.exp(t, out=t)
+        return np.copysign(np.subtract(1, series, out=series), x, out=series)
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
         """As the base class, on the threads of `nn.set_num_threads`."""

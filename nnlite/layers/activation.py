@@ -56,12 +56,20 @@ class Sigmoid(Layer):
     gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        e = self.xp.exp(-abs(a))  # of -|a|, so that nothing overflows
-        ctx.y = self.xp.divide(self.xp.where(a >= 0, 1, e), 1 + e, out=ctx.out)
+        ctx.y = sigmoid(self.xp, a, ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.xp.multiply(delta, ctx.y * (1 - ctx.y), out=ctx.out)
+
+
+def sigmoid(xp: Any, a: Array, out: Array | None) -> Array:
+    """1 / (1 + exp(-a))"""
+    e = xp.exp(-abs(a))  # of -|a|, so that nothing overflows
+    y: Array = xp.maximum(e, a >= 0, out=out)  # e is at most 1
+    e += 1
+    y /= e
+    return y
 
 
 class Tanh(Layer):
@@ -105,7 +113,10 @@ class GELU(Layer):
         return self.xp.multiply(delta, slope, out=ctx.out)
 
     def _Phi(self, a: Array) -> Array:
-        return 0.5 * (1 + self.backend.erf(a * (1 / math.sqrt(2))))
+        Phi = self.backend.erf(a * (1 / math.sqrt(2)))
+        Phi += 1
+        Phi *= 0.5
+        return Phi
 
 
 def gelu_tanh(backend: Backend, a: Array, linear: float, cubic: float, out: Any) -> Array:
@@ -162,8 +173,7 @@ class SiLU(Layer):
         return self.xp.multiply(delta, s * (1 + a * (1 - s)), out=ctx.out)
 
     def _sigmoid(self, a: Array) -> Array:
-        e = self.xp.exp(-abs(a))
-        return self.xp.where(a >= 0, 1, e) / (1 + e)
+        return sigmoid(self.xp, a, None)
 
 
 class Softmax(Layer):

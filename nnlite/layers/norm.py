@@ -151,7 +151,8 @@ class LayerNorm(Layer):
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        x = a - a[..., :1]  # about the first value: equal ones give 0, which the rounded mean of them would not
+        # About the first value: equal ones give 0, which the rounded mean of them would not.
+        x = a - a[..., :1]
         x -= x.mean(axis=-1, keepdims=True)
         squares = self.xp.multiply(x, x, out=ctx.out)
         ctx.inv_std = 1 / self.xp.sqrt(squares.mean(axis=-1, keepdims=True) + float(self.eps))
@@ -168,9 +169,13 @@ class LayerNorm(Layer):
             self.backend.sum_columns(rows, ctx.dbeta)
         if self.scale:
             ctx.dgamma[...] = self.backend.column_products(rows, self.backend.rows(ctx.x))
-        d = delta * self.gamma if self.scale else delta
-        d = d - d.mean(axis=-1, keepdims=True) - ctx.x * (d * ctx.x).mean(axis=-1, keepdims=True)
-        return self.xp.multiply(d, ctx.inv_std, out=ctx.out)
+        xp, products = self.xp, self.backend.scratch_batch("products", delta.shape, delta.dtype)
+        d = xp.multiply(delta, self.gamma if self.scale else 1, out=ctx.out)
+        slope = xp.multiply(d, ctx.x, out=products).mean(axis=-1, keepdims=True)
+        d -= d.mean(axis=-1, keepdims=True)
+        d -= xp.multiply(ctx.x, slope, out=products)
+        d *= ctx.inv_std
+        return d
 
 
 class Normalize(Layer):

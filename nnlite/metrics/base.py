@@ -34,6 +34,7 @@ class Metric:
         """The columns that a history has of it, where the outputs of a sample have this shape.
 
         Here one, of its name. A vector gives one for each value, `recall_0`, `recall_1`, ...; what has more axes gives none.
+        Raises DataError for outputs that it cannot be of, so that training is refused before its first step.
         """
         return [self.name]
 

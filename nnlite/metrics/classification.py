@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnlite.arguments import choice, whole
+from nnlite.arguments import choice, listing, whole
 from nnlite.backend import backend_of
 from nnlite.errors import DataError
 from nnlite.metrics.labels import OfLabels
@@ -82,10 +82,13 @@ class TopK(_Share):
         super().__init__(ignore_index)
         self.k, self.name = whole("k", k, 1), f"top{k}_accuracy"
 
+    def columns(self, out_shape: tuple[int, ...]) -> list[str]:
+        if out_shape[-1:] < (max(2, self.k),):
+            raise DataError(f"{self.name} needs outputs (N, C) of at least {self.k} classes, got (N, {listing(out_shape)})")
+        return [self.name]
+
     def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:
-        classes = z.shape[1] if z.shape[1] > 1 else 0
-        if classes < self.k:
-            raise DataError(f"{self.name} needs outputs (N, C) of at least {self.k} classes, got {z.shape}")
+        self.columns(z.shape[1:])
         best = np.argsort(-z, axis=1, kind="stable")[:, : self.k]
         return np.asarray((best == t[:, None]).any(axis=1))
 
@@ -146,12 +149,13 @@ class _PerClass(ConfusionMatrix):
 
     def columns(self, out_shape: tuple[int, ...]) -> list[str]:
         outputs = out_shape[-1] if out_shape else 1
+        if self.average == "binary" and outputs > 2:
+            raise DataError(f'{self.name}: average="binary" is of two classes, not of {outputs}: "macro" is their mean')
         classes = outputs if self.multilabel else max(2, outputs)
         return [f"{self.name}_{c}" for c in range(classes)] if self.average is None else [self.name]
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
-        if self.average == "binary" and np.ndim(z) > 1 and z.shape[-1] > 2:
-            raise DataError(f'{self.name}: average="binary" is of two classes, not of {z.shape[-1]}: "macro" is their mean')
+        self.columns(np.shape(z)[1:])
         super().update(z, t, sample_weight)
 
     def result(self) -> Any:
