@@ -103,6 +103,7 @@ class Layer:
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
     `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
     which a loss of logits must not be given; None where the layer gives them if it is given them.
+    `ends_with_relu`: set by `plan.py` alone, on a twin of the layer whose outputs have gone through ReLU.
     """
 
     samplewise: ClassVar[bool] = True
@@ -110,6 +111,7 @@ class Layer:
     keeps: ClassVar[Literal["input", "output", "both"] | None] = "both"
     shares_memory: ClassVar[bool] = True
     gives_probabilities: ClassVar[bool | None] = False
+    ends_with_relu = False
 
     backend: Backend = get_backend("cpu")
     in_shape: Shape
@@ -256,6 +258,12 @@ class Layer:
         return {name: value for name, value in self.__dict__.items() if name != "owner"}
 
     __repr__ = as_call
+
+
+class Elementwise(Layer):
+    """A function of each value, or of values of its own sample: it may work in place. A subclass says what it `keeps`."""
+
+    elementwise, shares_memory = True, False
 
 
 class BatchLayer(Layer):
