@@ -15,12 +15,13 @@ FAR = 16  # standard deviations from zero: a mean beyond that is subtracted befo
 
 
 class Normalization:
-    """y = gamma x + beta,  x = (a - mean) inv_std,  column by column, and its derivative: what the shards of a pass share.
+    """y = gamma x + beta,  x = (a - mean) inv_std,  channel by channel, and its derivative: what the shards of a pass share.
 
-    mean, inv_std, gamma, beta: (C,); gamma and beta may be None, for 1 and 0.   rows: about how many values a column has.
+    a, y: (..., C)   mean, inv_std = 1 / sqrt(var + eps), gamma, beta: (C,); gamma and beta may be None, for 1 and 0.
+    rows: about how many values a channel has.
 
-    There is no array of x: y = (a - center) scale + shift. Where the mean is near zero nothing cancels, and center is None,
-    for 0: that saves a sweep. A backend with kernels of its own has another class for this one: `Backend.normalization`.
+    No array holds x: y = (a - center) scale + shift, with center = mean. Where the mean is near zero nothing cancels, and
+    center = 0, None here, saves a sweep. A backend may have kernels for all this: see `Backend.normalization`.
     """
 
     def __init__(
@@ -49,10 +50,9 @@ class Normalization:
         return total.astype(a.dtype), (products * self.inv_std).astype(a.dtype)
 
     def combine_deltas(self, parts: list[Any], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
-        """Write dJ/dbeta = sum of delta and dJ/dgamma = sum of delta x over all shards; returns what `backward` adds.
+        """Write dJ/dbeta = sum of delta and dJ/dgamma = sum of delta x, over all shards; return slope and offset, with which
 
-        With mean_delta and mean_delta_x, these sums over m,
-        delta - mean_delta - x mean_delta_x = delta + slope (a - center) + offset.
+        delta - mean_delta - x mean_delta_x = delta + slope (a - center) + offset;   mean_delta, mean_delta_x: the sums over m
         """
         total, total_x = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
         for gradient, sums in ((dbeta, total), (dgamma, total_x)):
@@ -125,7 +125,7 @@ class BatchNorm(BatchLayer):
 
     def combine(self, parts: list[Any]) -> Any:
         m, mean, unbiased_var, inv_std = self.backend.combine_moments(parts, float(self.eps))
-        return Moments(m, mean, unbiased_var, self._by(mean, inv_std, int(m)))
+        return Moments(m, mean, unbiased_var, self._normalization(mean, inv_std, int(m)))
 
     def commit(self, batch: Moments) -> None:
         weight = 1 - float(self.momentum)
@@ -134,7 +134,7 @@ class BatchNorm(BatchLayer):
             self.backend.lerp(self.running_var, batch.unbiased_var, weight)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        by = ctx.batch.normalization if ctx.training else self.by_running_statistics(a.size // a.shape[-1])
+        by = ctx.batch.normalization if ctx.training else self.running_normalization(a.size // a.shape[-1])
         return by.forward(a, ctx.out, self.ends_with_relu)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
@@ -147,11 +147,11 @@ class BatchNorm(BatchLayer):
     def backward(self, delta: Array, ctx: Context) -> Array:
         return ctx.batch.normalization.backward(delta, ctx.a, *ctx.delta_batch, ctx.out)
 
-    def by_running_statistics(self, rows: int) -> Normalization:
+    def running_normalization(self, rows: int) -> Normalization:
         """The normalisation by the running mean and variance, of about so many values a channel."""
-        return self._by(self.running_mean, 1 / self.xp.sqrt(self.running_var + float(self.eps)), rows)
+        return self._normalization(self.running_mean, 1 / self.xp.sqrt(self.running_var + float(self.eps)), rows)
 
-    def _by(self, mean: Array, inv_std: Array, rows: int) -> Normalization:
+    def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Normalization:
         """The normalisation by these statistics, in the dtype of the model."""
         mean, inv_std = (v.astype(self.running_mean.dtype, copy=False) for v in (mean, inv_std))
         gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
@@ -172,7 +172,7 @@ class FrozenBatchNorm(Elementwise):
         self.declared, self.frozen = norm.declared, norm.frozen
 
     def prepare(self, memory: Memory) -> Normalization:
-        return self.norm.by_running_statistics(math.prod(self.in_shape[:-1]))
+        return self.norm.running_normalization(math.prod(self.in_shape[:-1]))
 
     def forward(self, a: Array, ctx: Context) -> Array:
         return ctx.prepared.forward(a, ctx.out)
