@@ -128,8 +128,8 @@ class CupyBackend(Backend):
 
     def sum_columns(self, a: Array, out: Array) -> None:
         """As the base class, without an array in between."""
-        partial, blocks = self.partial_sums("column_sums", a)
-        self.finish("finish_sums", a, partial, out, blocks)
+        partial, blocks = self._partial("column_sums", a)
+        self._finish("finish_sums", a, partial, out, blocks)
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
         """Plain products for 1 x 1, a kernel for depthwise, blocks for groups, else patches."""
@@ -153,16 +153,16 @@ class CupyBackend(Backend):
 
     def moments(self, a: Array) -> tuple[Array, Array]:
         """Partial sums about the first row, and that row: what `combine_moments` makes the moments of."""
-        return self.partial_sums("column_moments", a)[0], a[0]
+        return self._partial("column_moments", a)[0], a[0]
 
     def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
         """As the base class, in one kernel."""
         ((rows, partial, first_row),) = parts
         mean, unbiased, inv_std = self.xp.empty((3, len(first_row)), first_row.dtype)
-        self.finish("finish_moments", first_row, partial, first_row, mean, unbiased, inv_std, eps, len(partial), rows)
+        self._finish("finish_moments", first_row, partial, first_row, mean, unbiased, inv_std, eps, len(partial), rows)
         return float(rows), mean, unbiased, inv_std
 
-    def partial_sums(self, name: str, a: Array, *arrays: Array) -> tuple[Array, int]:
+    def _partial(self, name: str, a: Array, *arrays: Array) -> tuple[Array, int]:
         """Sums of the columns by block, (blocks, C, 2)."""
         rows, channels = a.shape
         blocks = max(1, min(-(-rows // _ROWS_A_BLOCK), 1 << 10))
@@ -170,7 +170,7 @@ class CupyBackend(Backend):
         self.kernels.launch(name, a.dtype, (blocks, -(-channels // 32), 1), (32, 8, 1), a, *arrays, partial, rows, channels)
         return partial, blocks
 
-    def finish(self, name: str, like: Array, *args: Any) -> None:
+    def _finish(self, name: str, like: Array, *args: Any) -> None:
         """What a kernel makes of partial sums, column by column; `like` (..., C)."""
         channels = like.shape[-1]
         self.kernels.launch(name, like.dtype, (-(-channels // 32), 1, 1), (32, 16, 1), *args, channels)
@@ -187,13 +187,12 @@ class CupyBackend(Backend):
 
     # ---- value by value
 
-    def like(self, a: Array, out: Array | None) -> Array:
-        """`out`, or where there is none a new array as `a`."""
+    def _like(self, a: Array, out: Array | None) -> Array:
         return self.xp.empty(a.shape, a.dtype) if out is None else out
 
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
         """As the base class, in one sweep."""
-        da = self.like(delta, out)
+        da = self._like(delta, out)
         self.kernels.values("relu_delta", delta.dtype, delta.size, delta, y, da, delta.size)
         return da
 
@@ -203,13 +202,13 @@ class CupyBackend(Backend):
 
     def gelu_tanh(self, a: Array, linear: float, cubic: float, out: Any) -> Array:
         """As in `layers/activation.py`, in one sweep."""
-        y = self.like(a, out)
+        y = self._like(a, out)
         self.kernels.values("gelu_tanh", a.dtype, a.size, a, y, linear, cubic, a.size)
         return y
 
     def gelu_tanh_delta(self, delta: Array, a: Array, linear: float, cubic: float, out: Any) -> Array:
         """As in `layers/activation.py`, in one sweep."""
-        da = self.like(a, out)
+        da = self._like(a, out)
         self.kernels.values("gelu_tanh_delta", a.dtype, a.size, delta, a, da, linear, cubic, a.size)
         return da
 
@@ -293,25 +292,25 @@ class CudaNormalization(NamedTuple):
 
     def forward(self, a: Array, out: Array | None, relu: bool = False) -> Array:
         """y = gamma x + beta."""
-        y = self.backend.like(a, out)
+        y = self.backend._like(a, out)
         self.backend.kernels.rows("normalize", y, a, *self[1:], y, a.size // a.shape[-1], a.shape[-1], relu)
         return y
 
     def delta_sums(self, delta: Array, a: Array) -> Array:
         """Partial sums of delta and of delta (a - mean)."""
-        return self.backend.partial_sums("column_deltas", delta, a, self.mean)[0]
+        return self.backend._partial("column_deltas", delta, a, self.mean)[0]
 
     def combine_deltas(self, parts: list[Array], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
         """mean_delta and mean_delta_x, as `backward` takes them."""
         (partial,) = parts
         mean_delta, mean_delta_x = self.backend.xp.empty((2, len(self.mean)), self.mean.dtype)
         results = (dgamma, dbeta, mean_delta, mean_delta_x)
-        self.backend.finish("finish_deltas", self.mean, partial, self.inv_std, *results, m, len(partial))
+        self.backend._finish("finish_deltas", self.mean, partial, self.inv_std, *results, m, len(partial))
         return mean_delta, mean_delta_x
 
     def backward(self, delta: Array, a: Array, mean_delta: Array, mean_delta_x: Array, out: Array | None) -> Array:
         """dJ/da = gamma inv_std (delta - mean_delta - x mean_delta_x)."""
-        da = self.backend.like(a, out)
+        da = self.backend._like(a, out)
         columns = (*self[1:4], mean_delta, mean_delta_x)
         self.backend.kernels.rows("normalize_delta", da, delta, a, *columns, da, a.size // a.shape[-1], a.shape[-1])
         return da
