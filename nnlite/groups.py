@@ -10,8 +10,8 @@ from nnlite.optim import Optimizer, check_and_clip
 from nnlite.state import attributes
 
 if TYPE_CHECKING:
+    from nnlite.engine.vectors import Slot
     from nnlite.model import Sequential
-    from nnlite.vectors import Slot
 
 
 class ParameterGroups:

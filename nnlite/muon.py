@@ -10,8 +10,8 @@ from nnlite.errors import StateError
 from nnlite.optim import Optimizer, Rate
 
 if TYPE_CHECKING:
+    from nnlite.engine.vectors import Slot
     from nnlite.model import Sequential
-    from nnlite.vectors import Slot
 
 
 class Muon(Optimizer):

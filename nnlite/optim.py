@@ -16,8 +16,8 @@ from nnlite.errors import NonFiniteError, StateError
 from nnlite.state import attributes
 
 if TYPE_CHECKING:
+    from nnlite.engine.vectors import Slot
     from nnlite.model import Sequential
-    from nnlite.vectors import Slot
 
 Rate = float | Callable[[int], float]
 _WORTH_THREADS = 1 << 16  # values of a block: for fewer, waking a thread takes longer than what it does

@@ -14,9 +14,9 @@ import numpy as np
 import nnlite.layers
 from nnlite.arguments import flag, shortened
 from nnlite.atomic import shown, write_whole
+from nnlite.engine.vectors import walk
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Layer
-from nnlite.vectors import walk
 from nnlite.weights import Arrays, Taken, check_names, entries, renamed, take
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite import plan
+from nnlite.engine import cut
 
 each_case = pytest.mark.parametrize("case", CASES)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -121,7 +121,7 @@ def test_short_last_shard_and_many_shards(case, data):
     results = []
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("BUDGET", 1), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 0)):
-            patch.setattr(plan, name, value)
+            patch.setattr(cut, name, value)
         for threads in (1, 2, 3):
             nn.set_num_threads(threads)
             model.restore(start)

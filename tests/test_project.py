@@ -15,20 +15,8 @@ FLOORS = [
     {"arguments", "atomic", "errors"},
     {"backend"},
     {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
-    {
-        "debug",
-        "gradcheck",
-        "model",
-        "plan",
-        "profile",
-        "serialize",
-        "shards",
-        "steps",
-        "summary",
-        "vectors",
-        "weights",
-        "workspace",
-    },
+    {"engine"},
+    {"debug", "gradcheck", "model", "profile", "serialize", "summary", "weights"},
     {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
     | {"monitor", "progress", "signals", "sources", "train", "zoo"},
 ]

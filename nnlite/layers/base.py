@@ -31,12 +31,13 @@ class Parameter(NamedTuple):
 
 
 class Shard:
-    """Where a piece of the batch stands: rows `start` to `start + rows` of training pass `pass_id`."""
+    """A piece of the batch: rows `start` to `start + rows` of training pass `pass_id`.  swept: backward follows at once."""
 
     start: int
     rows: int
     pass_id: int
     training: bool
+    swept = False
 
     def __init__(self, seed: int) -> None:
         self.seed = int(seed)
@@ -72,6 +73,11 @@ class Context(Memory):
     def training(self) -> bool:
         """Whether this is a training pass."""
         return self.shard.training
+
+    @property
+    def swept(self) -> bool:
+        """Whether backward follows at once."""
+        return self.shard.swept
 
     @property
     def out(self) -> Array | None:
