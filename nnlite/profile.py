@@ -56,8 +56,8 @@ class _Clock:
         self.prepare = criterion.prepare
         self._edges: list[tuple[float, int, Key]] = []  # appended to by all threads: +1 at a beginning, -1 at an end
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._timed(self.criterion, "loss", FORWARD)(*args, **kwargs)
+    def of_rows(self, *rows: Any) -> Any:
+        return self._timed(self.criterion.of_rows, "loss", FORWARD)(*rows)
 
     @contextmanager
     def around(self, model: "Sequential") -> "Iterator[None]":
