@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import listing, shortened
-from nnlite.backend import backend_of, length
+from nnlite.backend import length
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
 from nnlite.groups import ParameterGroups, by_column
@@ -194,7 +194,7 @@ def _check_labels(trainer: "Trainer", source: Any) -> None:
 def _check_targets(trainer: "Trainer", n: int, t: Any, w: Any) -> None:
     model = trainer.model
     with suppress(NoWeightError):
-        trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, backend_of(t))
+        trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, model.backend)
 
 
 @contextmanager

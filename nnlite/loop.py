@@ -28,8 +28,8 @@ class Weighed(Loss):
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
 
-    def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Any]:
-        return self.loss(z, t, sample_weight, total)
+    def of_rows(self, *rows: Any) -> tuple[float, Any]:
+        return self.loss.of_rows(*rows)
 
     def prepare(self, *batch: Any) -> tuple[Any, Any, float]:
         prepared = self.loss.prepare(*batch)

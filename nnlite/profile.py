@@ -69,8 +69,8 @@ class _Clock:
         self.prepare = criterion.prepare
         self.edges: list[tuple[float, int, Key]] = []  # appended to by all threads: +1 at a beginning, -1 at an end
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.timed(self.criterion, "loss", FORWARD)(*args, **kwargs)
+    def of_rows(self, *rows: Any) -> Any:
+        return self.timed(self.criterion.of_rows, "loss", FORWARD)(*rows)
 
     def shares(self) -> dict[Key, float]:
         """The seconds of each step; those in which several calls run at once are shared out among them."""

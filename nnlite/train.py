@@ -153,7 +153,7 @@ class Trainer:
                 z = self.model(x)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
-                    tally.add(self.loss(z, *prepared)[0], prepared[2])
+                    tally.add(self.loss.of_rows(backend, z, *prepared)[0], prepared[2])
                 for metric in self.metrics:
                     metric.update(z, t, w)
             if not tally.count:

@@ -97,7 +97,7 @@ class Engine:
 
         def loss_of(z: Array, i: int, rows: slice) -> Array:
             weight = None if sample_weight is None else sample_weight[rows]
-            losses[i], delta = criterion(z, t[rows], sample_weight=weight, total=total)
+            losses[i], delta = criterion.of_rows(self.vectors.backend, z, t[rows], weight, total)
             if out is not None:
                 out[rows] = z
             return delta
