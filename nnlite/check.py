@@ -9,12 +9,12 @@ from nnlite.arguments import listing, shortened
 from nnlite.backend import length
 from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
-from nnlite.groups import ParameterGroups, by_column
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
+from nnlite.optim.groups import ParameterGroups, by_column
 from nnlite.sources import batches, gives_once, is_dataset, items
 
 if TYPE_CHECKING:

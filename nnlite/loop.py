@@ -11,10 +11,10 @@ from nnlite.check import check_callbacks, check_parts, check_training, check_val
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
-from nnlite.groups import last_rates
 from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
+from nnlite.optim.groups import last_rates
 from nnlite.progress import Progress, say, show
 from nnlite.sources import Epochs, apart, is_dataset, on_device
 

@@ -24,8 +24,8 @@ from nnlite.model import Sequential
 from nnlite.sources import as_source, batches, gives_once, inputs, on_device
 
 if TYPE_CHECKING:
-    from nnlite.groups import ParameterGroups
     from nnlite.optim import Optimizer
+    from nnlite.optim.groups import ParameterGroups
 
 _INFERENCE_BATCH = 1024
 

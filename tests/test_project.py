@@ -14,7 +14,7 @@ PACKAGE = ROOT / "nnlite"
 FLOORS = [
     {"arguments", "atomic", "errors"},
     {"backend"},
-    {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
+    {"init", "layers", "losses", "optim", "schedules", "state"},
     {"engine"},
     {"debug", "gradcheck", "model", "profile", "serialize", "summary", "weights"},
     {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}

@@ -3,33 +3,13 @@
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnlite.arguments import listing, shortened
 from nnlite.backend import Array, Backend, ReadersWriterLock, single_threaded_blas
 from nnlite.errors import ShapeError, StateError
 from nnlite.init import initial_values
-from nnlite.layers.base import Layer, Parameter
-
-
-class Slot(NamedTuple):
-    """One named array of a model and its place in a flat vector."""
-
-    path: str
-    layer: Layer
-    attribute: str
-    parameter: Parameter
-    place: slice
-
-    @property
-    def name(self) -> str:
-        """Such as "3.shortcut.0.W"."""
-        return f"{self.path}.{self.attribute}"
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it gets no gradient and no update."""
-        return self.attribute in self.layer.frozen
+from nnlite.layers.base import Layer, Slot
 
 
 def walk(layers: dict[str, Layer], prefix: str = "") -> Iterator[tuple[str, Layer]]:

@@ -7,8 +7,8 @@ from nnlite.backend import Array
 from nnlite.backend.memory import Buffers, Memory
 from nnlite.engine.plan import Run
 from nnlite.engine.steps import Values
-from nnlite.engine.vectors import Slot, Vectors, is_trained, shift
-from nnlite.layers.base import Context, Layer, Shard
+from nnlite.engine.vectors import Vectors, is_trained, shift
+from nnlite.layers.base import Context, Layer, Shard, Slot
 
 _WORTH_THREADS = 1 << 18  # values of weights to prepare: for fewer, waking a thread takes longer
 STRETCH = 32  # shards whose gradients are added one after another

@@ -264,6 +264,26 @@ class Layer:
     __repr__ = as_call
 
 
+class Slot(NamedTuple):
+    """One named array of a model and its place in a flat vector."""
+
+    path: str
+    layer: Layer
+    attribute: str
+    parameter: Parameter
+    place: slice
+
+    @property
+    def name(self) -> str:
+        """Such as "3.shortcut.0.W"."""
+        return f"{self.path}.{self.attribute}"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it gets no gradient and no update."""
+        return self.attribute in self.layer.frozen
+
+
 class BatchLayer(Layer):
     """A layer that needs the whole batch: a barrier between runs of shards.
 

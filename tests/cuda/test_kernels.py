@@ -15,7 +15,8 @@ from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Window
 from nnlite.errors import ShapeError
 from nnlite.layers.activation import gelu_tanh, gelu_tanh_delta
-from nnlite.optim import adam, sgd
+from nnlite.optim.adam import adam
+from nnlite.optim.sgd import sgd
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 LAUNCHED = set()
