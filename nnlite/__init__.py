@@ -24,6 +24,7 @@ from nnlite.errors import (
     ShapeError,
     StateError,
 )
+from nnlite.files import load
 from nnlite.gradcheck import gradcheck
 from nnlite.history import History
 from nnlite.layers import (
@@ -56,7 +57,6 @@ from nnlite.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Rec
 from nnlite.model import Sequential
 from nnlite.optim import SGD, Adam, AdamW, Muon, Optimizer, ParameterGroups, RMSProp
 from nnlite.profile import profile
-from nnlite.serialize import load
 from nnlite.train import Trainer
 
 if TYPE_CHECKING:

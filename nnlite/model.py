@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
@@ -15,9 +15,9 @@ from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.residual import build_chain, check_layers
 from nnlite.losses import Loss
-
-if TYPE_CHECKING:
-    from nnlite.weights import Taken
+from nnlite.serialize import read_model, save
+from nnlite.summary import summary
+from nnlite.weights import Taken, check_names, renamed, take
 
 # What `assemble` makes: no part of a copy.
 _MADE_ANEW = {"owner", "vectors", "engine", "_moved_to", "in_shape", "out_shape"}
@@ -46,6 +46,7 @@ class Sequential(Layer):
 
     vectors: Vectors
     engine: Engine
+    saved_as: ClassVar[type[Layer] | None]
 
     def __init__(self, *layers: Layer, input_shape: Shape | None = None, seed: int = 0, dtype: str = "float32") -> None:
         check_layers("Sequential", layers)
@@ -326,33 +327,34 @@ class Sequential(Layer):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file for `nnlite.load`. StateError for a layer's argument that none can hold: a function."""
-        from nnlite.serialize import save
-
         with self.lock.reading():
-            save(self, path)
+            save(self, self.vectors, self.passes, path)
 
-    def load_weights(self, path: str | PathLike[str], strict: bool = True, names: Mapping[str, str] | None = None) -> "Taken":
+    def load_weights(self, path: str | PathLike[str], strict: bool = True, names: Mapping[str, str] | None = None) -> Taken:
         """Take values by name from a saved model. Returns the names that were taken; `left_out` of it says what was not.
 
         strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits, if anything does.
         names: {"old.*": "new.*"}: what others in the file are called here; * stands for the same on both sides.
         """
-        from nnlite.serialize import load_weights
-
-        return load_weights(self, path, strict, names)
+        flag("strict", strict)
+        check_names(names)
+        arrays, _ = read_model(path)
+        self._root()
+        return take(self.vectors, renamed(arrays, names or {}), strict, path)
 
     def summary(self) -> None:
         """Print each layer's output shape, number of parameters, and MFLOP of a forward pass for one sample."""
-        from nnlite.summary import summary
-
         self._root()
-        print(summary(self))
+        print(summary(self, self.vectors))
 
     def __len__(self) -> int:
         return len(self.layers)
 
     def __getitem__(self, index: int | slice) -> Any:
         return self.layers[index]
+
+
+Sequential.saved_as = Sequential  # of a subclass, the layers are saved
 
 
 def _refuse_own_passes(path: str, layer: Layer) -> None:

@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules", "state"},
     {"engine"},
-    {"debug", "gradcheck", "model", "profile", "serialize", "summary", "weights"},
+    {"debug", "files", "gradcheck", "model", "profile", "serialize", "summary", "weights"},
     {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
     | {"monitor", "progress", "signals", "sources", "train", "zoo"},
 ]

@@ -108,7 +108,8 @@ class Layer:
     It also says what `plan.py` may rely on; the defaults are the careful ones. `samplewise`: each sample is treated by itself.
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
     `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
-    which a loss of logits must not be given; None where the layer gives them if it is given them.
+    which a loss of logits must not be given; None where the layer gives them if it is given them. `saved_as`: the class that a
+    file names for it and its subclasses; None: its own.
     """
 
     samplewise: ClassVar[bool] = True
@@ -116,6 +117,7 @@ class Layer:
     keeps: ClassVar[Literal["input", "output", "both"] | None] = "both"
     shares_memory: ClassVar[bool] = True
     gives_probabilities: ClassVar[bool | None] = False
+    saved_as: "ClassVar[type[Layer] | None]" = None
 
     backend: Backend = get_backend("cpu")
     in_shape: Shape
