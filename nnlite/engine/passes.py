@@ -46,27 +46,33 @@ def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
 
 
 def load(value: Any, v: int, rows: slice, space: Workspace, dtype: Any) -> Array:
-    """Rows of a value; those of the user's own array are cast to the model's dtype."""
+    """Rows of a value; those of the user's own array are cast to `dtype`, unless it is None."""
     if type(value) is Batch:
         return value.take(rows, f"value {v}", space.input)
     a = value[rows]
-    if a.dtype == dtype and a.flags.c_contiguous:
+    if dtype is None or (a.dtype == dtype and a.flags.c_contiguous):
         return a
     room = space.input.get(f"input {v}", a.shape, dtype)
     room[...] = a
     return room
 
 
+def dtype_of_input(plan: Plan, x: Array, vectors: Vectors) -> Any:
+    """What the input is cast to; None: it stays as it is."""
+    return None if x.dtype.kind in "iu" and plan.takes_integers else vectors.dtype
+
+
 def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
     """The model's output, by its running statistics, without anything kept."""
     run, vectors = plan.inference, memory.vectors
     stage = Stage(run, memory, cut_of(run, len(x), vectors), memory.keep_prepared())
+    dtype = dtype_of_input(plan, x, vectors)
     out: Array = vectors.backend.xp.empty((len(x), *plan.shapes[plan.output]), vectors.dtype)
 
     def work(i: int, rows: slice) -> None:
         space = memory.workspace()
         space.begin(rows, 0, stage.prepared, training=False, swept=False)
-        out[rows] = space.forward({0: load(x, 0, rows, space, vectors.dtype)}, {})[plan.output]
+        out[rows] = space.forward({0: load(x, 0, rows, space, dtype)}, {})[plan.output]
         memory.workspaces.append(space)
 
     stage.each(work)
@@ -83,6 +89,7 @@ class TrainingPass:
     def __init__(self, plan: Plan, stages: list[Stage], vectors: Vectors, pool: Pool, x: Array, pass_id: int) -> None:
         self.plan, self.stages, self.vectors, self.pool = plan, stages, vectors, pool
         self.n, self.pass_id, self.last = len(x), pass_id, stages[-1]
+        self.input_dtype = dtype_of_input(plan, x, vectors)
         self.values: Values = {0: x}
         self.deltas: Values = {}
         self.wanted = frozenset[int]()
@@ -119,7 +126,7 @@ class TrainingPass:
 
     def _run_forward(self, stage: Stage, rows: slice, space: Workspace, targets: Values, swept: bool = False) -> Values:
         space.begin(rows, self.pass_id, stage.prepared, training=True, swept=swept)
-        values = {v: load(self.values[v], v, rows, space, self.vectors.dtype) for v in stage.run.loads}
+        values = {v: load(self.values[v], v, rows, space, self.input_dtype) for v in stage.run.loads}
         if stage.run.entry is not None:
             ctx = space.contexts[stage.run.entry.makes]
             ctx.a, ctx.batch = values[stage.run.entry.reads[0]], stage.batch
@@ -213,7 +220,7 @@ class TrainingPass:
         exit = self.stages[k].run.exit
         if exit is not None and exit.makes in self.wanted:
             ctx, behind = space.contexts[exit.makes], self.stages[k + 1]
-            ctx.a = load(self.values[exit.reads[0]], exit.reads[0], rows, space, self.vectors.dtype)
+            ctx.a = load(self.values[exit.reads[0]], exit.reads[0], rows, space, self.input_dtype)
             ctx.batch, ctx.delta_batch, ctx.prepared = behind.batch, behind.delta_batch, behind.prepared.get(exit.makes)
 
     def _combine_deltas(self, stage: Stage, parts: list[Any]) -> Any:
@@ -255,7 +262,7 @@ def _take(delta: Any, v: int, rows: slice, space: Workspace) -> Array:
 
 
 def _store(targets: Values, values: Values) -> None:
-    """Put a shard's values where they belong, unless they were written there."""
+    """Put a shard's values where they belong, unless they were written there. Integers have no delta: 0."""
     for v, target in targets.items():
         if values[v] is not target:
-            target[...] = values[v]
+            target[...] = 0 if values[v] is None else values[v]

@@ -76,6 +76,11 @@ class Plan(NamedTuple):
     output: int
     shapes: dict[int, Shape]
 
+    @property
+    def takes_integers(self) -> bool:
+        """Whether all layers that read the input want integers as they are."""
+        return all(step.layer.takes_integers for step in self.inference.steps if 0 in step.reads)
+
 
 def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, wrap: Wrap | None = None) -> Plan:
     """Flatten, rewrite and cut into runs.

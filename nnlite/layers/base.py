@@ -109,7 +109,8 @@ class Layer:
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
     `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
     which a loss of logits must not be given; None where the layer gives them if it is given them. `saved_as`: the class that a
-    file names for it and its subclasses; None: its own.
+    file names for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers as they are, such
+    as the ids of an embedding, and its backward may return None; otherwise inputs are cast to the model's dtype.
     """
 
     samplewise: ClassVar[bool] = True
@@ -118,6 +119,7 @@ class Layer:
     shares_memory: ClassVar[bool] = True
     gives_probabilities: ClassVar[bool | None] = False
     saved_as: "ClassVar[type[Layer] | None]" = None
+    takes_integers: ClassVar[bool] = False
 
     backend: Backend = get_backend("cpu")
     in_shape: Shape
