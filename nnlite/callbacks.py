@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnlite.arguments import as_call, choice, flag, number, shortened, whole
-from nnlite.groups import by_column
 from nnlite.monitor import Mode, Monitor
+from nnlite.optim.groups import by_column
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential

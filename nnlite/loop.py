@@ -11,10 +11,10 @@ from nnlite.check import check_callbacks, check_parts, check_training, check_val
 from nnlite.checkpoint import Folder
 from nnlite.debug import locate
 from nnlite.errors import DataError, NonFiniteError
-from nnlite.groups import last_rates
 from nnlite.history import numbers
 from nnlite.keeper import Counts, Keeper
 from nnlite.losses import Loss, NoWeightError
+from nnlite.optim.groups import last_rates
 from nnlite.progress import Progress, say, show
 from nnlite.sources import Epochs, apart, is_dataset, on_device
 
@@ -28,8 +28,8 @@ class Weighed(Loss):
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
 
-    def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Any]:
-        return self.loss(z, t, sample_weight, total)
+    def of_rows(self, *rows: Any) -> tuple[float, Any]:
+        return self.loss.of_rows(*rows)
 
     def prepare(self, *batch: Any) -> tuple[Any, Any, float]:
         prepared = self.loss.prepare(*batch)

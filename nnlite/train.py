@@ -24,8 +24,8 @@ from nnlite.model import Sequential
 from nnlite.sources import as_source, batches, gives_once, inputs, on_device
 
 if TYPE_CHECKING:
-    from nnlite.groups import ParameterGroups
     from nnlite.optim import Optimizer
+    from nnlite.optim.groups import ParameterGroups
 
 _INFERENCE_BATCH = 1024
 
@@ -153,7 +153,7 @@ class Trainer:
                 z = self.model(x)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
-                    tally.add(self.loss(z, *prepared)[0], prepared[2])
+                    tally.add(self.loss.of_rows(backend, z, *prepared)[0], prepared[2])
                 for metric in self.metrics:
                     metric.update(z, t, w)
             if not tally.count:

@@ -14,21 +14,9 @@ PACKAGE = ROOT / "nnlite"
 FLOORS = [
     {"arguments", "atomic", "errors"},
     {"backend"},
-    {"groups", "init", "layers", "losses", "muon", "optim", "schedules", "state"},
-    {
-        "debug",
-        "gradcheck",
-        "model",
-        "plan",
-        "profile",
-        "serialize",
-        "shards",
-        "steps",
-        "summary",
-        "vectors",
-        "weights",
-        "workspace",
-    },
+    {"init", "layers", "losses", "optim", "schedules", "state"},
+    {"engine"},
+    {"debug", "files", "gradcheck", "model", "profile", "serialize", "summary", "weights"},
     {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
     | {"monitor", "progress", "signals", "sources", "train", "zoo"},
 ]

@@ -46,7 +46,7 @@ class Backend:
     fuses_relu: whether it gains from ReLU as the `relu` of `add_bias`, `affine` and convolutions.
     sweep_values: how many values of the flat vectors an optimiser takes at a time.
     gelu_tanh, gelu_tanh_delta, normalization, adam, sgd: the formulas of these names in `layers/activation.py`,
-    `layers/norm.py` and `optim.py` by kernels, where the backend has those.
+    `layers/norm.py` and `optim/` by kernels, where the backend has those.
     """
 
     device: str
