@@ -18,7 +18,7 @@ from peers import setting
 import nnlite as nn
 from nnlite.backend import Memory, Window, get_backend, single_threaded_blas
 from nnlite.backend.conv import ConvPlan
-from nnlite.backend.winograd import TILES, WinogradPlan, best_tile
+from nnlite.backend.cpu.winograd import TILES, WinogradPlan, best_tile
 
 VALUES = 1 << 18  # of the larger of input and output of a shard
 COLOURS = 3  # channels of an image as it is given

@@ -104,7 +104,7 @@ def watched(owner: type, method: str, name_of: Callable[..., str]) -> Iterator[l
 @contextmanager
 def watched_launches() -> Iterator[list[Call]]:
     """The launches of nnlite's own kernels."""
-    from nnlite.backend.kernels import Kernels
+    from nnlite.backend.cuda.kernels import Kernels
 
     with watched(Kernels, "launch", lambda name, *rest: name) as calls:
         yield calls

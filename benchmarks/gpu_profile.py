@@ -86,7 +86,7 @@ def by_profiler(work: Callable[[], None]) -> list[tuple[str, float]]:
 
 
 def by_events(work: Callable[[], None]) -> list[tuple[str, float]]:
-    from nnlite.backend.cublas import Products
+    from nnlite.backend.cuda.cublas import Products
 
     with ExitStack() as stack:
         launches = stack.enter_context(watched_launches())

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.backend import get_backend
-from nnlite.backend.base import Backend, by_pixel
+from nnlite.backend.base import Backend
 from nnlite.backend.memory import Buffers, Memory, Pool
+from nnlite.backend.operations import by_pixel
 from nnlite.backend.window import Window
 from nnlite.layers.norm import Normalization
 

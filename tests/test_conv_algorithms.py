@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.backend import Memory, Window, winograd
+from nnlite.backend import Memory, Window
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
-from nnlite.backend.winograd import WinogradPlan
+from nnlite.backend.cpu import winograd
+from nnlite.backend.cpu.winograd import WinogradPlan
 
 BOUND = {None: 1e-6, 2: 1e-6, 3: 5e-6, 4: 2e-5}  # of the largest value, in float32; as `set_conv_algorithm` states
 tiles = pytest.mark.parametrize("m", [None, 2, 3, 4])

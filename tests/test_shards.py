@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 import nnlite as nn
 from nnlite.backend import get_backend, single_threaded_blas
-from nnlite.backend import numpy as numpy_backend
+from nnlite.backend.cpu import numpy as numpy_backend
 from nnlite.backend.memory import Buffers
 from nnlite.backend.random import random_bits
 from nnlite.engine import cut

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import nnlite as nn
-from nnlite import optim
 from nnlite.backend import Backend, get_backend
-from nnlite.backend.numpy import NumpyBackend
+from nnlite.backend.cpu.numpy import NumpyBackend
+from nnlite.backend.operations import Operations
+from nnlite.optim.adam import adam
+from nnlite.optim.sgd import sgd
 
 N, C = 6, 4
 rng = np.random.default_rng(0)
@@ -32,7 +34,9 @@ OPTIMISERS = {
     "RMSProp": (lambda: nn.RMSProp(), {"scratch"}),
     "Muon": (lambda: nn.ParameterGroups({"?.W": nn.Muon(), "*": nn.AdamW()}), {"adam"}),
 }
-OPERATIONS = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
+OPERATIONS = [
+    name for name, value in {**vars(Operations), **vars(Backend)}.items() if callable(value) and not name.startswith("_")
+]
 IN_EVERY_STEP = {
     *("add_bias", "affine", "asarray", "by_column", "column_sums", "dropout_mask", "drop", "map_shards", "moments", "norm"),
     *("number", "product", "relu", "relu_delta", "tally", "unless_bad", "wide_row"),
@@ -49,10 +53,10 @@ class Counting(NumpyBackend):
         self.calls = Counter()
 
     def adam(self, *args):
-        optim.adam(self, *args)
+        adam(self, *args)
 
     def sgd(self, *args):
-        optim.sgd(self, *args)
+        sgd(self, *args)
 
 
 def counted(name, operation):

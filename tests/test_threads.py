@@ -16,9 +16,9 @@ import pytest
 
 import nnlite as nn
 from nnlite.backend import ReadersWriterLock, Turnstile, get_num_threads
-from nnlite.backend import blas as blas_module
-from nnlite.backend import threads as threads_module
-from nnlite.backend.threads import map_shards
+from nnlite.backend.cpu import blas as blas_module
+from nnlite.backend.cpu import threads as threads_module
+from nnlite.backend.cpu.threads import map_shards
 
 rng = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnlite.backend import get_backend
-from nnlite.backend.tiles import AddTiles, Axis, FromTiles, ToTiles
+from nnlite.backend.cpu.tiles import AddTiles, Axis, FromTiles, ToTiles
 
 backend = get_backend("cpu")
 rng = np.random.default_rng(0)

@@ -5,13 +5,13 @@ from typing import Literal
 from nnlite.arguments import shortened
 from nnlite.backend.arrays import by_position, host_array, is_array, length
 from nnlite.backend.base import Backend
-from nnlite.backend.blas import single_threaded_blas
+from nnlite.backend.cpu.blas import single_threaded_blas
+from nnlite.backend.cpu.numpy import get_numpy_backend
+from nnlite.backend.cpu.threads import ReadersWriterLock, Turnstile, get_num_threads, set_num_threads
+from nnlite.backend.cpu.winograd import set_conv_algorithm
 from nnlite.backend.memory import Memory
-from nnlite.backend.numpy import get_numpy_backend
 from nnlite.backend.tally import Tally
-from nnlite.backend.threads import ReadersWriterLock, Turnstile, get_num_threads, set_num_threads
 from nnlite.backend.window import Array, Padding, Pair, Window
-from nnlite.backend.winograd import set_conv_algorithm
 from nnlite.errors import DeviceError
 
 __all__ = [
@@ -47,7 +47,7 @@ def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") 
             raise DeviceError(f'device "cpu" computes in "float32", not in {shortened(precision)}')
         return get_numpy_backend()
     if device == "cuda":
-        from nnlite.backend.cupy import get_cupy_backend
+        from nnlite.backend.cuda.cupy import get_cupy_backend
 
         return get_cupy_backend(precision)
     raise DeviceError(f'there is no device {shortened(device)}: use "cpu" or "cuda"')

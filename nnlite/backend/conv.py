@@ -10,15 +10,12 @@ inputs and deltas may lie in any. A plan is made when a model is built, prepared
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnlite.backend.memory import Memory
+from nnlite.backend.operations import Operations
 from nnlite.backend.pool import max_of_taps, spread_to_taps
 from nnlite.backend.window import Array, Pair, Window
-
-if TYPE_CHECKING:
-    from nnlite.backend.base import Backend
-    from nnlite.backend.memory import Memory
-
 
 JOINED = 64  # channels of a block of groups
 
@@ -36,7 +33,7 @@ class ConvPlan:
     (tap of the pool, row, column, n), so that pooling is the maximum of a few long contiguous arrays.
     """
 
-    def __init__(self, backend: "Backend", window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> None:
+    def __init__(self, backend: Operations, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> None:
         self.backend, self.window, self.filters, self.groups, self.bias = backend, window, filters, groups, bias
         self.pool, self.taps = pool, pool[0] * pool[1]
         kh, kw = window.kernel
@@ -49,7 +46,7 @@ class ConvPlan:
         # Of one image: its patches, and its outputs where only their maxima go on.
         self.temporaries = self.positions * (self.row * groups + (filters if self.taps > 1 else 0))
 
-    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         """[W b]' as (groups, row, filters / groups), and W tap by tap as (kh kw, groups, filters / groups, channels)."""
         prepared = memory.persist("filters", (self.groups, self.row, self.filters // self.groups), W.dtype)
         prepared[:, : self.patch] = W.reshape(self.groups, -1, self.patch).transpose(0, 2, 1)
@@ -60,7 +57,7 @@ class ConvPlan:
         by_tap[...] = W.reshape(*shape[1:3], -1, self.channels).transpose(2, 0, 1, 3)
         return prepared, by_tap
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         """z, (N, OH, OW, F), or its pooled maxima."""
         memory.forget("delta")
         z = self._out((len(a), *self.out_shape), a.dtype, out)
@@ -71,7 +68,7 @@ class ConvPlan:
             max_of_taps(self.backend.xp, taps, memory, pixels)
         return self.backend.relu(z, z) if relu else z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         """delta' P."""
         patches = memory.kept("patches")
         if patches is None:
@@ -81,7 +78,7 @@ class ConvPlan:
         if db is not None:
             db[...] = self.backend.column_sums(self.backend.rows(delta))  # pooling only spreads it
 
-    def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         """col2im(delta W), (N, H, W, C)."""
         window, n, (th, tw), (_, W) = self.window, len(delta), self.pool, filters
         delta = self._grouped(self._before_pool(delta, memory))
@@ -103,7 +100,7 @@ class ConvPlan:
             by_pixel[pixels] = planes[place]
         return da
 
-    def _before_pool(self, delta: Array, memory: "Memory") -> Array:
+    def _before_pool(self, delta: Array, memory: Memory) -> Array:
         """The delta of the convolution's outputs, in the order of P; kept for whichever gradient comes second."""
         if self.taps == 1:
             return self.backend.rows(delta)
@@ -114,7 +111,7 @@ class ConvPlan:
             spread_to_taps(self.backend.xp, pixels, memory, taps)
         return taps
 
-    def _patches(self, a: Array, memory: "Memory") -> Array:
+    def _patches(self, a: Array, memory: Memory) -> Array:
         """P, (groups, N OH OW, row)."""
         window, n, c = self.window, len(a), self.channels
         (sh, sw), (dh, dw), (th, tw), (ph, pw) = window.stride, window.dilation, self.pool, self.out_shape[:2]
@@ -165,14 +162,14 @@ class ConvPlan:
 class PointwisePlan(ConvPlan):
     """A 1 x 1 convolution of stride 1 without padding: its patches are its pixels, so it is a plain product."""
 
-    def __init__(self, backend: "Backend", window: Window, filters: int, bias: bool) -> None:
+    def __init__(self, backend: Operations, window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, 1, bias)
         self.temporaries = 0
 
-    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         return W.reshape(self.filters, -1), b
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         pixels = self.backend.rows(z)
@@ -181,13 +178,13 @@ class PointwisePlan(ConvPlan):
             pixels += b
         return self.backend.relu(z, z) if relu else z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         delta = self.backend.rows(delta)
         dW.reshape(self.filters, -1)[...] = self.backend.multiply_rows(delta, self.backend.rows(a))
         if db is not None:
             db[...] = self.backend.column_sums(delta)
 
-    def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         self.backend.multiply(self.backend.rows(delta), filters[0], self.backend.rows(da))
         return da
@@ -196,14 +193,14 @@ class PointwisePlan(ConvPlan):
 class DepthwisePlan(ConvPlan):
     """One filter for each channel: a weighted sum of shifted images, tap by tap, without patches."""
 
-    def __init__(self, backend: "Backend", window: Window, filters: int, bias: bool) -> None:
+    def __init__(self, backend: Operations, window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, filters, bias)
         self.temporaries = self.positions * filters
 
-    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         return self.backend.xp.ascontiguousarray(W.reshape(self.filters, -1).T), b  # (taps, C)
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         xp, n, (W, b) = self.backend.xp, len(a), filters
         image, z = self._padded_pixels(a), self._out((n, *self.out_shape), a.dtype, out)
         pixels = self._pixels(z)
@@ -213,7 +210,7 @@ class DepthwisePlan(ConvPlan):
             pixels += xp.multiply(image[tuple(tap)], w, out=product)
         return self.backend.relu(z, z) if relu else z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         image, pixels, dW = self._padded_pixels(a), self._pixels(delta), dW.reshape(self.filters, -1)
         for k, (_, *tap) in enumerate(self.window.taps):
             sums = self.backend.column_products(image[tuple(tap)], pixels)
@@ -221,7 +218,7 @@ class DepthwisePlan(ConvPlan):
         if db is not None:
             db[...] = self.backend.column_sums(self.backend.rows(delta))
 
-    def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         xp, n, window, pixels = self.backend.xp, len(delta), self.window, self._pixels(delta)
         da = self._out((n, *window.in_shape), delta.dtype, out)
         padded = self._pixels(da)
@@ -252,9 +249,13 @@ class GroupedPlan(ConvPlan):
 
     A product with many zeros is faster than many small products, up to some JOINED channels. Where a result is not finite, it
     is computed again, so that no zero meets an infinite value or NaN of another group.
+
+    plan_of: the backend's choice of a plan, for the blocks.
     """
 
-    def __init__(self, backend: "Backend", window: Window, filters: int, groups: int, bias: bool) -> None:
+    def __init__(
+        self, backend: Operations, window: Window, filters: int, groups: int, bias: bool, plan_of: Callable[..., ConvPlan]
+    ) -> None:
         super().__init__(backend, window, filters, groups, bias)
         height, width, channels = window.in_shape
         widest = max(channels, filters) // groups
@@ -262,11 +263,11 @@ class GroupedPlan(ConvPlan):
         self.blocks = groups // self.joined
         self.inputs, self.outputs = channels // self.blocks, filters // self.blocks  # channels of a block
         block = Window((height, width, self.inputs), window.kernel, window.stride, window.dilation, window.padding)
-        self.block_plan = backend.conv_plan(block, self.outputs, 1, bias)
+        self.block_plan = plan_of(block, self.outputs, 1, bias)
         self.weights = self.blocks * self.block_plan.weights
         self.temporaries = self.block_plan.temporaries + height * width * self.inputs + self.positions * self.outputs
 
-    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         """The block plan's own, for each block."""
         prepared = []
         for k in range(self.blocks):
@@ -279,7 +280,7 @@ class GroupedPlan(ConvPlan):
             prepared.append(self.block_plan.prepare(dense, bias, part))
         return prepared
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         for k in range(self.blocks):
             block = self._block("block of a", a, k, self.inputs)
@@ -289,7 +290,7 @@ class GroupedPlan(ConvPlan):
             z[..., self._place(k, self.outputs)] = target
         return self.backend.relu(z, z) if relu else z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         dense = self.backend.scratch("dense filters", (self.outputs, *self.window.kernel, self.inputs), dW.dtype)
         for k in range(self.blocks):
             bias = None if db is None else db.reshape(self.blocks, -1)[k]
@@ -299,7 +300,7 @@ class GroupedPlan(ConvPlan):
             for i in range(self.joined):
                 self._filters(dW, k)[i] = self._group(dense, i)
 
-    def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         for k in range(self.blocks):
             block = self._block("block of z", delta, k, self.outputs)
@@ -309,7 +310,7 @@ class GroupedPlan(ConvPlan):
             da[..., self._place(k, self.inputs)] = target
         return da
 
-    def _keep_apart(self, run: Callable[..., Array], block: Array, filters: Any, memory: "Memory", result: Array) -> None:
+    def _keep_apart(self, run: Callable[..., Array], block: Array, filters: Any, memory: Memory, result: Array) -> None:
         """Where 0 times infinity or NaN spoiled other groups: the finite groups again, and each of the others by itself."""
         if self.backend.waits_for_reads or self.backend.all_finite(result):
             return

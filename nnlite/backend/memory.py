@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnlite.backend.operations import Operations
 from nnlite.backend.window import Array
-
-if TYPE_CHECKING:
-    from nnlite.backend.base import Backend
 
 _KEPT_VIEWS = 1000  # for so many keys
 
@@ -15,7 +13,7 @@ _KEPT_VIEWS = 1000  # for so many keys
 class Buffers:
     """Arrays by name, made when first asked for and used again as long as they are large enough."""
 
-    def __init__(self, backend: "Backend") -> None:
+    def __init__(self, backend: Operations) -> None:
         self.backend = backend
         self._arrays: dict[Any, Array] = {}
         self._views: dict[Any, Any] = {}
@@ -63,7 +61,7 @@ def _in_order(flat: Array, shape: tuple[int, ...]) -> Array:
 class Pool:
     """Large arrays that go from hand to hand: fresh memory costs more than what is written to it."""
 
-    def __init__(self, backend: "Backend") -> None:
+    def __init__(self, backend: Operations) -> None:
         self.backend = backend
         self._free: list[Array] = []
 
@@ -89,7 +87,7 @@ class Memory:
     worth keeping. Otherwise they are made again, so that what a batch keeps does not outgrow its activations.
     """
 
-    def __init__(self, backend: "Backend", swept: bool = False) -> None:
+    def __init__(self, backend: Operations, swept: bool = False) -> None:
         self.backend, self._swept, self._training = backend, swept, False
         self._own = Buffers(backend)
         self._kept: dict[str, Array] = {}

@@ -4,15 +4,13 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from nnlite.backend.masks import left_out, masked
+from nnlite.backend.memory import Memory
+from nnlite.backend.operations import Operations
 from nnlite.backend.sums import TERMS
 from nnlite.backend.window import Array, Window
-
-if TYPE_CHECKING:
-    from nnlite.backend.base import Backend
-    from nnlite.backend.memory import Memory
 
 # Taps of a window up to which visiting them one by one is fastest, forward and backward.
 FEW, FEW_BACKWARD = 9, 49
@@ -22,7 +20,7 @@ Taps = Sequence[tuple[slice, slice, slice]]
 class _PoolPlan:
     """What all kinds of pooling share."""
 
-    def __init__(self, backend: "Backend", window: Window) -> None:
+    def __init__(self, backend: Operations, window: Window) -> None:
         self.backend, self.window = backend, window
         self.out_shape = (*window.out_size, window.in_shape[2])
 
@@ -68,7 +66,7 @@ class MaxPoolPlan(_PoolPlan):
 
     is_large = False  # a large one is not worth joining with the convolution before it
 
-    def __init__(self, backend: "Backend", window: Window) -> None:
+    def __init__(self, backend: Operations, window: Window) -> None:
         super().__init__(backend, window)
         (kh, kw), every = window.kernel, slice(None)
         rows, columns = window.taps_inside(0), window.taps_inside(1)
@@ -87,7 +85,7 @@ class MaxPoolPlan(_PoolPlan):
             for row, column in product(self.rows, self.columns)
         ]
 
-    def forward(self, a: Array, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, memory: Memory, out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C); keeps the number of the tap that won."""
         xp, y = self.backend.xp, self._out((len(a), *self.out_shape), a.dtype, out)
         winner = memory.persist_batch("winner", y.shape, self.number) if memory.training else None
@@ -146,7 +144,7 @@ class MaxPoolPlan(_PoolPlan):
         if best is not y:
             y[...] = best
 
-    def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:
+    def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
         """Each delta goes to the pixel that won its window."""
         winner, tiles = memory.kept("winner"), self.window.tiles_exactly
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
@@ -184,7 +182,7 @@ class BlockMaxPoolPlan(_PoolPlan):
 
     is_large = True
 
-    def forward(self, a: Array, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, memory: Memory, out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C); keeps row and column of the pixels that won."""
         xp, (kh, kw), (oh, ow, c) = self.backend.xp, self.window.kernel, self.out_shape
         blocks = a[:, : oh * kh, : ow * kw].reshape(len(a), oh, kh, ow, kw, c)
@@ -198,7 +196,7 @@ class BlockMaxPoolPlan(_PoolPlan):
             memory.keep("winner", (places_down * kh + i, places_across * kw + j))
         return y
 
-    def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:
+    def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
         """Each delta goes to the pixel that won its window."""
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         da[...] = 0
@@ -208,7 +206,7 @@ class BlockMaxPoolPlan(_PoolPlan):
         return da
 
 
-def max_of_taps(xp: Any, taps: Sequence[Array], memory: "Memory", out: Array, name: str = "larger") -> None:
+def max_of_taps(xp: Any, taps: Sequence[Array], memory: Memory, out: Array, name: str = "larger") -> None:
     """The largest of taps[0], taps[1], ..., into `out`; keeps which were larger than all before, as `name`."""
     larger = memory.persist(name, (len(taps) - 1, *out.shape), bool) if memory.training else None
     best = taps[0]
@@ -218,7 +216,7 @@ def max_of_taps(xp: Any, taps: Sequence[Array], memory: "Memory", out: Array, na
         best = xp.maximum(best, candidate, out=out)
 
 
-def spread_to_taps(xp: Any, delta: Array, memory: "Memory", taps: Sequence[Array], name: str = "larger") -> None:
+def spread_to_taps(xp: Any, delta: Array, memory: Memory, taps: Sequence[Array], name: str = "larger") -> None:
     """The adjoint: each delta goes to the last tap that was larger than all before, into `taps`."""
     larger, rest = memory.kept(name), delta
     assert larger is not None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import shortened, whole
-from nnlite.backend.threads import map_shards
+from nnlite.backend.cpu.threads import map_shards
 from nnlite.data.files import read
 from nnlite.errors import DataError
 

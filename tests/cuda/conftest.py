@@ -6,7 +6,7 @@ import emulator
 import fake_cupy
 import pytest
 
-from nnlite.backend.cupy import get_cupy_backend
+from nnlite.backend.cuda.cupy import get_cupy_backend
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ _SAME = str.split(
 
 def install(monkeypatch):
     """Let `import cupy` give this, for one test."""
-    from nnlite.backend.cupy import get_cupy_backend
+    from nnlite.backend.cuda.cupy import get_cupy_backend
 
     cupy = types.ModuleType("cupy")
     for name in _SAME:

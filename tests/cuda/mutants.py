@@ -112,7 +112,7 @@ MUTANTS = [
 
 def pytest_configure():
     """As a plugin: take the kernels from the folder of the planted ones."""
-    from nnlite.backend import kernels
+    from nnlite.backend.cuda import kernels
 
     kernels.FOLDER = Path(os.environ[VARIABLE])
 
@@ -126,7 +126,7 @@ def plant(folder, file, old, new, place):
 
 
 def survives(what, file, old, new, place):
-    from nnlite.backend.kernels import FOLDER
+    from nnlite.backend.cuda.kernels import FOLDER
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = shutil.copytree(FOLDER, Path(temporary) / "cuda")

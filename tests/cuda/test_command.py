@@ -27,7 +27,7 @@ from gpu_speed import System  # noqa: E402
 from recipes import Recipe, adam  # noqa: E402
 
 import nnlite as nn  # noqa: E402
-from nnlite.backend.cupy import CupyBackend  # noqa: E402
+from nnlite.backend.cuda.cupy import CupyBackend  # noqa: E402
 
 
 def tiny_net():

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from test_layers import draw_batch, draw_model
 
 import nnlite as nn
-from nnlite.backend import Backend, get_backend
-from nnlite.backend.cupy import CupyBackend
-from nnlite.backend.numpy import NumpyBackend
+from nnlite.backend import get_backend
+from nnlite.backend.cpu.numpy import NumpyBackend
+from nnlite.backend.cuda.cupy import CupyBackend
+from nnlite.backend.operations import Operations
 
 pytestmark = pytest.mark.usefixtures("cuda")
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
@@ -406,6 +407,6 @@ def test_both_backends_offer_the_same():
         return {name: list(inspect.signature(m).parameters) for name, m in methods if not name.startswith("_")}
 
     cpu, gpu = offered(NumpyBackend), offered(CupyBackend)
-    optional = {name for name, value in vars(Backend).items() if value is None}
+    optional = {name for name, value in vars(Operations).items() if value is None}
     assert cpu == {name: parameters for name, parameters in gpu.items() if name not in optional}
     assert optional <= gpu.keys()

@@ -7,7 +7,7 @@ from test_device import host, pictures, small_cnn
 
 import nnlite as nn
 from nnlite.backend import get_backend
-from nnlite.backend.cupy import get_cupy_backend
+from nnlite.backend.cuda.cupy import get_cupy_backend
 from nnlite.backend.window import Window
 
 pytestmark = pytest.mark.usefixtures("cuda")

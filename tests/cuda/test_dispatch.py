@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import nnlite as nn
-from nnlite.backend.cupy import get_cupy_backend
-from nnlite.backend.kernels import REALS, Geometry, kernels, source
+from nnlite.backend.cuda.cupy import get_cupy_backend
+from nnlite.backend.cuda.kernels import REALS, Geometry, kernels, source
 from nnlite.backend.window import Window
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, PointwisePlan
-from nnlite.backend.cupy import get_cupy_backend
-from nnlite.backend.kernels import Kernels, kernels, source
+from nnlite.backend.cuda.cupy import get_cupy_backend
+from nnlite.backend.cuda.kernels import Kernels, kernels, source
 from nnlite.backend.memory import Memory
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Window
@@ -37,7 +37,7 @@ twin = Twin()
 
 @pytest.fixture(autouse=True)
 def backend(cuda, monkeypatch):
-    monkeypatch.setattr("nnlite.backend.kernels._MOST_BLOCKS", 3)  # so that threads go round their loops
+    monkeypatch.setattr("nnlite.backend.cuda.kernels._MOST_BLOCKS", 3)  # so that threads go round their loops
     launch = Kernels.launch
     monkeypatch.setattr(
         Kernels, "launch", lambda self, name, *rest, **more: (LAUNCHED.add(name), launch(self, name, *rest, **more))

@@ -21,20 +21,18 @@ from __future__ import annotations
 
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nnlite.arguments import choice
 from nnlite.backend.conv import ConvPlan
+from nnlite.backend.cpu.products import quiet_matmul
+from nnlite.backend.cpu.tiles import AddTiles, Axis, FromTiles, ToTiles
+from nnlite.backend.memory import Memory
+from nnlite.backend.operations import Operations
 from nnlite.backend.pool import max_of_taps, spread_to_taps
-from nnlite.backend.products import quiet_matmul
-from nnlite.backend.tiles import AddTiles, Axis, FromTiles, ToTiles
 from nnlite.backend.window import Array, Pair, Window
-
-if TYPE_CHECKING:
-    from nnlite.backend.base import Backend
-    from nnlite.backend.memory import Memory
 
 TILES = (2, 3, 4)  # larger tiles save more products and lose more digits
 POINTS = (0, 1, -1, 2, -2)
@@ -82,7 +80,7 @@ class BothSides:
 class WinogradPlan(ConvPlan):
     """A convolution by tiles of m x m outputs."""
 
-    def __init__(self, backend: Backend, window: Window, filters: int, bias: bool, m: int, pool: Pair) -> None:
+    def __init__(self, backend: Operations, window: Window, filters: int, bias: bool, m: int, pool: Pair) -> None:
         super().__init__(backend, window, filters, 1, bias, pool)
         self.m, self.k, self.p = m, m + 2, (m + 2) ** 2
         axes = zip(window.padding, window.in_shape[:2], window.out_size, strict=True)

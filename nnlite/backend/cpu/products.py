@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnlite.backend.blas import single_threaded_blas
+from nnlite.backend.cpu.blas import single_threaded_blas
 from nnlite.backend.sums import add_up
 from nnlite.backend.window import Array
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from nnlite.backend.window import Array, Window
 
-FOLDER = Path(__file__).with_name("cuda")
+FOLDER = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
 _TYPES = {
     "int": "int32",

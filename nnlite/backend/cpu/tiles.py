@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from nnlite.backend.products import quiet_matmul
+from nnlite.backend.cpu.products import quiet_matmul
+from nnlite.backend.operations import Operations
 from nnlite.backend.window import Array
-
-if TYPE_CHECKING:
-    from nnlite.backend.base import Backend
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Part:
 class Axis:
     """The tiles along one axis of an image: tile t takes m + 2 pixels from m t - pad on, and gives m outputs from m t on."""
 
-    def __init__(self, backend: Backend, m: int, pad: int, size: int, outputs: int) -> None:
+    def __init__(self, backend: Operations, m: int, pad: int, size: int, outputs: int) -> None:
         self.backend, self.m, self.pad, self.size, self.count = backend, m, pad, size, -(-outputs // m)
         self.inputs, self.outputs = self._parts(m + 2, pad, size), self._parts(m, 0, outputs)
         # Places that are one tile's alone, and the two others, where tiles overlap; a single tile has all pixels to itself.

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from nnlite.backend.arrays import host_array
-from nnlite.backend.base import Backend
-from nnlite.backend.conv import ConvPlan, GroupedPlan
-from nnlite.backend.cublas import Products
-from nnlite.backend.cupy_plans import CudaAveragePoolPlan, CudaConvPlan, CudaDepthwisePlan, CudaMaxPoolPlan, CudaPointwisePlan
-from nnlite.backend.kernels import Kernels
+from nnlite.backend.cuda.cublas import Products
+from nnlite.backend.cuda.kernels import Kernels
+from nnlite.backend.operations import Operations
 from nnlite.backend.tally import Tally
-from nnlite.backend.window import Array, Pair, Window
+from nnlite.backend.window import Array
 from nnlite.errors import DataError, DeviceError
 
 Precision = Literal["float32", "tf32"]
@@ -25,7 +23,7 @@ _ROWS_A_BLOCK = 1024  # of a sum of columns: each block of 8 rows of threads tak
 _MASK = (1 << 64) - 1
 
 
-class CupyBackend(Backend):
+class CudaOperations(Operations):
     """Arrays on the current CUDA device. There is one shard: the batch.
 
     precision: of float32 products. "float32" is strict, whatever CUPY_TF32 says; "tf32" rounds the factors to 10 bits.
@@ -130,26 +128,6 @@ class CupyBackend(Backend):
         """As the base class, without an array in between."""
         partial, blocks = self._partial("column_sums", a)
         self._finish("finish_sums", a, partial, out, blocks)
-
-    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
-        """Plain products for 1 x 1, a kernel for depthwise, blocks for groups, else patches."""
-        if groups == 1 and window.kernel == window.stride == (1, 1) and not window.is_padded:
-            return CudaPointwisePlan(self, window, filters, bias)
-        if groups == filters == window.in_shape[2] > 1:
-            return CudaDepthwisePlan(self, window, filters, bias)
-        if groups > 1:
-            return GroupedPlan(self, window, filters, groups, bias)
-        return CudaConvPlan(self, window, filters, bias)
-
-    def max_pool_plan(self, window: Window) -> CudaMaxPoolPlan:
-        """Max-pooling by a kernel."""
-        return CudaMaxPoolPlan(self, window)
-
-    def average_pool_plan(self, window: Window) -> CudaAveragePoolPlan:
-        """Average-pooling by a kernel."""
-        return CudaAveragePoolPlan(self, window)
-
-    # ---- batch normalisation: there is one part, the batch
 
     def moments(self, a: Array) -> tuple[Array, Array]:
         """Partial sums about the first row, and that row: what `combine_moments` makes the moments of."""
@@ -272,14 +250,11 @@ class CupyBackend(Backend):
         """As in `optim/`, in one sweep."""
         self.kernels.values("sgd", p.dtype, len(p), p, g, v, rate, momentum, nesterov, len(p))
 
-    def __reduce__(self) -> Any:
-        return get_cupy_backend, (self.precision,)
-
 
 class CudaNormalization(NamedTuple):
     """`Normalization` of `layers/norm.py` in one sweep each; there is one shard, so sums of it wait for `combine_deltas`."""
 
-    backend: CupyBackend
+    backend: CudaOperations
     mean: Array
     inv_std: Array
     gamma: Array | None
@@ -319,7 +294,7 @@ class CudaNormalization(NamedTuple):
 class DeviceTally(Tally):
     """Kept on the device, where it also stops the optimiser: `halted` says so to its kernels."""
 
-    def __init__(self, backend: CupyBackend, skip: bool) -> None:
+    def __init__(self, backend: CudaOperations, skip: bool) -> None:
         super().__init__(skip)
         self.backend = backend
         self.sums, self.halted = backend.xp.zeros(2, "float64"), backend.xp.zeros(2, "int32")
@@ -360,9 +335,3 @@ def _import_cupy() -> Any:
     if not cupy.cuda.is_available():
         raise DeviceError("device 'cuda': CuPy is installed, but there is no usable CUDA driver or device")
     return cupy
-
-
-@functools.cache
-def get_cupy_backend(precision: Precision = "float32") -> CupyBackend:
-    """The one CUDA backend of a precision; raises DeviceError where there is none."""
-    return CupyBackend(precision)

@@ -1,16 +1,14 @@
 """Convolutions and pooling on a CUDA device: the plans of `conv.py` and `pool.py`, by the kernels of `cuda/`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnlite.backend.conv import ConvPlan
-from nnlite.backend.kernels import Geometry
+from nnlite.backend.cuda.kernels import Geometry
+from nnlite.backend.cuda.operations import CudaOperations
+from nnlite.backend.memory import Memory
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Array, Window
-
-if TYPE_CHECKING:
-    from nnlite.backend.cupy import CupyBackend
-    from nnlite.backend.memory import Memory
 
 _EVEN = 4  # values that a row of patches is a multiple of: cuBLAS reads as many at once
 _MOST_TAPS = 1 << 16  # of a pooling window: the winner is kept in 16 bits
@@ -22,14 +20,14 @@ class CudaConvPlan(ConvPlan):
     row: values of a row of patches, those of the window and zeros behind them; the filters have as many.
     """
 
-    backend: "CupyBackend"
+    backend: "CudaOperations"
 
-    def __init__(self, backend: "CupyBackend", window: Window, filters: int, bias: bool) -> None:
+    def __init__(self, backend: "CudaOperations", window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, 1, bias)
         self.geometry = Geometry(window)
         self.row = -(-self.patch // _EVEN) * _EVEN
 
-    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         W = W.reshape(self.filters, self.patch)
         if self.row == self.patch:
             return W, b
@@ -38,7 +36,7 @@ class CudaConvPlan(ConvPlan):
         rows[:, : self.patch] = W
         return rows, b
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         (W, b), a = filters, self.backend.xp.ascontiguousarray(a)
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         for images in self._chunks(a):
@@ -47,7 +45,7 @@ class CudaConvPlan(ConvPlan):
             self.backend.add_bias(z, b, relu)
         return self.backend.relu(z, z) if relu and b is None else z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         a, delta = (self.backend.xp.ascontiguousarray(v) for v in (a, delta))
         target = dW = dW.reshape(self.filters, self.patch)
         if self.row != self.patch:
@@ -60,7 +58,7 @@ class CudaConvPlan(ConvPlan):
         if db is not None:
             self.backend.sum_columns(delta.reshape(-1, self.filters), db)
 
-    def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         (W, _), delta = filters, self.backend.xp.ascontiguousarray(delta)
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         for images in self._chunks(delta):
@@ -84,14 +82,14 @@ class CudaConvPlan(ConvPlan):
 class CudaPointwisePlan(CudaConvPlan):
     """1 x 1: the patches are the pixels."""
 
-    def __init__(self, backend: "CupyBackend", window: Window, filters: int, bias: bool) -> None:
+    def __init__(self, backend: "CudaOperations", window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, bias)
         self.row = self.patch
 
     def _columns(self, a: Array) -> Array:
         return a.reshape(-1, self.channels)
 
-    def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         self.backend.products(delta.reshape(-1, self.filters), filters[0], da.reshape(-1, self.channels))
         return da
@@ -103,22 +101,22 @@ class CudaPointwisePlan(CudaConvPlan):
 class CudaDepthwisePlan(ConvPlan):
     """One filter for each channel: a kernel for each direction."""
 
-    backend: "CupyBackend"
+    backend: "CudaOperations"
 
-    def __init__(self, backend: "CupyBackend", window: Window, filters: int, bias: bool) -> None:
+    def __init__(self, backend: "CudaOperations", window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, filters, bias)
         self.geometry = Geometry(window)
 
-    def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         return W.reshape(self.filters, self.patch), b
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         self.backend.kernels.images("depthwise", z.dtype, self.geometry, z.shape, a, W, b, z)
         return self.backend.relu(z, z) if relu else z
 
-    def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         n, xp = len(a), self.backend.xp
         grid = min(n, 64), self.patch, min(-(-self.positions // 256), 8)
         partial = xp.empty((grid[0] * grid[2], self.filters, self.patch), a.dtype)
@@ -129,7 +127,7 @@ class CudaDepthwisePlan(ConvPlan):
         if db is not None:
             self.backend.sum_columns(delta.reshape(-1, self.filters), db)
 
-    def input_gradient(self, delta: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         self.backend.kernels.images("depthwise_input", da.dtype, self.geometry, da.shape, delta, filters[0], da)
         return da
@@ -138,30 +136,30 @@ class CudaDepthwisePlan(ConvPlan):
 class CudaMaxPoolPlan(MaxPoolPlan):
     """Max-pooling: which tap won is kept in 16 bits; each pixel then gathers from the windows that it lies in."""
 
-    backend: "CupyBackend"
+    backend: "CudaOperations"
 
-    def __init__(self, backend: "CupyBackend", window: Window) -> None:
+    def __init__(self, backend: "CudaOperations", window: Window) -> None:
         super().__init__(backend, window)
         if len(window.taps) >= _MOST_TAPS:
             raise ValueError(f"max-pooling on 'cuda' takes windows of fewer than {_MOST_TAPS} pixels, not {window.kernel}")
         self.geometry = Geometry(window)
 
-    def forward(self, a: Array, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, memory: Memory, out: Array | None) -> Array:
         y = self._out((len(a), *self.out_shape), a.dtype, out)
         winner = memory.persist("winner", y.shape, "uint16") if memory.training else None
         self.backend.kernels.images("max_pool", y.dtype, self.geometry, y.shape, a, y, winner)
         return y
 
-    def backward(self, delta: Array, memory: "Memory", out: Array | None) -> Array:
+    def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
         return _spread(self, "max_pool_delta", delta, [memory.kept("winner")], out)
 
 
 class CudaAveragePoolPlan(AveragePoolPlan):
     """Average-pooling."""
 
-    backend: "CupyBackend"
+    backend: "CudaOperations"
 
-    def __init__(self, backend: "CupyBackend", window: Window) -> None:
+    def __init__(self, backend: "CudaOperations", window: Window) -> None:
         super().__init__(backend, window)
         self.geometry = Geometry(window)
 

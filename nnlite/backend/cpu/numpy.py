@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from nnlite.backend.arrays import host_array
-from nnlite.backend.base import Backend, by_pixel
+from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
+from nnlite.backend.cpu.products import SUMMED, largest_divisor, multiply, multiply_rows
+from nnlite.backend.cpu.threads import is_one_of_many, map_shards
+from nnlite.backend.cpu.winograd import WinogradPlan, conv_algorithm
 from nnlite.backend.memory import Buffers
-from nnlite.backend.products import SUMMED, largest_divisor, multiply, multiply_rows
+from nnlite.backend.operations import by_pixel
 from nnlite.backend.sums import ROWS, TERMS, add_up, column_sums, pixel_products, squared_norm
-from nnlite.backend.threads import is_one_of_many, map_shards
 from nnlite.backend.window import Array, Pair, Window
-from nnlite.backend.winograd import WinogradPlan, conv_algorithm
 from nnlite.errors import DeviceError
 
 _WORTH_THREADS = 1 << 24  # multiplications of a product that is cut, and into how many blocks of how many columns
@@ -140,7 +141,7 @@ class NumpyBackend(Backend):
         if groups == filters == window.in_shape[2] > 1:
             return DepthwisePlan(self, window, filters, bias)
         if groups > 1:
-            return GroupedPlan(self, window, filters, groups, bias)
+            return GroupedPlan(self, window, filters, groups, bias, self.conv_plan)
         m = conv_algorithm.tile(window, filters, pool)
         if m is None:
             return super().conv_plan(window, filters, groups, bias, pool)

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from weakref import WeakSet
 
 from nnlite.arguments import shortened, whole
-from nnlite.backend.blas import single_threaded_blas
+from nnlite.backend.cpu.blas import single_threaded_blas
 
 _local = threading.local()
 

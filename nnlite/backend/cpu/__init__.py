@@ -1,0 +1,1 @@
+"""The CPU: NumPy, shards on threads, one BLAS thread in each."""

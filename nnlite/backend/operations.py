@@ -1,0 +1,338 @@
+"""What a backend offers: an array module and a dozen operations, written here in plain `xp` for every backend."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from nnlite.backend.masks import masked
+from nnlite.backend.random import random_bits
+from nnlite.backend.tally import Tally
+from nnlite.backend.window import Array
+
+# Deviations from the mean come from a sum of squares of n values where they are at least CANCELLED / sqrt(n) of it: the more
+# values, the more of their rounding errors cancel, up to AT_MOST. With fewer than AT_LEAST the mean is subtracted first.
+CANCELLED, AT_LEAST, AT_MOST = 4.0, 1 << 10, 1 << 16
+MANY = 1 << 20  # rows that constants are made ready for
+SMALL = 1e-30  # a factor that float32 nearly loses
+
+
+def by_pixel(a: Array) -> Array:
+    """Images (N, H, W, C) as (H, W, N, C)."""
+    return a.transpose(1, 2, 0, 3)
+
+
+@lru_cache
+def _standardization(backend: "Operations", mean: Any, std: Any, channels: int, dtype: Any) -> tuple[Array, Array]:
+    rows = (backend.xp.broadcast_to(v, (channels,)) for v in (-backend.asarray(mean, dtype), 1 / backend.asarray(std, dtype)))
+    shift, scale = (backend.wide_row(row, MANY) for row in rows)
+    return shift, scale
+
+
+class Operations:
+    """Arrays and kernels of one device. A subclass overrides only what a measurement justifies.
+
+    Batches of images have the shape (N, H, W, C) and lie in memory in the order (H, W, N, C). So m neighbouring pixels of all
+    images are a matrix (m, N C) as they lie, which Winograd's transforms multiply without a tile being copied; and what a
+    channel is multiplied by meets rows of N C values.
+
+    cuts_batches: whether a batch goes through in shards, on threads.
+    has_own_memory: whether data are moved to it first, a data set once and for all where it has room.
+    waits_for_reads: whether a value that is read back keeps Python waiting for all that was asked of a device before.
+    joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
+    fuses_relu: whether it gains from ReLU as the `relu` of `add_bias`, `affine` and convolutions.
+    sweep_values: how many values of the flat vectors an optimiser takes at a time.
+    gelu_tanh, gelu_tanh_delta, normalization, adam, sgd: the formulas of these names in `layers/activation.py`,
+    `layers/norm.py` and `optim/` by kernels, where the backend has those.
+    """
+
+    device: str
+    xp: Any
+    cuts_batches = True
+    has_own_memory = False
+    waits_for_reads = False
+    joins_pool = True
+    fuses_relu = False
+    gelu_tanh: Callable[..., Array] | None = None
+    gelu_tanh_delta: Callable[..., Array] | None = None
+    normalization: Callable[..., Any] | None = None
+    adam: Callable[..., None] | None = None
+    sgd: Callable[..., None] | None = None
+    sweep_values = 1 << 18  # fewer fit a nearer cache, but threads wait for each other between short calls
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """`x` as an array of this device; host data is moved here."""
+        raise NotImplementedError
+
+    def to_host(self, x: Array) -> Any:
+        """`x` as a NumPy array."""
+        raise NotImplementedError
+
+    def number(self, x: Array) -> Any:
+        """`x`, without axes, as a float; where reading it would wait for a device, as it is."""
+        return float(x)
+
+    def tally(self, skip: bool = False) -> Tally:
+        """An empty tally."""
+        return Tally(skip)
+
+    def unless_bad(self, numbers: Sequence[Any], vector: Array, change: Callable[[], None]) -> None:
+        """Do `change()`, which writes to `vector`, if these numbers are finite."""
+        if all(map(math.isfinite, numbers)):
+            change()
+
+    def halt_unless_finite(self, number: Any, halted: Any) -> None:
+        """Let `halted`, of a device's tally, say so where a number is not finite."""
+
+    def unless_halted(self, halted: Any, vectors: list[Array], change: Callable[[], None]) -> None:
+        """Do `change()`, which writes to these vectors, unless `halted`, of a device's tally, says that a loss was bad."""
+        change()
+
+    def wait(self) -> None:
+        """Until all that was asked of a device is done."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes more may be kept."""
+        return True
+
+    def out_of_memory(self, error: MemoryError) -> Exception:
+        """What to raise where memory is exhausted."""
+        return error
+
+    def empty(self, size: int, dtype: Any) -> Array:
+        """A new vector of so many values, undefined."""
+        vector: Array = self.xp.empty(size, dtype)
+        return vector
+
+    def zeros(self, size: int, dtype: Any) -> Array:
+        """A new vector of zeros."""
+        vector = self.empty(size, dtype)
+        vector[...] = 0
+        return vector
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array for the duration of one operation, undefined at first; the next one of that name may be the same."""
+        return self.empty(math.prod(shape), dtype).reshape(shape)
+
+    def scratch_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Likewise, for a batch of samples, in the order in which this backend wants it to lie."""
+        return self.lay_out(self.scratch(name, (math.prod(shape),), dtype), shape)
+
+    def empty_batch(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A new one, undefined."""
+        return self.lay_out(self.empty(math.prod(shape), dtype), shape)
+
+    def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
+        """So many values as a batch of this shape, in the order in which this backend wants it to lie."""
+        if len(shape) != 4:
+            return flat.reshape(shape)
+        n, h, w, c = shape
+        return flat.reshape(h, w, n, c).transpose(2, 0, 1, 3)
+
+    def rows(self, a: Array) -> Array:
+        """A batch (..., C) as (M, C), in the order of `lay_out`: a view where it lies so, else a copy."""
+        rows: Array = (by_pixel(a) if a.ndim == 4 else a).reshape(-1, a.shape[-1])
+        return rows
+
+    def views(self, key: Any, make: Callable[[], Any]) -> Any:
+        """`make()`: views of scratch arrays. A backend may keep them for this key as long as the arrays are the same."""
+        return make()
+
+    def constant_rows(self, key: Any, n: int, make: Callable[[int], Array]) -> Array:
+        """`make(n)`: n rows of constants. A backend may keep the longest that was made for this key, and give its first n."""
+        return make(n)
+
+    def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
+        """A view of `a`, from a[:, start] on, with other axes: windows that may overlap."""
+        view: Array = self.xp.lib.stride_tricks.as_strided(a[:, start:], shape, strides)
+        return view
+
+    def copy_runs(self, target: Array, source: Array) -> None:
+        """target[...] = source, both of one dtype: many runs along the last axis, as a rule in one piece each."""
+        target[...] = source
+
+    def moments(self, a: Array) -> tuple[Array, Array]:
+        """Mean and sum of squared deviations of each column of `a` (M, C), both (C,)."""
+        n, mean = len(a), self.column_sums(a) / len(a)
+        if n >= AT_LEAST:
+            squares = self.column_products(a, a)
+            deviations = squares - mean * mean * n
+            if (deviations >= CANCELLED / math.sqrt(min(n, AT_MOST)) * squares).all():
+                return mean.astype(a.dtype), deviations.astype(a.dtype)
+        # About the mean, rounded: nothing cancels, and for constant columns every step is exact.
+        center = mean.astype(a.dtype)
+        d = self.xp.subtract(a, center, out=self.scratch("deviation", a.shape, a.dtype))
+        rest = self.column_sums(d) / n
+        deviations = self.xp.maximum(self.column_products(d, d) - rest * rest * n, 0)
+        return (center + rest).astype(a.dtype), deviations.astype(a.dtype)
+
+    def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
+        """(m, mean, unbiased variance, 1 / sqrt(biased variance + eps)) of the columns of several arrays.
+
+        parts: (rows, *moments) of each, in a fixed order.  m: rows of all.  The means are float64, inv_std as the arrays.
+        Deviations within the arrays plus those of the arrays' means: Chan, Golub and LeVeque 1983.
+        """
+        xp, m = self.xp, float(sum(rows for rows, _, _ in parts))
+        n = xp.asarray([float(rows) for rows, _, _ in parts])[:, None]
+        means = xp.stack([mean for _, mean, _ in parts]).astype("float64")
+        mean = means[0] + (n * (means - means[0])).sum(axis=0) / m  # exact for equal ones
+        squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
+        var = squares / m
+        return m, mean, var * m / max(m - 1, 1), (1 / xp.sqrt(var + eps)).astype(parts[0][1].dtype)
+
+    def lerp(self, a: Array, b: Array, weight: float) -> None:
+        """a += weight (b - a)"""
+        a += weight * (b - a)
+
+    def multiply(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product a b of matrices, or of stacks of them, on this thread."""
+        result: Array = self.xp.matmul(a, b, out=out)
+        return result
+
+    def multiply_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """a' b for a (rows, m) and b (rows, n), with many rows, or stacks of them."""
+        result: Array = self.xp.matmul(a.swapaxes(-2, -1), b, out=out)
+        return result
+
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
+        return self.multiply(a, b, out)
+
+    def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Likewise a' b, as `multiply_rows` has it."""
+        return self.product(a.T, b, out)
+
+    def column_sums(self, a: Array) -> Array:
+        """The sums of the columns of `a` (M, C), in float64: every sum over rows comes from here or from `column_products`."""
+        sums: Array = a.sum(axis=0, dtype="float64")
+        return sums
+
+    def sum_columns(self, a: Array, out: Array) -> None:
+        """Write the sums of the columns of `a` (M, C) to `out`."""
+        out[...] = self.column_sums(a)
+
+    def column_products(self, a: Array, b: Array) -> Array:
+        """The sums of the columns of `a b`, value by value, in float64; both (M, C), or (H, W, C) and summed over H and W."""
+        sums: Array = (a * b).sum(axis=tuple(range(a.ndim - 1)), dtype="float64")
+        return sums
+
+    def pixel_sums(self, a: Array) -> Array:
+        """The sums over all pixels of images (N, H, W, C), in float64: (N, C)."""
+        sums: Array = a.sum(axis=(1, 2), dtype="float64")
+        return sums
+
+    def wide_row(self, row: Array, rows: int) -> Array:
+        """`row` (C,) in the form in which `by_column` uses it fastest, for an array of about so many rows."""
+        return row
+
+    def standardization(self, mean: Any, std: Any, channels: int, dtype: Any) -> tuple[Array, Array]:
+        """Rows for `by_column` of -mean and 1 / std, numbers or tuples of them; made once, and only read."""
+        return _standardization(self, mean, std, channels, dtype)
+
+    def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
+        """xp's "add" or "multiply" of `a` (..., C) and `row` (C,), or its `wide_row`."""
+        result: Array = getattr(self.xp, name)(a, row, out=out)
+        return result
+
+    def affine(self, a: Array, center: Array | None, scale: Array, shift: Array, out: Any, relu: bool = False) -> Array:
+        """y = (a - center) scale + shift, by column, and with relu max(y, 0); center None is 0, the others may be wide rows."""
+        y = self.by_column("multiply", a if center is None else self.xp.subtract(a, center, out=out), scale, out)
+        self.by_column("add", y, shift, y)
+        return self.relu(y, y) if relu else y
+
+    def relu(self, a: Array, out: Any) -> Array:
+        """max(a, 0)."""
+        result: Array = self.xp.maximum(a, 0, out=out)
+        return result
+
+    def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
+        """delta where y > 0, else 0."""
+        return masked(self.xp, delta, self.xp.greater(y, 0, out=self.scratch_batch("mask", y.shape, "bool")), out)
+
+    def add_bias(self, z: Array, b: Array, relu: bool = False) -> None:
+        """z += b, by column, and with relu max(z, 0) of that; z: (..., C), b: (C,)."""
+        z += b
+        if relu:
+            self.relu(z, z)
+
+    def erf(self, x: Array) -> Array:
+        """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""
+        t = 1 / (1 + 0.3275911 * abs(x))
+        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+        result: Array = self.xp.copysign(1 - series * self.xp.exp(-x * x), x)
+        return result
+
+    def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
+        """Rows `start` to `start + rows` of a random table of uint32 (rows, words); see `backend/random.py`."""
+        return self.asarray(random_bits(key, stream, start, rows, words))
+
+    def dropout_mask(
+        self, key: int, stream: tuple[int, int], start: int, shape: tuple[int, ...], rate: float, dtype: Any
+    ) -> Array:
+        """0 with probability rate, else 1 / (1 - rate): 32 random bits for each value, dropped below rate 2^32."""
+        bits = self.random_bits(key, stream, start, shape[0], math.prod(shape[1:]))
+        mask = self.empty_batch(shape, dtype)
+        self.xp.multiply((bits >= int(rate * 2**32)).reshape(shape), mask.dtype.type(1 / (1 - rate)), out=mask)
+        return mask
+
+    def drop(self, a: Array, mask: Array, out: Any) -> Array:
+        """a mask, and 0 where mask is 0, whatever a is."""
+        y = masked(self.xp, a, mask > 0, out)
+        y *= mask
+        return y
+
+    def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
+        """q[n, t[n]] = 1, else 0; t: (N,) labels that were checked."""
+        q: Array = self.xp.zeros((len(t), classes), dtype)
+        q[self.xp.arange(len(t)), t] = 1
+        return q
+
+    def cross_entropy(self, z: Array, q: Array, sums_to_one: bool) -> tuple[Array, Array]:
+        """J_n = -sum over c of q_c log y_c and dJ_n/dz = y sum(q) - q,  y = softmax(z); z, q: (N, C)."""
+        shifted = z - z.max(axis=1, keepdims=True)
+        y = self.xp.exp(shifted)
+        sums = y.sum(axis=1, keepdims=True)
+        y /= sums
+        log_sums = self.xp.log(sums)
+        if not sums_to_one:
+            weights = q.sum(axis=1, keepdims=True)
+            log_sums *= weights
+            y *= weights
+        y -= q
+        # Where q = 0 the logit may be -inf, and 0 times that is NaN.
+        losses = log_sums[:, 0] - (q * self.xp.where(q, shifted, 0)).sum(axis=1)
+        return losses, y
+
+    def norm(self, vector: Array) -> Any:
+        """sqrt(sum of squares) of a vector: finite if all values are, whatever their size; those below 1e-20 may count as 0."""
+        with self.xp.errstate(over="ignore", invalid="ignore"):
+            squares = self.sum_of_squares(vector)
+        if math.isfinite(squares):
+            return math.sqrt(squares)
+        largest = float(abs(vector).max())  # the squares may overflow where the values do not
+        return largest * math.sqrt(self.sum_of_squares(vector / largest)) if math.isfinite(largest) else math.inf
+
+    def sum_of_squares(self, vector: Array) -> float:
+        """Of the values of a vector, in float64."""
+        return float((vector * vector).sum(dtype="float64"))
+
+    def scale_to_norm(self, vector: Array, norm: Any, most: float) -> None:
+        """Scale a vector of this norm down so that its norm is at most `most`."""
+        factor = most / (norm + 1e-6)
+        if factor < SMALL:  # in two steps, because float32 has no such number
+            vector *= math.sqrt(factor)
+            vector *= math.sqrt(factor)
+        elif factor < 1:
+            vector *= factor
+
+    def all_finite(self, a: Array) -> bool:
+        """Whether no value is infinite or NaN; it may say no, too, where squares overflow."""
+        return bool(self.xp.isfinite(a).all())
+
+    def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
+        """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays.
+
+        on_error: called as soon as one of them fails, for those on other threads that wait for it.
+        """
+        for index in range(count):
+            work(index)
