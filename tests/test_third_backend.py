@@ -34,7 +34,8 @@ OPTIMISERS = {
     "RMSProp": (lambda: nn.RMSProp(), {"scratch"}),
     "Muon": (lambda: nn.ParameterGroups({"?.W": nn.Muon(), "*": nn.AdamW()}), {"adam"}),
 }
-OPERATIONS = [
+EVERYTHING = {**vars(Operations), **vars(Backend)}
+OPERATIONS = [name for name, value in EVERYTHING.items() if callable(value) and not name.startswith("_")]
     name for name, value in {**vars(Operations), **vars(Backend)}.items() if callable(value) and not name.startswith("_")
 ]
 IN_EVERY_STEP = {
