@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
-from nnlite.callbacks import Callback, EarlyStopping, ReduceOnPlateau, WeightAverage
+from nnlite.callbacks import EarlyStopping, ReduceOnPlateau, WeightAverage
 from nnlite.csvlog import CSVLog
 from nnlite.debug import debug
 from nnlite.errors import (
@@ -27,6 +27,7 @@ from nnlite.errors import (
 from nnlite.gradcheck import gradcheck
 from nnlite.groups import ParameterGroups
 from nnlite.history import History
+from nnlite.hooks import Callback
 from nnlite.layers import (
     GELU,
     AvgPool2D,

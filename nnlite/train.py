@@ -1,4 +1,4 @@
-"""The trainer: a model, a loss, an optimiser, metrics and callbacks; what it does in an epoch stands in `loop.py`."""
+"""The trainer: a model, a loss, an optimiser, metrics and callbacks; the loop that it runs is in `loop.py`."""
 
 import copy
 import itertools
@@ -6,26 +6,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from nnlite.arguments import as_call, choice, flag, whole
-from nnlite.callbacks import Callback
 from nnlite.check import check_parts, listed
 from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
 from nnlite.fingerprint import Print
+from nnlite.fit import Fit
+from nnlite.groups import ParameterGroups
 from nnlite.history import History
-from nnlite.loop import Fit
+from nnlite.hooks import Callback
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
+from nnlite.optim import Optimizer
 from nnlite.sources import as_source, batches, gives_once, inputs, on_device
-
-if TYPE_CHECKING:
-    from nnlite.groups import ParameterGroups
-    from nnlite.optim import Optimizer
 
 _INFERENCE_BATCH = 1024
 
@@ -49,7 +47,7 @@ class Trainer:
         self,
         model: Sequential,
         loss: Loss,
-        optimizer: "Optimizer | ParameterGroups",
+        optimizer: Optimizer | ParameterGroups,
         metrics: Sequence[Metric] = (),
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -59,9 +57,8 @@ class Trainer:
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = self.is_counting = False  # is_counting: the metrics count the batches of an epoch
-        self.folders: dict[
-            Path, Print
-        ] = {}  # where its checkpoints are, and how a call of fit left what may change in training
+        # Where its checkpoints are, and how a call of fit left what may change in training.
+        self.folders: dict[Path, Print] = {}
 
     def fit(
         self,
@@ -134,8 +131,8 @@ class Trainer:
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        fit = Fit(self, source, validation, progress, nonfinite, folder, every, steps, validation_steps, monitor, **order)
-        fit.run(epochs, resume)
+        options = (progress, nonfinite, folder, self.folders, every, steps, validation_steps, monitor)
+        Fit(self, source, validation, order, *options).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH, steps: int | None = None) -> dict[str, Any]:
