@@ -63,14 +63,14 @@ from nnlite.serialize import load
 from nnlite.train import Trainer
 
 if TYPE_CHECKING:
-    from nnlite import data, zoo
+    from nnlite import data, insight, zoo
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`nn.data` and `nn.zoo` are loaded when they are first used: not everybody trains on CIFAR-10."""
-    if name in ("data", "zoo"):
+    """`nn.data`, `nn.insight` and `nn.zoo` are loaded when they are first used: not everybody trains on CIFAR-10."""
+    if name in ("data", "insight", "zoo"):
         from importlib import import_module
 
         return import_module(f"nnlite.{name}")
@@ -147,6 +147,7 @@ __all__ = [
     "get_num_threads",
     "gradcheck",
     "init",
+    "insight",
     "load",
     "metrics",
     "profile",

@@ -1,10 +1,9 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from functools import wraps
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
@@ -13,7 +12,7 @@ from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.residual import build_chain, check_layers
 from nnlite.plan import Plan, Run, make_plan
-from nnlite.shards import TrainingPass, find_first_trained, infer
+from nnlite.shards import TrainingPass, find_first_trained, infer, says_what_memory_was_missing
 from nnlite.vectors import Vectors, everything, frozen_whole, refuse_repeats, unchanged_by_errors, walk
 from nnlite.workspace import RunMemory
 
@@ -24,19 +23,6 @@ if TYPE_CHECKING:
 # What `assemble` makes: no part of a copy.
 _MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
 _MADE_ANEW |= {"_frozen_whole", "_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _says_what_memory_was_missing(method: Method) -> Method:
-    @wraps(method)
-    def wrapper(self: "Sequential", *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except MemoryError as error:
-            raise self.backend.out_of_memory(error) from error
-
-    return cast(Method, wrapper)
 
 
 class Sequential(Layer):
@@ -132,13 +118,13 @@ class Sequential(Layer):
 
     # ---- running
 
-    @_says_what_memory_was_missing
+    @says_what_memory_was_missing
     def __call__(self, x: Any) -> Array:
         """z = model(x): inference.     x: (N, *input_shape), any real numbers   z: (N, *out_shape), on the model's device"""
         with single_threaded_blas, self.lock.reading():
             return infer(self, self._input(x))
 
-    @_says_what_memory_was_missing
+    @says_what_memory_was_missing
     def forward(self, x: Any, training: bool = False, pass_id: int | None = None) -> Array:  # type: ignore[override]
         """As a call; with training=True, as in training (batch statistics, dropout), and `backward` may follow.
 
@@ -154,7 +140,7 @@ class Sequential(Layer):
         self._training = current
         return z
 
-    @_says_what_memory_was_missing
+    @says_what_memory_was_missing
     def backward(self, delta: Any) -> Array:  # type: ignore[override]
         """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. StateError if values changed since."""
         current = self._training
@@ -167,7 +153,7 @@ class Sequential(Layer):
         with single_threaded_blas:
             return current.backward(delta)
 
-    @_says_what_memory_was_missing
+    @says_what_memory_was_missing
     def loss_and_grad(
         self,
         x: Any,
@@ -194,7 +180,7 @@ class Sequential(Layer):
             current.commit(loss)
         return loss
 
-    @_says_what_memory_was_missing
+    @says_what_memory_was_missing
     def prepare_batch(
         self, x: Any, t: Any, criterion: "Loss", sample_weight: Any = None, out: Array | None = None
     ) -> tuple[Array, Array, Array | None, float]:

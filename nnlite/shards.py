@@ -6,7 +6,8 @@ shard. Within a run a shard goes through all steps while it is in the cache. Gra
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nnlite.backend import Array, Backend, Turnstile
 from nnlite.backend.memory import Buffers
@@ -20,6 +21,21 @@ from nnlite.workspace import Workspace
 if TYPE_CHECKING:
     from nnlite.losses import Loss
     from nnlite.model import Sequential
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def says_what_memory_was_missing(method: Method) -> Method:
+    """A MemoryError of a model's method says how much memory the device has."""
+
+    @wraps(method)
+    def wrapper(self: "Sequential", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except MemoryError as error:
+            raise self.backend.out_of_memory(error) from error
+
+    return cast(Method, wrapper)
 
 
 class Batch:

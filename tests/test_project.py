@@ -29,8 +29,8 @@ FLOORS = [
         "weights",
         "workspace",
     },
-    {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
-    | {"monitor", "progress", "signals", "sources", "train", "zoo"},
+    {"callbacks", "check", "checkpoint", "contents", "counts", "csvlog", "data", "fingerprint", "fit", "formats", "guard"}
+    | {"history", "hooks", "insight", "keeper", "loop", "metrics", "monitor", "progress", "signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
