@@ -50,21 +50,17 @@ def refuse_what_cannot_be_kept(trainer: Training, source: Any) -> None:
         state_of(thing)
 
 
-def restore(trainer: Training, source: Any, arrays: Arrays, description: Mapping[str, Any]) -> dict[str, Any]:
-    """Put everything back but the callbacks' states; returns the progress. FileError where it does not fit this trainer."""
-    with faults_of_the_file():
-        return _restore(trainer, source, arrays, description)
-
-
+@faults_of_the_file()
 def restore_callbacks(trainer: Training, arrays: Arrays, description: Mapping[str, Any]) -> None:
     """Put the callbacks' states back. Raises FileError where they do not fit."""
-    with faults_of_the_file():
-        for name, callback in stateful(trainer.callbacks).items():
-            if name in description["callbacks"]:
-                callback.load_state(unpack(description["callbacks"][name], arrays, trainer.model.backend.asarray))
+    for name, callback in stateful(trainer.callbacks).items():
+        if name in description["callbacks"]:
+            callback.load_state(unpack(description["callbacks"][name], arrays, trainer.model.backend.asarray))
 
 
-def _restore(trainer: Training, source: Any, arrays: Arrays, description: Mapping[str, Any]) -> dict[str, Any]:
+@faults_of_the_file()
+def restore(trainer: Training, source: Any, arrays: Arrays, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Put everything back except the callbacks' states; returns the progress. FileError where it does not fit this trainer."""
     model, progress = trainer.model, dict(description["progress"])
     for name, vector in (("params", model.params), ("buffers", model.buffers)):
         if arrays[name].shape != vector.shape:

@@ -84,11 +84,10 @@ class Counts:
         """As JSON can hold it."""
         return {name: getattr(self, name) for name in _KEPT} | self.tally.state()
 
+    @faults_of_the_file()
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave; raises FileError where that is something else."""
-        with faults_of_the_file():
-            self.batches, self.samples = int(state["batches"]), int(state["samples"])
-            self.earlier = float(state["seconds"])
-            self.partial, self.complete = [str(name) for name in state["partial"]], bool(state["complete"])
-            self.kept = (self.batches, self.complete)
-            self.tally.load_state(state)
+        self.batches, self.samples, self.earlier = int(state["batches"]), int(state["samples"]), float(state["seconds"])
+        self.partial, self.complete = [str(name) for name in state["partial"]], bool(state["complete"])
+        self.kept = (self.batches, self.complete)
+        self.tally.load_state(state)

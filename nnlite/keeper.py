@@ -110,19 +110,19 @@ class Checkpoints(Keeper):
             self.say(f"the checkpoints of another run in {folder.path} are now in {folder.set_aside()}")
         return kept
 
+    @faults_of_the_file()
     def _refuse_another_run(self, description: dict[str, Any], left: Print) -> None:
-        with faults_of_the_file():
-            kept, here = description["fingerprint"], known_to(description, self.fingerprint)
-            refuse_others(kept, [description["now"], left], here, self.folder.path)
+        kept, here = description["fingerprint"], known_to(description, self.fingerprint)
+        refuse_others(kept, [description["now"], left], here, self.folder.path)
         if description["format"] == FORMAT:
             self.fingerprint = kept  # as the run began
 
+    @faults_of_the_file()
     def _restore(self, arrays: Arrays, description: dict[str, Any]) -> dict[str, Any]:
-        """Put back all but the callbacks' states."""
+        """Put back all except the callbacks' states."""
         progress = restore(self.trainer, self.source, arrays, description)
-        with faults_of_the_file():
-            self.first, self.best, self.ended = int(progress["first"]), float(progress["best"]), bool(progress["ended"])
-            self.placed = description["source"] is not None and is_stateful(self.source)
+        self.first, self.best, self.ended = int(progress["first"]), float(progress["best"]), bool(progress["ended"])
+        self.placed = description["source"] is not None and is_stateful(self.source)
         return progress
 
     @contextmanager

@@ -1,6 +1,6 @@
 """The training loop: epochs of batches, forward and backward pass and update, then validation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -12,7 +12,7 @@ from nnlite.history import numbers
 from nnlite.hooks import Training, show_step
 from nnlite.keeper import Keeper
 from nnlite.progress import Progress, show
-from nnlite.sources import Batch, Epochs
+from nnlite.sources import Epochs
 
 
 class Loop:
@@ -42,11 +42,11 @@ class Loop:
             counts = self._begin_epoch() if counts is None else counts
             guard = Guard(trainer, counts, self.skip, self.feed.rows)
             with self._under_way(counts) as bar:
-                for x, t, w in self._batches(counts):
+                for x, t, w in () if counts.complete else self.feed.epoch(trainer.epochs, counts.batches):
                     z = model.backend.xp.empty((len(x), *model.out_shape), model.dtype) if trainer.metrics else None
                     with guard:
-                        a, targets, weights, total = model.prepare_batch(x, t, trainer.loss, w, z)
-                        loss = model.loss_and_grad(a, targets, trainer.loss, weights, z, total=total)
+                        x, targets, weights, total = model.prepare_batch(x, t, trainer.loss, w, z)
+                        loss = model.loss_and_grad(x, targets, trainer.loss, weights, z, total=total)
                         guard.check(loss, total, (x, t, w))
                         trainer.optimizer.step(model, **guard.halted)
                     counts.batches += 1
@@ -75,10 +75,6 @@ class Loop:
         for metric in self.trainer.metrics:
             metric.reset()
         return Counts(self.trainer, self.skip)
-
-    def _batches(self, counts: Counts) -> Iterable[Batch]:
-        """Those that are left of the epoch."""
-        return () if counts.complete else self.feed.epoch(self.trainer.epochs, counts.batches)
 
     @contextmanager
     def _under_way(self, counts: Counts) -> Iterator[Progress]:
