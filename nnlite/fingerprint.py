@@ -44,7 +44,7 @@ def changing(trainer: Training) -> Print:
 
 
 def _settings(optimizer: Any) -> Print:
-    """Its values but for its state, which long arrays of a subclass are, too."""
+    """Its values without its state; long arrays of a subclass are state, too."""
     arrays = {name for name, value in vars(optimizer).items() if isinstance(value, np.ndarray) and value.size > _LONG}
     return _values(optimizer, _NOT_SET | arrays)
 

@@ -1,4 +1,4 @@
-"""Where batches come from: what `fit`, `evaluate` and `predict` take, and how it is gone through."""
+"""Where batches come from: what `fit`, `evaluate` and `predict` take, and how it is iterated."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -52,7 +52,7 @@ def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
 
 
 def is_dataset(data: Any) -> bool:
-    """A `nn.data.Dataset`, or whatever gives seeded batches as it does."""
+    """A `nn.data.Dataset`, or anything that gives seeded batches as it does."""
     return callable(getattr(data, "batches", None))
 
 

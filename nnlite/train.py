@@ -81,7 +81,7 @@ class Trainer:
         """Train for `epochs` more epochs and return the history, of these and of earlier calls.
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
-        can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
+        can be iterated once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
         lists, data frames.
         validation: the same kinds, or a share of the samples, such as 0.1: so many of them are drawn at random, by the seed,
         and not trained on. It gives the columns val_loss, val_<metric>.
@@ -100,7 +100,7 @@ class Trainer:
         The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the best epoch. Those of
         another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C and SIGTERM then finish
         the step and write one before they end the process, or before a handler of your own is called: if that returns,
-        training goes on. Exceptions leave a checkpoint of the last whole step, but for NonFiniteError. Raises FileError for a
+        training goes on. Exceptions leave a checkpoint of the last whole step, except NonFiniteError. Raises FileError for a
         folder that cannot be written, StateError for a state that cannot be kept; see docs/checkpoints.md.
         monitor: the column of the history that says which epoch is the best, such as "val_accuracy"; whether more of it is
         better the metric says. Default: val_loss, without validation loss. Raises DataError for a name that the history will
@@ -202,5 +202,5 @@ class Trainer:
         return said.get(column, said.get(column.removeprefix("val_")))
 
     def results(self, without: Collection[str] = ()) -> dict[str, Any]:
-        """The metrics over what they have seen since their `reset`, but for those of some names."""
+        """The metrics over what they have seen since their `reset`, except those of some names."""
         return {metric.name: metric.result() for metric in self.metrics if metric.name not in without}

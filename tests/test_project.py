@@ -43,10 +43,10 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path):
-    """Modules that a file imports at run time; what it needs for types alone does not count."""
+def imports(path, types=False):
+    """Modules that a file imports at run time; with `types`, those that it needs for types alone, too."""
     tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    for node in [] if types else ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             node.body = []
     for node in ast.walk(tree):
@@ -63,6 +63,25 @@ def test_arrows_point_down(path):
     for name in imports(path):
         if name.startswith("nnlite."):
             assert FLOOR_OF[name.split(".")[1]] <= here, f"{path.name} imports {name} from a floor above"
+
+
+def test_no_circles_in_training():
+    """Types included: what the loop, the keeper and callbacks need of a trainer is a protocol below them."""
+    rooms = {path: room_of(path) for path in modules() if FLOOR_OF[room_of(path)] == len(FLOORS) - 1}
+    needs = {room: set() for room in rooms.values()}
+    for path, room in rooms.items():
+        needs[room] |= {name.split(".")[1] for name in imports(path, types=True) if name.startswith("nnlite.")} - {room}
+    while free := {room for room, below in needs.items() if not below & needs.keys()}:
+        needs = {room: below for room, below in needs.items() if room not in free}
+    assert not needs, f"these import each other: {sorted(needs)}"
+
+
+def test_no_function_has_the_name_of_its_module():
+    """Where a package exports it, the module can no longer be reached. Those that still do are listed: no others come."""
+    still = {"debug", "gradcheck", "kernels", "profile", "shapes", "summary"}
+    for path in modules():
+        names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert path.stem not in names - still, path
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda p: p.name)

@@ -1,4 +1,4 @@
-"""What becomes of the losses of an epoch."""
+"""Running mean of the losses of an epoch."""
 
 import math
 from collections.abc import Mapping
