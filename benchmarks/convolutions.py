@@ -135,8 +135,8 @@ def pass_of(plan: ConvPlan) -> tuple[Callable[[], None], int]:
         a = np.empty(a.shape, "float32")
     a[...], delta[...] = rng.standard_normal(a.shape), rng.standard_normal(delta.shape)
     W = rng.standard_normal((plan.filters, *plan.window.kernel, c // plan.groups)).astype("float32")
-    b, memory = W[:, 0, 0, 0].copy(), Memory(plan.backend)
-    dW, db, memory.swept = np.empty_like(W), np.empty_like(b), True
+    b, memory = W[:, 0, 0, 0].copy(), Memory(plan.backend, swept=True)
+    dW, db = np.empty_like(W), np.empty_like(b)
     filters = plan.prepare(W, b, Memory(plan.backend))
 
     def once() -> None:

@@ -105,8 +105,7 @@ class Bench:
 
     def max_pool_delta(self, kernel: int, channels: int) -> Operation:
         shape = (self.side, self.side, channels)
-        plan, memory = self.backend.max_pool_plan(Window.of(shape, kernel, kernel)), Memory(self.backend)
-        memory.swept = True
+        plan, memory = self.backend.max_pool_plan(Window.of(shape, kernel, kernel)), Memory(self.backend, swept=True)
         a = self.array(self.images, *shape)
         delta = self.array(*plan.forward(a, memory, None).shape)
         moved = FLOAT * a.size + (FLOAT + WINNER) * delta.size

@@ -24,8 +24,8 @@ from nnlite.errors import (
     ShapeError,
     StateError,
 )
+from nnlite.files import load
 from nnlite.gradcheck import gradcheck
-from nnlite.groups import ParameterGroups
 from nnlite.history import History
 from nnlite.hooks import Callback
 from nnlite.layers import (
@@ -56,10 +56,8 @@ from nnlite.layers import (
 from nnlite.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy, Huber, Loss, softmax
 from nnlite.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
 from nnlite.model import Sequential
-from nnlite.muon import Muon
-from nnlite.optim import SGD, Adam, AdamW, Optimizer, RMSProp
+from nnlite.optim import SGD, Adam, AdamW, Muon, Optimizer, ParameterGroups, RMSProp
 from nnlite.profile import profile
-from nnlite.serialize import load
 from nnlite.train import Trainer
 
 if TYPE_CHECKING:

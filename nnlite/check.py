@@ -6,15 +6,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from nnlite.arguments import listing, shortened
-from nnlite.backend import backend_of, length
+from nnlite.backend import length
 from nnlite.errors import DataError, ShapeError
-from nnlite.groups import ParameterGroups, by_column
 from nnlite.hooks import Callback, Training
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
+from nnlite.optim.groups import ParameterGroups, by_column
 from nnlite.sources import batches, gives_once, is_dataset, items
 
 _BATCH = 1024  # samples whose targets are looked at together
@@ -191,7 +191,7 @@ def _check_labels(trainer: Training, source: Any) -> None:
 def _check_targets(trainer: Training, n: int, t: Any, w: Any) -> None:
     model = trainer.model
     with suppress(NoWeightError):
-        trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, backend_of(t))
+        trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, model.backend)
 
 
 @contextmanager

@@ -1,21 +1,19 @@
 """Checks around every layer: shapes, dtypes, finite values, who writes to whose memory. And: where a bad loss comes from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import listing, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
-from nnlite.layers.base import Context, Layer
-from nnlite.plan import Run
-from nnlite.steps import LayerStep
+from nnlite.layers.base import Context, Layer, Shape
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
 
 Rows = Sequence[int] | None
+Call = Callable[[Array, Context], Any]
 
 
 @contextmanager
@@ -31,17 +29,8 @@ def debug(model: "Sequential") -> Iterator["Sequential"]:
         yield model
 
 
-@contextmanager
-def _checked(model: "Sequential", rows: Rows) -> Iterator[None]:
-    rewrite, model.rewrite = model.rewrite, False
-    try:
-        for before, run in pairwise([None, *model.plan.training, None, model.plan.inference]):
-            for step in run.steps if run else ():
-                if isinstance(step, LayerStep):
-                    _watch(step, _Checks(model, step.path, step.layer, rows), before)
-        yield
-    finally:
-        model.rewrite = rewrite  # makes the plan anew, without the checks
+def _checked(model: "Sequential", rows: Rows) -> AbstractContextManager[None]:
+    return model.engine.wrapped(lambda path, layer: _Checked(model, path, layer, rows), rewrite=False)
 
 
 def locate(model: "Sequential", x: Any, t: Any, sample_weight: Any, rows: Rows = None) -> str:
@@ -70,48 +59,34 @@ def locate(model: "Sequential", x: Any, t: Any, sample_weight: Any, rows: Rows =
     return f"{where}. The largest values: {reach}. Training may diverge: lower the learning rate, or scale inputs and targets"
 
 
-def _watch(step: LayerStep, checks: "_Checks", before: Run | None) -> None:
-    """Wrap the step, and what the run before it calls of its layer."""
-    step_forward, step_backward = step.forward, step.backward
-
-    def forward(a: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Array:
-        return checks.around("forward", lambda given: step_forward(given, stack, ctx, target), a, ctx)
-
-    def backward(delta: Array, stack: list[Array], ctx: Context, target: Array | None = None) -> Any:
-        return checks.around("backward", lambda given: step_backward(given, stack, ctx, target), delta, ctx)
-
-    step.__dict__.update(forward=forward, backward=backward)
-    if before is not None and before.exit is step.layer:
-        exit_backward = before.exit_backward
-
-        def backward_of_exit(delta: Array, ctx: Context) -> Any:
-            return checks.around("backward", lambda given: exit_backward(given, ctx), delta, ctx)
-
-        before.__dict__["exit_backward"] = backward_of_exit
-
-
-class _Checks:
-    """What is checked of one layer."""
+class _Checked(Layer):
+    """A layer, and checks of what it gives and what it leaves behind."""
 
     def __init__(self, model: "Sequential", path: str, layer: Layer, rows: Rows) -> None:
-        self.model, self.xp, self.rows = model, model.backend.xp, rows
-        self.path, self.layer = path, layer
+        self.model, self.path, self.layer, self.rows = model, path, layer, rows
 
-    def around(self, direction: str, call: Callable[[Array], Any], given: Array, ctx: Context) -> Any:
-        """Call it and check what it gives and what it left behind."""
-        before = given.copy()
-        result = call(given)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        return self._check("forward", a, ctx, self.layer.forward, self.layer.out_shape)
+
+    def backward(self, delta: Array, ctx: Context) -> Any:
+        return self._check("backward", delta, ctx, self.layer.backward, self.layer.in_shape)
+
+    def _check(self, direction: str, given: Array, ctx: Context, call: Call, shape: Shape) -> Any:
+        before, xp = given.copy(), ctx.xp
+        result = call(given, ctx)
         where = f"layer {self.path} {shortened(self.layer)}, {direction}, pass {ctx.shard.pass_id}"
-        if not bool(self.xp.array_equal(given, before)) and bool(self.xp.isfinite(before).all()):
+        if not bool(xp.array_equal(given, before)) and bool(xp.isfinite(before).all()):
             raise StateError(f"{where}: it writes to the array that it was given")
         if result is None:
             return None  # nobody wanted it
-        shape = (len(given), *(self.layer.out_shape if direction == "forward" else self.layer.in_shape))
-        if result.shape != shape:
-            raise ShapeError(f"{where}: the result has shape {result.shape}, not {shape}")
+        if result.shape != (len(given), *shape):
+            raise ShapeError(f"{where}: the result has shape {result.shape}, not {(len(given), *shape)}")
         if result.dtype != self.model.params.dtype:
             raise ShapeError(f"{where}: the result is {result.dtype}, the model {self.model.params.dtype}")
-        if not self.layer.shares_memory and self.xp.may_share_memory(result, given):
+        if not self.layer.shares_memory and xp.may_share_memory(result, given):
             raise StateError(f"{where}: the result shares memory with what it was given, but shares_memory is false")
         self._finite(where, result, ctx.shard.start)
         if direction == "backward":
@@ -125,7 +100,7 @@ class _Checks:
     def _finite_gradients(self, where: str, ctx: Context) -> None:
         for name, parameter in self.layer.declared.items():
             gradient = getattr(ctx, f"d{name}", None) if parameter.trained and name not in self.layer.frozen else None
-            if gradient is not None and ctx.trained and not bool(self.xp.isfinite(gradient).all()):
+            if gradient is not None and ctx.trained and not bool(ctx.xp.isfinite(gradient).all()):
                 raise NonFiniteError(f"{where}: the gradient of {name} is not finite")
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from nnlite.counts import Counts
 from nnlite.errors import NonFiniteError
-from nnlite.groups import last_rates
 from nnlite.guard import Guard
 from nnlite.history import numbers
 from nnlite.hooks import Training, show_step
 from nnlite.keeper import Keeper
+from nnlite.optim.groups import last_rates
 from nnlite.progress import Progress, show
 from nnlite.sources import Epochs
 

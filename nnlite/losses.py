@@ -18,7 +18,8 @@ class Loss:
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
     A sample of weight 0 is not there: whatever its outputs and its target are, loss and delta have nothing of it.
-    A subclass writes `per_sample(z, t) -> (J_n, dJ_n/dz_n)` and `check(z_shape, t, dtype) -> t`. `takes_logits`: its y is
+    A subclass writes `per_sample(backend, z, t) -> (J_n, dJ_n/dz_n)`, and where t has not the shape of z, `check`, too. Every
+    method is handed the backend whose arrays it gets, the model's as a rule: `backend.xp` is its NumPy. `takes_logits`: y is
     sigmoid or softmax of z, so that a model that ends with one of these is refused by `Trainer`.
     """
 
@@ -26,21 +27,21 @@ class Loss:
 
     __repr__ = as_call
 
-    def __call__(self, z: Any, t: Any, sample_weight: Any = None, total: float | None = None) -> tuple[float, Array]:
-        """z: (N, ...) outputs   t: targets   sample_weight: (N,) or None   total: what to divide by (None: see above).
+    def __call__(self, z: Any, t: Any, sample_weight: Any = None) -> tuple[float, Array]:
+        """z: (N, ...) outputs   t: targets   sample_weight: (N,) or None
 
         The loss is a float; on a GPU an array of no axes on the device, so that nobody waits: `float(loss)` does.
-
-        A model that gives its batch piece by piece has checked t and passes the whole batch's `total`.
         Raises ShapeError or DataError for targets and weights that do not fit.
         """
         backend = backend_of(z)
-        if total is None:
-            z = backend.xp.ascontiguousarray(_reals(backend.asarray(z)))  # NumPy's sums along rows lose no digits, others do
-            t, sample_weight, total = self.prepare(z.shape, z.dtype, t, sample_weight, backend)
+        z = backend.xp.ascontiguousarray(_reals(backend.asarray(z)))  # NumPy's sums along rows lose no digits, others do
+        return self.of_rows(backend, z, *self.prepare(z.shape, z.dtype, t, sample_weight, backend))
+
+    def of_rows(self, backend: Backend, z: Array, t: Array, sample_weight: Array | None, total: float) -> tuple[float, Array]:
+        """Loss and delta of all rows of a batch, or of some: `prepare` gave the batch's t and weights, and its total."""
         if sample_weight is not None:
-            z = _of_those_there(z, sample_weight)
-        losses, delta = self.per_sample(z, t)
+            z = _of_those_there(backend, z, sample_weight)
+        losses, delta = self.per_sample(backend, z, t)
         scale = 1 / total if sample_weight is None else (sample_weight / total).astype(z.dtype)
         if sample_weight is not None:
             losses = losses * _spread(sample_weight, losses)
@@ -64,10 +65,10 @@ class Loss:
             if sample_weight.shape != z_shape[:1]:
                 raise ShapeError(f"sample_weight must have shape {z_shape[:1]}, not {sample_weight.shape}")
         if t.shape[:1] == z_shape[:1]:
-            sample_weight = self.weigh(z_shape, t, sample_weight, dtype)
-            t = t if sample_weight is None else _of_those_there(t, sample_weight)
-        t = self.check(z_shape, t, dtype)
-        total = self.total(t, sample_weight)
+            sample_weight = self.weigh(source, z_shape, t, sample_weight, dtype)
+            t = t if sample_weight is None else _of_those_there(source, t, sample_weight)
+        t = self.check(source, z_shape, t, dtype)
+        total = self.total(source, t, sample_weight)
         if total == 0:
             raise NoWeightError("the weights of the samples add up to zero: nothing to average")
         if not total > 0:
@@ -76,15 +77,15 @@ class Loss:
             t, sample_weight = backend.asarray(t), None if sample_weight is None else backend.asarray(sample_weight)
         return t, sample_weight, total
 
-    def weigh(self, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
+    def weigh(self, backend: Backend, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
         """The weights of the samples, or of their positions (N, ...): 0 for those that their targets exclude."""
         return sample_weight
 
-    def total(self, t: Array, sample_weight: Array | None) -> float:
+    def total(self, backend: Backend, t: Array, sample_weight: Array | None) -> float:
         """The sum of the weights of all samples."""
         return float(len(t)) if sample_weight is None else float(sample_weight.sum(dtype="float64"))
 
-    def check(self, z_shape: Shape, t: Array, dtype: Any) -> Array:
+    def check(self, backend: Backend, z_shape: Shape, t: Array, dtype: Any) -> Array:
         """t as `per_sample` wants it: here, of the shape of z; (N, ...) will do for (N, ..., 1)."""
         if len(z_shape) > 1 and (*t.shape, 1) == z_shape:
             t = t.reshape(z_shape)
@@ -92,7 +93,7 @@ class Loss:
             raise ShapeError(f"{type(self).__name__}: the targets have shape {t.shape}, the outputs {z_shape}")
         return t.astype(dtype, copy=False)
 
-    def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
+    def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         """J_n (N,), or (N, ...) of positions, and dJ_n/dz_n in the shape of z, both new arrays."""
         raise TypeError(f"{type(self).__name__} has no per_sample")
 
@@ -121,45 +122,44 @@ class CrossEntropy(Loss):
         self.class_weight = None if class_weight is None else class_weights("class_weight", class_weight)
         self.ignore_index = None if ignore_index is None else whole("ignore_index", ignore_index, None)
 
-    def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
-        backend = backend_of(z)
+    def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         if z.ndim == 2:
-            return backend.cross_entropy(z, self._weighted_target(z, t), self.class_weight is None and t.ndim == 1)
+            return backend.cross_entropy(z, self._weighted_target(backend, z, t), self.class_weight is None and t.ndim == 1)
         targets = backend.rows(t) if t.ndim == z.ndim else backend.rows(t[..., None])[:, 0]
-        losses, delta = self.per_sample(backend.rows(z), targets)
+        losses, delta = self.per_sample(backend, backend.rows(z), targets)
         return backend.lay_out(losses, (*z.shape[:-1], 1))[..., 0], backend.lay_out(delta.reshape(-1), z.shape)
 
-    def weigh(self, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
+    def weigh(self, backend: Backend, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
         if self.ignore_index is None or t.shape == z_shape or t.size != math.prod(z_shape[:-1]):
             return sample_weight
         there = t.reshape(z_shape[:-1]) != self.ignore_index
-        return there.astype(dtype) if sample_weight is None else _of_those_there(_spread(sample_weight, there), there)
+        return there.astype(dtype) if sample_weight is None else _of_those_there(backend, _spread(sample_weight, there), there)
 
-    def total(self, t: Array, sample_weight: Array | None) -> float:
+    def total(self, backend: Backend, t: Array, sample_weight: Array | None) -> float:
         if self.class_weight is None or not _are_labels(t):
             positions = t.shape if _are_labels(t) else t.shape[:-1]
             weighed = 1 if sample_weight is None else sample_weight.ndim
-            return super().total(t, sample_weight) * float(math.prod(positions[weighed:]))
-        weight = _of_labels(self.class_weight, t)
+            return super().total(backend, t, sample_weight) * float(math.prod(positions[weighed:]))
+        weight = _of_labels(backend, self.class_weight, t)
         return float((weight if sample_weight is None else weight * _spread(sample_weight, t)).sum(dtype="float64"))
 
-    def check(self, z_shape: Shape, t: Array, dtype: Any) -> Array:
+    def check(self, backend: Backend, z_shape: Shape, t: Array, dtype: Any) -> Array:
         if len(z_shape) < 2:
             raise ShapeError(f"CrossEntropy expects logits (N, ..., C), got {z_shape}")
         _refuse_other_classes(self.class_weight, z_shape[-1])
         if t.shape == z_shape:
-            return _in_unit_interval(t.astype(dtype, copy=False), "CrossEntropy: probabilities")
+            return _in_unit_interval(backend, t.astype(dtype, copy=False), "CrossEntropy: probabilities")
         if t.shape not in (z_shape[:-1], (*z_shape[:-1], 1)):
             raise ShapeError(f"CrossEntropy: the targets have shape {t.shape}, the logits {z_shape}")
-        return _labels(t.reshape(z_shape[:-1]), z_shape[-1])
+        return _labels(backend, t.reshape(z_shape[:-1]), z_shape[-1])
 
-    def _weighted_target(self, z: Array, t: Array) -> Array:
-        q: Array = backend_of(z).one_hot(t, z.shape[1], z.dtype) if t.ndim == 1 else t.copy()
+    def _weighted_target(self, backend: Backend, z: Array, t: Array) -> Array:
+        q = backend.one_hot(t, z.shape[1], z.dtype) if t.ndim == 1 else t.copy()
         if self.label_smoothing:
             q *= 1 - float(self.label_smoothing)
             q += float(self.label_smoothing) / z.shape[1]
         if self.class_weight is not None:
-            q *= backend_of(z).asarray(_by_class(self.class_weight, z.shape[1]), z.dtype)
+            q *= backend.asarray(_by_class(self.class_weight, z.shape[1]), z.dtype)
         return q
 
 
@@ -182,40 +182,40 @@ class BinaryCrossEntropy(Loss):
         self.pos_weight: Any = None if pos_weight is None else numbers("pos_weight", pos_weight, least=0)
         self.class_weight = None if class_weight is None else class_weights("class_weight", class_weight)
 
-    def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
-        xp = backend_of(z).xp
+    def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
+        xp = backend.xp
         e = xp.exp(-abs(z))  # of -|z|, so that nothing overflows
         y, rest = xp.where(z >= 0, 1, e) / (1 + e), xp.log1p(e)
         if self.pos_weight is None and self.class_weight is None:
             return _mean(xp.maximum(z, 0) - z * t + rest, y - t)
-        q_0, q_1 = self._weighted_targets(t)
+        q_0, q_1 = self._weighted_targets(backend, t)
         return _mean(q_1 * (xp.maximum(-z, 0) + rest) + q_0 * (xp.maximum(z, 0) + rest), y * (q_0 + q_1) - q_1)
 
-    def total(self, t: Array, sample_weight: Array | None) -> float:
+    def total(self, backend: Backend, t: Array, sample_weight: Array | None) -> float:
         if self.class_weight is None:
-            return super().total(t, sample_weight)
+            return super().total(backend, t, sample_weight)
         v_0, v_1 = _by_class(self.class_weight, 2)
         v = (v_0 * (1 - t) + v_1 * t).reshape(len(t), -1).mean(axis=1, dtype="float64")
         return float((v if sample_weight is None else v * sample_weight).sum())
 
-    def check(self, z_shape: Shape, t: Array, dtype: Any) -> Array:
+    def check(self, backend: Backend, z_shape: Shape, t: Array, dtype: Any) -> Array:
         outputs, p = z_shape[-1] if len(z_shape) > 1 else 1, self.pos_weight
         if hasattr(p, "__len__") and len(p) != outputs:
             raise ShapeError(f"pos_weight has {len(p)} values for {outputs} outputs")
         _refuse_other_classes(self.class_weight, 2)
-        return _in_unit_interval(super().check(z_shape, t, dtype), "BinaryCrossEntropy: targets")
+        return _in_unit_interval(backend, super().check(backend, z_shape, t, dtype), "BinaryCrossEntropy: targets")
 
-    def _weighted_targets(self, t: Array) -> tuple[Array, Array]:
+    def _weighted_targets(self, backend: Backend, t: Array) -> tuple[Array, Array]:
         """q_0 and q_1"""
         v_0, v_1 = (1.0, 1.0) if self.class_weight is None else _by_class(self.class_weight, 2)
-        p = 1.0 if self.pos_weight is None else backend_of(t).asarray(self.pos_weight, t.dtype)
+        p = 1.0 if self.pos_weight is None else backend.asarray(self.pos_weight, t.dtype)
         return v_0 * (1 - t), v_1 * p * t
 
 
 class MSE(Loss):
     """J_n = mean over outputs of (z - t)^2.     dJ_n/dz = 2 (z - t) / outputs     z, t: (N, ...)"""
 
-    def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
+    def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         d = z - t
         return _mean(d * d, 2 * d)
 
@@ -223,9 +223,9 @@ class MSE(Loss):
 class MAE(Loss):
     """J_n = mean over outputs of |z - t|.     dJ_n/dz = sign(z - t) / outputs     z, t: (N, ...)"""
 
-    def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
+    def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         d = z - t
-        return _mean(abs(d), backend_of(z).xp.sign(d))
+        return _mean(abs(d), backend.xp.sign(d))
 
 
 class Huber(Loss):
@@ -238,9 +238,9 @@ class Huber(Loss):
     def __init__(self, threshold: float = 1.0) -> None:
         self.threshold = number("threshold", threshold, above=0)
 
-    def per_sample(self, z: Array, t: Array) -> tuple[Array, Array]:
-        xp, d, threshold = backend_of(z).xp, z - t, float(self.threshold)
-        clipped = xp.clip(d, -threshold, threshold)
+    def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
+        d, threshold = z - t, float(self.threshold)
+        clipped = backend.xp.clip(d, -threshold, threshold)
         return _mean(clipped * (d - 0.5 * clipped), clipped)
 
 
@@ -261,9 +261,9 @@ def _spread(weight: Array, like: Array) -> Array:
     return weight.reshape(*weight.shape, *[1] * (like.ndim - weight.ndim))
 
 
-def _of_those_there(values: Array, weight: Array) -> Array:
+def _of_those_there(backend: Backend, values: Array, weight: Array) -> Array:
     """The values of samples whose weight is not zero, and zeros: their own, times zero, may be NaN."""
-    there: Array = backend_of(values).xp.where(_spread(weight, values), values, values.dtype.type(0))
+    there: Array = backend.xp.where(_spread(weight, values), values, values.dtype.type(0))
     return there
 
 
@@ -283,9 +283,8 @@ def _by_class(weight: Any, classes: int) -> list[float]:
     return [float(weight.get(c, 1)) for c in range(classes)] if isinstance(weight, dict) else [float(v) for v in weight]
 
 
-def _of_labels(weight: Any, t: Array) -> Array:
+def _of_labels(backend: Backend, weight: Any, t: Array) -> Array:
     """The weight of each label."""
-    backend = backend_of(t)
     if not isinstance(weight, dict):
         return backend.asarray(_by_class(weight, len(weight)))[t]
     others = max(map(int, weight), default=0) + 1  # a class that is not in the dict
@@ -308,12 +307,12 @@ def _refuse_other_classes(weight: Any, classes: int) -> None:
         raise ShapeError(f"class_weight has {len(weight)} values for {classes} classes")
 
 
-def _labels(t: Array, classes: int) -> Array:
+def _labels(backend: Backend, t: Array, classes: int) -> Array:
     if t.dtype.kind == "b":
         t = t.astype("uint8")
     if t.dtype.kind not in "iu":
         raise DataError(f"labels must be integers, not {t.dtype}")
-    if backend_of(t).device != "cpu":
+    if backend.waits_for_reads:
         return t
     low, high = int(t.min()), int(t.max())
     if low < 0 or high >= classes:
@@ -321,7 +320,7 @@ def _labels(t: Array, classes: int) -> Array:
     return t
 
 
-def _in_unit_interval(t: Array, what: str) -> Array:
-    if backend_of(t).device == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+def _in_unit_interval(backend: Backend, t: Array, what: str) -> Array:
+    if not backend.waits_for_reads and not bool(((t >= 0) & (t <= 1)).all()):
         raise DataError(f"{what} must be in [0, 1]")
     return t

@@ -1,28 +1,39 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
+from functools import wraps
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
-from nnlite.backend.memory import Pool
+from nnlite.engine import Engine
+from nnlite.engine.plan import Plan
+from nnlite.engine.vectors import Vectors, everything, refuse_repeats, unchanged_by_errors, walk
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.residual import build_chain, check_layers
-from nnlite.plan import Plan, Run, make_plan
-from nnlite.shards import TrainingPass, find_first_trained, infer, says_what_memory_was_missing
-from nnlite.vectors import Vectors, everything, frozen_whole, refuse_repeats, unchanged_by_errors, walk
-from nnlite.workspace import RunMemory
-
-if TYPE_CHECKING:
-    from nnlite.losses import Loss
-    from nnlite.weights import Taken
+from nnlite.losses import Loss
+from nnlite.serialize import read_model, save
+from nnlite.summary import summary
+from nnlite.weights import Taken, check_names, renamed, take
 
 # What `assemble` makes: no part of a copy.
-_MADE_ANEW = {"owner", "vectors", "layer_ids", "freezes", "plan", "state_pool", "first_trained"}
-_MADE_ANEW |= {"_frozen_whole", "_moved_to", "_lock", "_memories", "_training", "in_shape", "out_shape"}
+_MADE_ANEW = {"owner", "vectors", "engine", "_moved_to", "in_shape", "out_shape"}
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _says_what_memory_was_missing(method: Method) -> Method:
+    @wraps(method)
+    def wrapper(self: "Sequential", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except MemoryError as error:
+            raise self.backend.out_of_memory(error) from error
+
+    return cast(Method, wrapper)
 
 
 class Sequential(Layer):
@@ -32,6 +43,10 @@ class Sequential(Layer):
     seed: of the initial values and of the randomness in a pass. dtype: "float32" or "float64". `to` moves it to a GPU.
     Raises ShapeError, naming the layer and both shapes, where a layer does not fit the one before it, and for what is no shape.
     """
+
+    vectors: Vectors
+    engine: Engine
+    saved_as: ClassVar[type[Layer] | None]
 
     def __init__(self, *layers: Layer, input_shape: Shape | None = None, seed: int = 0, dtype: str = "float32") -> None:
         check_layers("Sequential", layers)
@@ -76,55 +91,39 @@ class Sequential(Layer):
         for path, layer in every.items():
             _refuse_own_passes(path, layer)
         self.vectors = Vectors(leaves, self.backend, self.dtype, self.seed)
-        self._take_up(leaves)
         for path, layer in every.items():
-            if path and isinstance(layer, Sequential):
-                layer.vectors, layer.dtype = self.vectors.part(path + "."), self.dtype
-                layer._take_up(list(walk(layer.children())))
+            if isinstance(layer, Sequential):
+                if path:
+                    layer.vectors, layer.dtype = self.vectors.part(path + "."), self.dtype
+                layer.engine = Engine(layer.children(), layer.in_shape, layer.vectors, layer.seed, layer._rewrite)
 
-    def _take_up(self, leaves: list[tuple[str, Layer]]) -> None:
-        self.layer_ids = {path: i for i, (path, _) in enumerate(leaves)}
-        self._lock = ReadersWriterLock()
-        self.freezes = 0
-        self._make_plan()
-
-    def _make_plan(self) -> None:
-        self.plan: Plan = make_plan(self.children(), self.in_shape, self._rewrite)
-        self._frozen_whole = frozen_whole(self)
-        self._memories: dict[int, RunMemory] = {}
-        self.state_pool = Pool(self.backend)
-        self._training: TrainingPass | None = None
-        self.first_trained = find_first_trained(self.plan.training)
-
-    def memory_of(self, run: Run) -> RunMemory:
-        """The memory that passes through this run use again."""
-        memory = self._memories.get(id(run))
-        if memory is None:
-            memory = self._memories.setdefault(id(run), RunMemory(self, run))
-        return memory
+    @property
+    def plan(self) -> Plan:
+        """The runs of steps that a batch goes through."""
+        return self.engine.plan
 
     @property
     def rewrite(self) -> bool:
-        """Whether `plan.py` may rewrite neighbouring layers into joined and in-place steps (default: yes).
+        """Whether neighbouring layers may become joined and in-place steps (default: yes).
 
         The results are the same bits, but for a convolution joined with the max-pooling behind it: the same to rounding.
         """
-        return self._rewrite
+        return self.engine.rewrite
 
     @rewrite.setter
     def rewrite(self, value: bool) -> None:
-        self._rewrite = bool(flag("rewrite", value))
-        self._make_plan()
+        self._rewrite = self.engine.rewrite = bool(flag("rewrite", value))
+        self.engine.make_plan()
 
     # ---- running
 
-    @says_what_memory_was_missing
+    @_says_what_memory_was_missing
     def __call__(self, x: Any) -> Array:
         """z = model(x): inference.     x: (N, *input_shape), any real numbers   z: (N, *out_shape), on the model's device"""
         with single_threaded_blas, self.lock.reading():
-            return infer(self, self._input(x))
+            return self.engine.infer(self._input(x))
 
-    @says_what_memory_was_missing
+    @_says_what_memory_was_missing
     def forward(self, x: Any, training: bool = False, pass_id: int | None = None) -> Array:  # type: ignore[override]
         """As a call; with training=True, as in training (batch statistics, dropout), and `backward` may follow.
 
@@ -133,32 +132,26 @@ class Sequential(Layer):
         if not training:
             return self(x)
         with single_threaded_blas:
-            self._drop_training()
-            # A copy, because the user may write to x before backward.
-            current = TrainingPass(self, self._input(x).copy(), self._next_pass(pass_id))
-            z = current.forward_by_hand()
-        self._training = current
-        return z
+            return self.engine.forward(self._input(x), self._next_pass(pass_id))
 
-    @says_what_memory_was_missing
+    @_says_what_memory_was_missing
     def backward(self, delta: Any) -> Array:  # type: ignore[override]
         """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. StateError if values changed since."""
-        current = self._training
+        current = self.engine.under_way
         if current is None:
             raise StateError("backward needs a forward(x, training=True) before it, one for each call")
         delta = self.backend.asarray(delta, self.dtype)
         if delta.shape != (current.n, *self.out_shape):
             raise ShapeError(f"delta must have the shape of the outputs {(current.n, *self.out_shape)}, not {delta.shape}")
-        self._training = None
         with single_threaded_blas:
-            return current.backward(delta)
+            return self.engine.backward(delta)
 
-    @says_what_memory_was_missing
+    @_says_what_memory_was_missing
     def loss_and_grad(
         self,
         x: Any,
         t: Any,
-        criterion: "Loss",
+        criterion: Loss,
         sample_weight: Any = None,
         out: Array | None = None,
         pass_id: int | None = None,
@@ -174,15 +167,11 @@ class Sequential(Layer):
         if total is None:
             x, t, sample_weight, total = self.prepare_batch(x, t, criterion, sample_weight, out)
         with single_threaded_blas:
-            self._drop_training()
-            current = TrainingPass(self, x, self._next_pass(pass_id))
-            loss = current.sweep(t, criterion, sample_weight, total, out)
-            current.commit(loss)
-        return loss
+            return self.engine.loss_and_grad(x, t, criterion, sample_weight, total, out, self._next_pass(pass_id))
 
-    @says_what_memory_was_missing
+    @_says_what_memory_was_missing
     def prepare_batch(
-        self, x: Any, t: Any, criterion: "Loss", sample_weight: Any = None, out: Array | None = None
+        self, x: Any, t: Any, criterion: Loss, sample_weight: Any = None, out: Array | None = None
     ) -> tuple[Array, Array, Array | None, float]:
         """x, t and sample_weight, checked and on the device, and their total, which the criterion divides by.
 
@@ -203,7 +192,8 @@ class Sequential(Layer):
     @property
     def lock(self) -> ReadersWriterLock:
         """Between inference and what changes parameters or statistics: one for the whole model."""
-        return self._root()._lock
+        self._root()
+        return self.vectors.lock
 
     def _input(self, x: Any) -> Array:
         self._root()
@@ -229,11 +219,6 @@ class Sequential(Layer):
             return pass_id
         self.passes += 1
         return self.passes
-
-    def _drop_training(self) -> None:
-        if self._training is not None:
-            self._training.release()
-            self._training = None
 
     # ---- values
 
@@ -318,11 +303,8 @@ class Sequential(Layer):
         """Take up a change of what is frozen, in the whole model."""
         for _, model in everything(self._root()):
             if isinstance(model, Sequential):
-                model.freezes += 1
                 model.vectors.refresh()
-                if model._frozen_whole != frozen_whole(model):
-                    model._make_plan()
-                model.first_trained = find_first_trained(model.plan.training)
+                model.engine.refresh()
         self._root().vectors.clear_frozen()
 
     @property
@@ -339,7 +321,6 @@ class Sequential(Layer):
         if self is not self.owner:
             raise DeviceError("only a whole model moves: call `to` on the model that this one is a part of")
         if backend is not self.backend:
-            self._training = None
             with unchanged_by_errors(layer for _, layer in everything(self)):
                 for _, layer in walk(self.children()):
                     for name in layer.declared:
@@ -360,33 +341,34 @@ class Sequential(Layer):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file for `nnlite.load`. StateError for a layer's argument that none can hold: a function."""
-        from nnlite.serialize import save
-
         with self.lock.reading():
-            save(self, path)
+            save(self, self.vectors, self.passes, path)
 
-    def load_weights(self, path: str | PathLike[str], strict: bool = True, names: Mapping[str, str] | None = None) -> "Taken":
+    def load_weights(self, path: str | PathLike[str], strict: bool = True, names: Mapping[str, str] | None = None) -> Taken:
         """Take values by name from a saved model. Returns the names that were taken; `left_out` of it says what was not.
 
         strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits, if anything does.
         names: {"old.*": "new.*"}: what others in the file are called here; * stands for the same on both sides.
         """
-        from nnlite.serialize import load_weights
-
-        return load_weights(self, path, strict, names)
+        flag("strict", strict)
+        check_names(names)
+        arrays, _ = read_model(path)
+        self._root()
+        return take(self.vectors, renamed(arrays, names or {}), strict, path)
 
     def summary(self) -> None:
         """Print each layer's output shape, number of parameters, and MFLOP of a forward pass for one sample."""
-        from nnlite.summary import summary
-
         self._root()
-        print(summary(self))
+        print(summary(self, self.vectors))
 
     def __len__(self) -> int:
         return len(self.layers)
 
     def __getitem__(self, index: int | slice) -> Any:
         return self.layers[index]
+
+
+Sequential.saved_as = Sequential  # of a subclass, the layers are saved
 
 
 def _refuse_own_passes(path: str, layer: Layer) -> None:

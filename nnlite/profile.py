@@ -3,15 +3,14 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nnlite.arguments import whole
 from nnlite.backend import Array, get_num_threads
+from nnlite.engine.steps import Step
+from nnlite.engine.vectors import is_trained
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
-from nnlite.steps import LayerStep
-from nnlite.vectors import is_trained
 
 if TYPE_CHECKING:
     from nnlite.model import Sequential
@@ -35,8 +34,10 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
     clock = _Clock(criterion or CrossEntropy(), model.backend.wait)
     values, number = model.snapshot(), model.passes
     try:
-        model.loss_and_grad(x, t, clock.criterion)  # makes what later passes use again
-        with clock.around(model):
+        with model.engine.wrapped(lambda path, layer: _Timed(path, layer, clock), rewrite=model.rewrite):
+            model.loss_and_grad(x, t, clock.criterion)  # makes what later passes use again
+            clock.edges.clear()
+            clock.wait()
             start = time.perf_counter()
             for _ in range(passes):
                 model.loss_and_grad(x, t, clock)  # type: ignore[arg-type]
@@ -48,34 +49,34 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
     print(_table(model, clock.shares(), len(x), passes, wall))
 
 
+class _Timed(Layer):
+    """A layer, and the times of what is called of it."""
+
+    def __init__(self, path: str, layer: Layer, clock: "_Clock") -> None:
+        self.layer = layer
+        names = {"forward": FORWARD, "backward": BACKWARD} | (_BARRIER if isinstance(layer, BatchLayer) else {})
+        self.__dict__ |= {name: clock.timed(getattr(layer, name), path, direction) for name, direction in names.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+
 class _Clock:
     """Notes when the calls of steps, by (path, direction), begin and end; stands in for the criterion and times it too."""
 
     def __init__(self, criterion: Loss, wait: Callable[[], None]) -> None:
         self.criterion, self.wait = criterion, wait
         self.prepare = criterion.prepare
-        self._edges: list[tuple[float, int, Key]] = []  # appended to by all threads: +1 at a beginning, -1 at an end
+        self.edges: list[tuple[float, int, Key]] = []  # appended to by all threads: +1 at a beginning, -1 at an end
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._timed(self.criterion, "loss", FORWARD)(*args, **kwargs)
-
-    @contextmanager
-    def around(self, model: "Sequential") -> "Iterator[None]":
-        """Time the steps of the model's training plan and what its layers do at barriers."""
-        timed = list(_timed_methods(model))
-        for owner, name, path, direction in timed:
-            owner.__dict__[name] = self._timed(getattr(owner, name), path, direction)
-        try:
-            yield
-        finally:
-            for owner, name, _, _ in timed:
-                del owner.__dict__[name]
+    def of_rows(self, *rows: Any) -> Any:
+        return self.timed(self.criterion.of_rows, "loss", FORWARD)(*rows)
 
     def shares(self) -> dict[Key, float]:
         """The seconds of each step; those in which several calls run at once are shared out among them."""
         seconds: dict[Key, float] = defaultdict(float)
         running, before = Counter[Key](), 0.0
-        for now, change, key in sorted(self._edges):
+        for now, change, key in sorted(self.edges):
             for other, calls in running.items():
                 seconds[other] += (now - before) * calls / running.total()
             running[key] += change
@@ -83,49 +84,30 @@ class _Clock:
             before = now
         return seconds
 
-    def _timed(self, method: Any, path: str, direction: int) -> Any:
+    def timed(self, method: Any, path: str, direction: int) -> Any:
         def timed(*args: Any, **kwargs: Any) -> Array:
             self.wait()
             start = time.perf_counter()
             result = method(*args, **kwargs)
             self.wait()
-            self._edges += [(start, 1, (path, direction)), (time.perf_counter(), -1, (path, direction))]
+            self.edges += [(start, 1, (path, direction)), (time.perf_counter(), -1, (path, direction))]
             return result
 
         return timed
 
 
-def _timed_methods(model: "Sequential") -> Iterator[tuple[Any, str, str, int]]:
-    for path, step in _rows(model):
-        yield step, "forward", path, FORWARD
-        if isinstance(step.layer, BatchLayer):
-            yield step.layer, "backward", path, BACKWARD  # called by the run before it
-            yield from ((step.layer, name, path, direction) for name, direction in _BARRIER.items())
-        else:
-            yield step, "backward", path, BACKWARD
-
-
-def _rows(model: "Sequential") -> Iterator[tuple[str, LayerStep]]:
-    for run in model.plan.training:
-        for step in run.steps:
-            if isinstance(step, LayerStep):
-                yield step.path, step
-
-
-def _first_step(model: "Sequential") -> Any:
-    """The step where backward stops: nobody wants the delta of its input."""
-    k, i = model.first_trained
-    return model.plan.training[k].steps[i] if k < len(model.plan.training) else None
+def _rows(model: "Sequential") -> Iterator[Step]:
+    return (step for run in model.plan.training for step in run.steps if len(step.reads) == 1)
 
 
 def _table(model: "Sequential", shares: dict[Key, float], n: int, passes: int, wall: float) -> str:
     threads = get_num_threads() if model.backend.cuts_batches else 1
     times = {key: seconds / passes for key, seconds in shares.items()}
     rows = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
-    first = _first_step(model)
-    for path, step in _rows(model):
+    for step in _rows(model):
+        path = step.path
         there, back = times.get((path, FORWARD), 0.0), times.get((path, BACKWARD), 0.0)
-        flops, gradients = step.layer.flops() * n, is_trained(step.layer) + (step is not first)
+        flops, gradients = step.layer.flops() * n, is_trained(step.layer) + (step.reads[0] in model.engine.wanted)
         rates = _rate(flops, there), _rate(gradients * flops, back)
         rows.append((f"{path} {_name(step.layer)}", _ms(there), _ms(back), *rates, f"{(there + back) / wall:.1%}"))
     loss, rest = times.get(("loss", FORWARD), 0.0), wall - sum(times.values())

@@ -1,25 +1,21 @@
 """The table that `model.summary()` prints."""
 
-from typing import TYPE_CHECKING
-
+from nnlite.engine.vectors import Vectors
 from nnlite.layers.base import Layer
 
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
 
-
-def summary(model: "Sequential") -> str:
+def summary(model: Layer, vectors: Vectors) -> str:
     """A line a layer: its name and kind, output shape, parameters, MFLOP of a forward pass for one sample; and the sums."""
     rows = [("layer", "output shape", "parameters", "MFLOP")]
     rows += [("input", str(model.in_shape), "", "")]
     rows += [_row(path, layer) for path, layer in _lines(model)]
-    trained = len(model.params) - sum(s.parameter.size for s in model.vectors.trained if s.frozen)
-    total = ("total", str(model.out_shape), f"{len(model.params):,}", f"{_mflop(model):.2f}")
+    trained = len(vectors.params) - sum(s.parameter.size for s in vectors.trained if s.frozen)
+    total = ("total", str(model.out_shape), f"{len(vectors.params):,}", f"{_mflop(model):.2f}")
     widths = [max(len(row[column]) for row in [*rows, total]) for column in range(4)]
     lines = [_line(row, widths) for row in rows]
     rule = "-" * len(lines[0])
-    counts = f"{trained:,} trained, {len(model.params) - trained:,} frozen, {len(model.buffers):,} kept"
-    note = f"{counts}; {model.dtype} on {model.device}"
+    counts = f"{trained:,} trained, {len(vectors.params) - trained:,} frozen, {len(vectors.buffers):,} kept"
+    note = f"{counts}; {vectors.dtype} on {vectors.backend.device}"
     return "\n".join([lines[0], rule, *lines[1:], rule, _line(total, widths), note])
 
 

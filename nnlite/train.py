@@ -16,13 +16,13 @@ from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
 from nnlite.fingerprint import Print
 from nnlite.fit import Fit
-from nnlite.groups import ParameterGroups
 from nnlite.history import History
 from nnlite.hooks import Callback
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
+from nnlite.optim.groups import ParameterGroups
 from nnlite.sources import as_source, batches, gives_once, inputs, on_device
 
 _INFERENCE_BATCH = 1024
@@ -150,7 +150,7 @@ class Trainer:
                 z = self.model(x)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
-                    tally.add(self.loss(z, *prepared)[0], prepared[2])
+                    tally.add(self.loss.of_rows(backend, z, *prepared)[0], prepared[2])
                 for metric in self.metrics:
                     metric.update(z, t, w)
             if not tally.count:

@@ -1,14 +1,12 @@
 """Values for a model, by name: from one that may call them otherwise, and may have others."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnlite.arguments import listing, shortened
 from nnlite.atomic import shown
+from nnlite.engine.vectors import Vectors
 from nnlite.errors import FileError
-
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
 
 Arrays = dict[str, Any]
 
@@ -25,9 +23,9 @@ class Taken(list[str]):
         return f"{len(self)} values taken: {listing(self, most=5)}{left_out}"
 
 
-def entries(model: "Sequential") -> Arrays:
+def entries(vectors: Vectors) -> Arrays:
     """What a file has of a model: views of its parameters and buffers by name."""
-    return model.named_params() | model.named_buffers()
+    return vectors.named(vectors.trained, vectors.params) | vectors.named(vectors.kept, vectors.buffers)
 
 
 def check_names(names: Any) -> None:
@@ -66,16 +64,16 @@ def _stands_for(pattern: str, name: str) -> str | None:
     return name[len(before) : len(name) - len(behind)] if fits else None
 
 
-def take(model: "Sequential", given: Mapping[str, tuple[str, Any]], strict: bool, path: Any) -> Taken:
+def take(vectors: Vectors, given: Mapping[str, tuple[str, Any]], strict: bool, path: Any) -> Taken:
     """Copy what fits into the model. Raises FileError where something does not, if it is to be strict, or nothing does."""
-    own = entries(model)
+    own = entries(vectors)
     faults = {name: _fault(name, own.get(name), *given.get(name, (name, None))) for name in sorted(own.keys() | given.keys())}
     taken, left_out = [name for name in own if not faults[name]], [fault for fault in faults.values() if fault]
     if left_out and (strict or not taken):
         raise FileError(f"{shown(path)} does not fit this model: {listing(left_out, most=5, longest=65)}")
-    with model.updating():
+    with vectors.lock.writing():
         for name in taken:
-            own[name][...] = model.backend.asarray(given[name][1])
+            own[name][...] = vectors.backend.asarray(given[name][1])
     return Taken(taken, left_out)
 
 

@@ -4,19 +4,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import nnlite as nn
+from nnlite import layers as nn
 from nnlite.arguments import choice, shortened, whole
+from nnlite.layers.base import Layer
+from nnlite.model import Sequential
 
 CIFAR_MEAN, CIFAR_STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training images, by channel
 IMAGE = (32, 32, 3)
 tanh_gelu = partial(nn.GELU, "tanh")
 
 
-def tutorial_cnn(classes: int = 10, *, seed: int = 0) -> nn.Sequential:
+def tutorial_cnn(classes: int = 10, *, seed: int = 0) -> Sequential:
     """The CNN of the TensorFlow tutorial on CIFAR-10: 122,570 parameters (https://www.tensorflow.org/tutorials/images/cnn)."""
     whole("classes", classes, 1)
     init: dict[str, Any] = {"init": "glorot_uniform"}
-    return nn.Sequential(
+    return Sequential(
         nn.Normalize(mean=0, std=255),
         nn.Conv2D(32, 3, **init),
         nn.ReLU(),
@@ -41,8 +43,8 @@ def airbench(
     classes: int = 10,
     seed: int = 0,
     padding: Literal["valid", "same"] = "valid",
-    activation: Callable[[], nn.Layer] = tanh_gelu,
-) -> nn.Sequential:
+    activation: Callable[[], Layer] = tanh_gelu,
+) -> Sequential:
     """A whitening convolution and three groups of two convolutions.  Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds.
 
     padding: of the whitening. "valid", as published: the groups see 31 x 31 pixels, then 15 x 15, 7 x 7 and 3 x 3. "same":
@@ -54,7 +56,7 @@ def airbench(
     """
     choice("padding", padding, "valid", "same")
     whole("classes", classes, 1)
-    return nn.Sequential(
+    return Sequential(
         nn.Normalize(CIFAR_MEAN, CIFAR_STD),
         nn.Conv2D(24, 2, padding=padding),
         activation(),
@@ -67,17 +69,17 @@ def airbench(
     )
 
 
-def _airbench_group(width: int, activation: Callable[[], nn.Layer]) -> list[nn.Layer]:
-    def convolution() -> nn.Layer:
+def _airbench_group(width: int, activation: Callable[[], Layer]) -> list[Layer]:
+    def convolution() -> Layer:
         return nn.Conv2D(width, 3, padding=1, bias=False, init="dirac_uniform")
 
-    def norm() -> nn.Layer:
+    def norm() -> Layer:
         return nn.BatchNorm(momentum=0.6, eps=1e-12, scale=False)
 
     return [convolution(), nn.MaxPool2D(2), norm(), activation(), convolution(), norm(), activation()]
 
 
-def resnet(depth: int = 20, *, classes: int = 10, seed: int = 0) -> nn.Sequential:
+def resnet(depth: int = 20, *, classes: int = 10, seed: int = 0) -> Sequential:
     """The ResNet for CIFAR of depth 6 n + 2, with pre-activation: widths 16, 32, 64, n blocks each.
 
     Sources: He et al. 2015, section 4.2; He et al. 2016, Identity Mappings in Deep Residual Networks. Raises ValueError for
@@ -88,7 +90,7 @@ def resnet(depth: int = 20, *, classes: int = 10, seed: int = 0) -> nn.Sequentia
     if rest:
         raise ValueError(f"the depth of a ResNet for CIFAR is 6 n + 2, such as 20, not {shortened(depth)}")
     blocks = [_residual(width, stride=2 if i == 0 and width > 16 else 1) for width in (16, 32, 64) for i in range(n)]
-    return nn.Sequential(
+    return Sequential(
         nn.Normalize(CIFAR_MEAN, CIFAR_STD),
         nn.Conv2D(16, 3, padding=1, bias=False),
         *blocks,
@@ -101,26 +103,26 @@ def resnet(depth: int = 20, *, classes: int = 10, seed: int = 0) -> nn.Sequentia
     )
 
 
-def _residual(width: int, stride: int) -> nn.Layer:
+def _residual(width: int, stride: int) -> Layer:
     first = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(width, 3, stride=stride, padding=1, bias=False)
     second = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(width, 3, padding=1, bias=False)
     return nn.Residual(*first, *second, shortcut=() if stride == 1 else nn.Conv2D(width, 1, stride=stride, bias=False))
 
 
-def vgg_small(widths: tuple[int, ...] = (64, 128, 256), *, classes: int = 10, seed: int = 0) -> nn.Sequential:
+def vgg_small(widths: tuple[int, ...] = (64, 128, 256), *, classes: int = 10, seed: int = 0) -> Sequential:
     """Two 3 x 3 convolutions with batch norm and a pooling for each width.  Source: Simonyan and Zisserman 2015, section 2."""
     whole("classes", classes, 1)
-    layers: list[nn.Layer] = []
+    layers: list[Layer] = []
     for width in widths:
         layers += [layer for _ in range(2) for layer in (nn.Conv2D(width, 3, padding=1, bias=False), nn.BatchNorm(), nn.ReLU())]
         layers.append(nn.MaxPool2D(2))
     head = nn.Flatten(), nn.Dense(classes)
-    return nn.Sequential(nn.Normalize(CIFAR_MEAN, CIFAR_STD), *layers, *head, input_shape=IMAGE, seed=seed)
+    return Sequential(nn.Normalize(CIFAR_MEAN, CIFAR_STD), *layers, *head, input_shape=IMAGE, seed=seed)
 
 
-def mlp(sizes: tuple[int, ...], *, seed: int = 0) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], *, seed: int = 0) -> Sequential:
     """Dense layers with ReLU between them.     sizes: inputs, hidden units, ..., outputs"""
     if not isinstance(sizes, list | tuple) or len(sizes) < 2:
         raise ValueError(f"sizes must be of inputs, hidden units and outputs, such as (784, 256, 10), not {shortened(sizes)}")
     hidden = [layer for units in sizes[1:-1] for layer in (nn.Dense(units), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Dense(sizes[-1], init="lecun_uniform"), input_shape=sizes[:1], seed=seed)
+    return Sequential(*hidden, nn.Dense(sizes[-1], init="lecun_uniform"), input_shape=sizes[:1], seed=seed)

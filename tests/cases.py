@@ -1,5 +1,13 @@
-"""The table of layer cases. A new layer is one row: a name, and a strategy that draws (layers, shape of a sample)."""
+"""The tables of layer cases. A new layer is one row of CASES: a name, and a strategy that draws (layers, shape of a sample).
 
+A new activation is one row of ACTIVATIONS for each form of it: the layer, what it computes of an array, and its limits.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 from hypothesis import reject
 from hypothesis import strategies as st
 
@@ -138,7 +146,48 @@ def nested():
     return [inner, nn.Residual(nn.Sequential(nn.Dense(6), nn.Sigmoid())), nn.LayerNorm(), nn.Dense(3), nn.Softmax()]
 
 
+class Activation(NamedTuple):
+    """y = f(a), value by value.  limits: those of y where a is minus and plus infinity."""
+
+    layer: nn.Layer
+    f: Callable[[Any], Any]
+    limits: tuple[float, float]
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def Phi(a):
+    return np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in a])
+
+
+def gelu_tanh(a):
+    return a * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))) / 2
+
+
+ACTIVATIONS = [
+    Activation(nn.ReLU(), lambda a: np.where(a > 0, a, 0), (0, np.inf)),
+    Activation(nn.LeakyReLU(), lambda a: np.where(a > 0, a, 0.01 * a), (-np.inf, np.inf)),
+    Activation(nn.LeakyReLU(0.3), lambda a: np.where(a > 0, a, 0.3 * a), (-np.inf, np.inf)),
+    Activation(nn.LeakyReLU(0.0), lambda a: np.where(a > 0, a, 0), (0, np.inf)),
+    Activation(nn.Sigmoid(), sigmoid, (0, 1)),
+    Activation(nn.Tanh(), np.tanh, (-1, 1)),
+    Activation(nn.GELU(), lambda a: a * Phi(a), (0, np.inf)),
+    Activation(nn.GELU("tanh"), gelu_tanh, (0, np.inf)),
+    Activation(nn.SiLU(), lambda a: a * sigmoid(a), (0, np.inf)),
+]
+
+
+def forms_of(name):
+    """One of the forms of an activation."""
+    layers = [row.layer for row in ACTIVATIONS if type(row.layer).__name__ == name]
+    drawn = st.sampled_from([layer.config() for layer in layers])
+    return st.tuples(drawn, st.sampled_from(ANY)).map(lambda v: ([getattr(nn, name)(**v[0])], v[1]))
+
+
 CASES = {
+    **{name: forms_of(name) for name in dict.fromkeys(type(row.layer).__name__ for row in ACTIVATIONS)},
     "Dense": st.tuples(st.integers(1, 5), st.integers(1, 5), yes_no).map(lambda v: ([nn.Dense(v[0], bias=v[2])], (v[1],))),
     "Conv2D": convolution(),
     "Conv2D depthwise": convolution(depthwise=True),
@@ -149,12 +198,6 @@ CASES = {
     "AvgPool2D": pooling(nn.AvgPool2D),
     "GlobalAvgPool2D": fixed(lambda: [nn.GlobalAvgPool2D()], *IMAGES),
     "GlobalMaxPool2D": fixed(lambda: [nn.GlobalMaxPool2D()], *IMAGES),
-    "ReLU": fixed(lambda: [nn.ReLU()], *ANY),
-    "LeakyReLU": options(nn.LeakyReLU, ANY, slope=st.sampled_from([0.0, 0.01, 0.3])),
-    "Sigmoid": fixed(lambda: [nn.Sigmoid()], *ANY),
-    "Tanh": fixed(lambda: [nn.Tanh()], *ANY),
-    "GELU": options(nn.GELU, ANY, approximate=st.sampled_from(["none", "tanh"])),
-    "SiLU": fixed(lambda: [nn.SiLU()], *ANY),
     "Softmax": fixed(lambda: [nn.Softmax()], *ANY),
     "Flatten": fixed(lambda: [nn.Flatten()], *ANY),
     "Reshape": fixed(lambda: [nn.Reshape((2, 1, -1))], (4,), (3, 2, 5)),

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 import nnlite as nn
-from nnlite import plan
+from nnlite.engine import cut
 
 try:
     import torch
@@ -311,7 +311,7 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--out", type=Path, help="write the result to this file")
     args = parser.parse_args()
-    plan.BUDGET, plan.WORTH_CUTTING, plan.FLOPS_PER_SUMMED_VALUE = 1, 0, 0  # as many shards as there are samples
+    cut.BUDGET, cut.WORTH_CUTTING, cut.FLOPS_PER_SUMMED_VALUE = 1, 0, 0  # as many shards as there are samples
     verdicts, layers, largest = Counter(), Counter(), 0.0
     for seed in range(args.first, args.first + args.networks):
         verdict, gap, drawn = judge(seed)

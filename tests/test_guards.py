@@ -25,8 +25,8 @@ class BadDelta(nn.MSE):
     def __init__(self, bad):
         self.bad = bad
 
-    def per_sample(self, z, t):
-        losses, delta = super().per_sample(z, t)
+    def per_sample(self, backend, z, t):
+        losses, delta = super().per_sample(backend, z, t)
         return losses, np.where(t == 7, self.bad, delta)
 
 

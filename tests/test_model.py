@@ -373,7 +373,9 @@ def test_residuals_across_barriers_are_carried_without_copies():
         dtype="float64",
     )
     runs = model.plan.training
-    assert runs[0].doubled == {1} and runs[1].carried == {1: 1} and runs[1].doubled == {2}
+    stored = runs[0].makes
+    assert len(stored) == 1 and stored <= runs[1].forward.gives and not stored & runs[1].makes
+    assert [len(run.makes) for run in runs[:-1]] == [1] * (len(runs) - 1)
     nn.gradcheck(model, rng.standard_normal((3, 5, 5, 3)))
 
 

@@ -186,3 +186,40 @@ def test_inputs_without_an_axis_say_how_to_add_it(sample, shape, remedy, put_rig
     assert str(caught.value) == f"layer 0 Flatten(): expects inputs {wanted}{f': {remedy}' if remedy else ''}"
     if put_right:
         assert len(model(put_right(x))) in (1, 8)
+
+
+class Embedding(nn.Layer):
+    """y = W[a]      dJ/dW[i] = sum of delta where a = i"""
+
+    keeps, shares_memory, takes_integers = "input", False, True
+
+    def __init__(self, size, width):
+        self.size, self.width = size, width
+
+    def build(self, in_shape):
+        self.declare("W", (self.size, self.width), lambda shape, rng: rng.standard_normal(shape))
+        return (*in_shape, self.width)
+
+    def forward(self, a, ctx):
+        ctx.a = a % self.size
+        return self.W[ctx.a]
+
+    def backward(self, delta, ctx):
+        ctx.dW[...] = 0
+        np.add.at(ctx.dW, ctx.a, delta)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint32"])
+def test_integers_reach_a_first_layer_that_wants_them(dtype):
+    """Above 2^24 float32 knows only every second one."""
+    model = nn.Sequential(Embedding(7, 3), nn.Flatten(), nn.Dense(2), input_shape=(2,))
+    ids = np.array([[2**24, 2**24 + 1], [3, 2**31 - 1]], dtype)
+    assert np.array_equal(model(ids), model(ids % 7))
+    z = model.forward(ids, training=True)
+    dx = model.backward(np.ones_like(z))
+    grads = model.grads.copy()
+    assert not dx.any() and set(np.flatnonzero(model.named_grads()["0.W"].any(axis=1))) == set((ids % 7).ravel())
+    model.forward(ids % 7, training=True)
+    model.backward(np.ones_like(z))
+    assert np.array_equal(model.grads, grads)
+    nn.Trainer(model, nn.CrossEntropy(), nn.Adam()).fit((ids, [0, 1]), epochs=2, progress=False)

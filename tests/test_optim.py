@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.backend import single_threaded_blas
-from nnlite.optim import _blocks
+from nnlite.optim.optimizer import _blocks
 
 STEPS = 20
 
@@ -111,7 +111,7 @@ def test_muon_multiplies_on_one_blas_thread(threads, monkeypatch):
         seen.append(single_threaded_blas.is_on)
         return M
 
-    monkeypatch.setattr("nnlite.muon.orthogonalize", spy)
+    monkeypatch.setattr("nnlite.optim.muon.orthogonalize", spy)
     model = nn.Sequential(nn.Dense(8, bias=False), nn.Dense(3, bias=False), input_shape=(5,))
     train(nn.Muon(), model, 2)
     assert seen == [True] * 4 and not single_threaded_blas.is_on
@@ -201,7 +201,7 @@ def test_muon_by_itself_makes_five_iterations_and_follows_a_schedule():
 @pytest.mark.parametrize("shape", [(30, 30), (10, 90), (90, 10)])
 def test_orthogonalized_matrices_have_singular_values_near_one(shape):
     from nnlite.backend import get_backend
-    from nnlite.muon import orthogonalize
+    from nnlite.optim.muon import orthogonalize
 
     M = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     result, (U, _, Vt) = orthogonalize(get_backend("cpu"), M, 5), np.linalg.svd(M, full_matrices=False)

@@ -70,9 +70,9 @@ def test_shares_add_up(capsys):
 def test_time_is_shared_by_the_steps_that_run_at_once():
     clock = _Clock(nn.CrossEntropy(), lambda: None)
     one, other = ("one", 0), ("other", 1)
-    clock._edges = [(1.0, 1, one), (4.0, -1, one), (3.0, 1, other), (6.0, -1, other)]
+    clock.edges = [(1.0, 1, one), (4.0, -1, one), (3.0, 1, other), (6.0, -1, other)]
     assert clock.shares() == {one: 2.5, other: 2.5}
-    clock._edges += [(3.0, 1, one), (4.0, -1, one)]  # two threads of three are in the same step
+    clock.edges += [(3.0, 1, one), (4.0, -1, one)]  # two threads of three are in the same step
     assert clock.shares() == pytest.approx({one: 2 + 2 / 3, other: 2 + 1 / 3})
 
 

@@ -10,12 +10,12 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 import nnlite as nn
-from nnlite import plan
 from nnlite.backend import get_backend, single_threaded_blas
 from nnlite.backend import numpy as numpy_backend
 from nnlite.backend.memory import Buffers
 from nnlite.backend.random import random_bits
-from nnlite.shards import Batch
+from nnlite.engine import cut
+from nnlite.engine.batches import Batch
 
 rng = np.random.default_rng(0)
 
@@ -39,7 +39,7 @@ def make_net():
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(plan, "BUDGET", 1 << 20)
+    monkeypatch.setattr(cut, "BUDGET", 1 << 20)
 
 
 def whole_training(threads):
@@ -57,7 +57,7 @@ def whole_training(threads):
 
 def test_the_same_bits_for_any_number_of_threads_and_twice(monkeypatch):
     for name, value in (("BUDGET", 1 << 16), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 1)):
-        monkeypatch.setattr(plan, name, value)
+        monkeypatch.setattr(cut, name, value)
     assert [len(run.cut(64, 4)) for run in make_net().plan.training] == [36, 16, 20]
     first = whole_training(1)
     for threads in (1, 2, 3):
@@ -213,8 +213,8 @@ def test_at_most_one_gradient_vector_a_thread(threads):
         model.loss_and_grad(x, t, nn.CrossEntropy())
     run = model.plan.training[0]
     assert len(run.cut(64, 4)) > 3
-    assert len(model.memory_of(run).gradients) <= threads  # and the total
-    assert len(model.memory_of(run).workspaces) <= threads
+    assert len(model.engine.memory_of(run).gradients) <= threads  # and the total
+    assert len(model.engine.memory_of(run).workspaces) <= threads
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite import plan
 from nnlite.backend import get_backend
 from nnlite.backend.base import Backend
+from nnlite.engine import cut
 
 BOUND = 2e-6
 backend = get_backend("cpu")
@@ -168,7 +168,7 @@ def test_metrics_count_every_sample():
 @pytest.mark.parametrize("threads", [1, 2])
 def test_gradients_of_many_shards(threads, monkeypatch):
     for name, value in (("BUDGET", 1), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 0)):
-        monkeypatch.setattr(plan, name, value)
+        monkeypatch.setattr(cut, name, value)
     nn.set_num_threads(threads)
     model = nn.Sequential(nn.Dense(2), input_shape=(64,))
     x = np.full((6000, 64), 0.1, "float32")

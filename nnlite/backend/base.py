@@ -47,7 +47,7 @@ class Backend:
     joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
     fuses_relu: whether `with_relu` gives a backend whose `add_bias` and `normalize` end with max(y, 0).
     sweep_values: how many values of the flat vectors an optimiser takes at a time.
-    gelu_tanh, gelu_tanh_delta, adam, sgd: the formulas of `layers/activation.py` and `optim.py` in one sweep each, where the
+    gelu_tanh, gelu_tanh_delta, adam, sgd: the formulas of `layers/activation.py` and `optim/` in one sweep each, where the
     backend has that.
     """
 

@@ -302,11 +302,11 @@ class CupyBackend(Backend):
     def adam(
         self, p: Array, g: Array, m: Array, v: Array, betas: tuple[float, float], eps: float, rate: float, decay: float
     ) -> None:
-        """As in `optim.py`, in one sweep."""
+        """As in `optim/`, in one sweep."""
         self.kernels.values("adam", p.dtype, len(p), p, g, m, v, *betas, eps, rate, decay, len(p))
 
     def sgd(self, p: Array, g: Array, v: Array | None, rate: float, momentum: float, nesterov: bool) -> None:
-        """As in `optim.py`, in one sweep."""
+        """As in `optim/`, in one sweep."""
         self.kernels.values("sgd", p.dtype, len(p), p, g, v, rate, momentum, nesterov, len(p))
 
     def __reduce__(self) -> Any:

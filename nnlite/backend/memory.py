@@ -89,8 +89,8 @@ class Memory:
     worth keeping. Otherwise they are made again, so that what a batch keeps does not outgrow its activations.
     """
 
-    def __init__(self, backend: "Backend") -> None:
-        self.backend, self.swept, self._training = backend, False, False
+    def __init__(self, backend: "Backend", swept: bool = False) -> None:
+        self.backend, self._swept, self._training = backend, swept, False
         self._own = Buffers(backend)
         self._kept: dict[str, Array] = {}
         self._parts: dict[int, Memory] = {}
@@ -100,8 +100,13 @@ class Memory:
         if i not in self._parts:
             self._parts[i] = Memory(self.backend)
         part = self._parts[i]
-        part.swept, part._training = self.swept, self.training
+        part._swept, part._training = self.swept, self.training
         return part
+
+    @property
+    def swept(self) -> bool:
+        """Whether backward follows at once."""
+        return self._swept
 
     @property
     def training(self) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import choice, whole
-from nnlite.backend import backend_of
+from nnlite.backend import Backend, backend_of
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
@@ -61,16 +61,17 @@ class RandomCrop:
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
         """Shift each of the images (N, H, W, C) by at most `padding` pixels."""
         top, left = (_below(2 * int(self.padding) + 1, bits) for bits in draws(index, epoch, seed, kind=2))
-        if backend_of(images).has_own_memory:
-            return self._gather(images, top, left)
+        backend = backend_of(images)
+        if backend.has_own_memory:
+            return self._gather(backend, images, top, left)
         rows, channels = self._padded(images), images.shape[3]
         window = (images.shape[1], images.shape[2] * channels)
         windows = np.lib.stride_tricks.sliding_window_view(rows, window, axis=(1, 2))  # (N, top, left, H, W C), a view
         return np.asarray(windows[np.arange(len(rows)), top, left * channels]).reshape(images.shape)
 
-    def _gather(self, images: Array, top: Array, left: Array) -> Array:
+    def _gather(self, backend: Backend, images: Array, top: Array, left: Array) -> Array:
         """The same, pixel by pixel, as a device does it best."""
-        backend, (n, height, width, _), p = backend_of(images), images.shape, int(self.padding)
+        (n, height, width, _), p = images.shape, int(self.padding)
         self._check_size(images)
         y, x = top[:, None] + np.arange(height) - p, left[:, None] + np.arange(width) - p
         inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]

@@ -31,12 +31,13 @@ class Parameter(NamedTuple):
 
 
 class Shard:
-    """Where a piece of the batch stands: rows `start` to `start + rows` of training pass `pass_id`."""
+    """A piece of the batch: rows `start` to `start + rows` of training pass `pass_id`.  swept: backward follows at once."""
 
     start: int
     rows: int
     pass_id: int
     training: bool
+    swept = False
 
     def __init__(self, seed: int) -> None:
         self.seed = int(seed)
@@ -74,6 +75,11 @@ class Context(Memory):
         return self.shard.training
 
     @property
+    def swept(self) -> bool:
+        """Whether backward follows at once."""
+        return self.shard.swept
+
+    @property
     def out(self) -> Array | None:
         """Where the result may be written; asked for at most once in a forward or backward pass."""
         if type(self._target) is tuple:
@@ -102,7 +108,9 @@ class Layer:
     It also says what `plan.py` may rely on; the defaults are the careful ones. `samplewise`: each sample is treated by itself.
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
     `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
-    which a loss of logits must not be given; None where the layer gives them if it is given them.
+    which a loss of logits must not be given; None where the layer gives them if it is given them. `saved_as`: the class that a
+    file names for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers as they are, such
+    as the ids of an embedding, and its backward may return None; otherwise inputs are cast to the model's dtype.
     """
 
     samplewise: ClassVar[bool] = True
@@ -110,6 +118,8 @@ class Layer:
     keeps: ClassVar[Literal["input", "output", "both"] | None] = "both"
     shares_memory: ClassVar[bool] = True
     gives_probabilities: ClassVar[bool | None] = False
+    saved_as: "ClassVar[type[Layer] | None]" = None
+    takes_integers: ClassVar[bool] = False
 
     backend: Backend = get_backend("cpu")
     in_shape: Shape
@@ -256,6 +266,26 @@ class Layer:
         return {name: value for name, value in self.__dict__.items() if name != "owner"}
 
     __repr__ = as_call
+
+
+class Slot(NamedTuple):
+    """One named array of a model and its place in a flat vector."""
+
+    path: str
+    layer: Layer
+    attribute: str
+    parameter: Parameter
+    place: slice
+
+    @property
+    def name(self) -> str:
+        """Such as "3.shortcut.0.W"."""
+        return f"{self.path}.{self.attribute}"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it gets no gradient and no update."""
+        return self.attribute in self.layer.frozen
 
 
 class BatchLayer(Layer):

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnlite.arguments import shortened
+from nnlite.backend import Array
 from nnlite.errors import ShapeError
-from nnlite.layers.base import Layer, Shape
+from nnlite.layers.base import Context, Layer, Shape
 
 
 def build_chain(layers: dict[str, Layer], in_shape: Shape) -> Shape:
@@ -27,6 +28,18 @@ def check_layers(owner: str, layers: Sequence[Any], least: int = 1) -> None:
             raise TypeError(f"{owner} expects layers, such as nn.ReLU(), not {shortened(layer)}")
     if len(layers) < least:
         raise ShapeError(f"{owner} needs at least one layer")
+
+
+class Sum(Layer):
+    """y = a_1 + a_2      dJ/da_1 = dJ/da_2 = delta"""
+
+    elementwise, keeps, shares_memory = True, None, False
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        return self.xp.add(*a, out=ctx.out)
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return delta, delta
 
 
 class Residual(Layer):
@@ -54,6 +67,12 @@ class Residual(Layer):
 
     def children(self) -> dict[str, Layer]:
         return self.main_branch() | self.shortcut_branch()
+
+    def sum(self) -> Sum:
+        """The layer that adds the branches."""
+        total: Sum = Sum()
+        total.backend, total.in_shape, total.out_shape = self.backend, self.out_shape, self.out_shape
+        return total
 
     def build(self, in_shape: Shape) -> Shape:
         f, s = build_chain(self.main_branch(), in_shape), build_chain(self.shortcut_branch(), in_shape)

@@ -59,7 +59,7 @@ class Accuracy(_Share):
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
         backend = backend_of(z)
         of_all = sample_weight is None and self.ignore_index is None and not self.multilabel
-        if backend.device == "cpu" or not of_all or z.shape[-1] == 1 or np.shape(t) != z.shape[:-1]:
+        if not backend.waits_for_reads or not of_all or z.shape[-1] == 1 or np.shape(t) != z.shape[:-1]:
             super().update(z, t, sample_weight)
             return
         # Counted where the outputs are, so that nobody waits for the device.

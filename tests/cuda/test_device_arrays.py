@@ -61,6 +61,20 @@ def test_a_broadcast_delta(layer):
     np.testing.assert_array_equal(host(model.backward(one)), expected)
 
 
+def test_validation_on_both_sides():
+    """Targets and weights are checked by the model's backend, wherever each of them is."""
+    x, t, on_device = pictures(7).images, pictures(7).labels, get_backend("cuda").asarray
+    histories = []
+    for w in (np.ones(7), on_device(np.ones(7))):
+        trainer = nn.Trainer(small_cnn().to("cuda"), nn.CrossEntropy(), nn.SGD(0.1))
+        histories.append(trainer.fit([(x, t)], validation=[(x, t, w)], progress=False)["val_loss"])
+    assert histories[0] == histories[1]
+    trainer = nn.Trainer(small_cnn(), nn.CrossEntropy(), nn.SGD(0.1))
+    with pytest.raises(nn.DeviceError, match="move one of them"):
+        trainer.fit([(x, t)], validation=[(x, on_device(t))], progress=False)
+    assert trainer.steps == 0
+
+
 def test_a_prediction_for_what_is_on_the_device():
     trainer = nn.Trainer(small_cnn().to("cuda"), nn.CrossEntropy(), nn.SGD(0.1))
     x = pictures(7).images

@@ -15,7 +15,8 @@ from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Window
 from nnlite.errors import ShapeError
 from nnlite.layers.activation import gelu_tanh, gelu_tanh_delta
-from nnlite.optim import adam, sgd
+from nnlite.optim.adam import adam
+from nnlite.optim.sgd import sgd
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 LAUNCHED = set()
@@ -135,9 +136,7 @@ def test_pooling(backend, window, n, dtype, ties):
     a = drawn(0, n, *window.in_shape, dtype=dtype)
     a = np.round(a) if ties else a  # of equal values the first takes the delta
     delta = drawn(1, n, *window.out_size, window.in_shape[2], dtype=dtype)
-    memories = Memory(twin), Memory(backend)
-    for memory in memories:
-        memory.swept = True
+    memories = Memory(twin, swept=True), Memory(backend, swept=True)
     expected = run_pool(twin, MaxPoolPlan(twin, window), a, delta, memories[0])
     close(backend, run_pool(backend, backend.max_pool_plan(window), a, delta, memories[1]), expected)
     expected = run_pool(twin, AveragePoolPlan(twin, window), a, delta)
@@ -145,8 +144,7 @@ def test_pooling(backend, window, n, dtype, ties):
 
 
 def test_padding_is_never_the_largest(backend):
-    plan, memory = backend.max_pool_plan(Window.of((2, 2, 1), 2, 2, 1)), Memory(backend)
-    memory.swept = True
+    plan, memory = backend.max_pool_plan(Window.of((2, 2, 1), 2, 2, 1)), Memory(backend, swept=True)
     plan.forward(backend.asarray(np.array([[-np.inf, 0.0], [0.0, 0.0]]).reshape(1, 2, 2, 1)), memory, None)
     assert backend.to_host(plan.backward(backend.asarray(np.ones((1, 2, 2, 1))), memory, None)).ravel().tolist() == [1, 1, 1, 1]
 
@@ -154,8 +152,7 @@ def test_padding_is_never_the_largest(backend):
 def test_of_a_window_with_nan_the_first_nan_takes_the_delta(backend):
     a = np.array([[5.0, np.nan, 1.0], [np.nan, 7.0, np.nan]]).reshape(1, 2, 3, 1)
     for arrays in (backend, twin):
-        plan, memory = arrays.max_pool_plan(Window.of((2, 3, 1), (2, 3), 1)), Memory(arrays)
-        memory.swept = True
+        plan, memory = arrays.max_pool_plan(Window.of((2, 3, 1), (2, 3), 1)), Memory(arrays, swept=True)
         plan.forward(arrays.asarray(a), memory, None)
         da = plan.backward(arrays.asarray(np.ones((1, 1, 1, 1))), memory, None)
         assert np.ravel(host(arrays, da)).tolist() == [0, 1, 0, 0, 0, 0]
@@ -374,8 +371,7 @@ def test_lerp(backend, n, dtype):
 
 
 def test_of_equal_values_the_first_takes_the_delta(backend):
-    plan, memory = backend.max_pool_plan(Window.of((2, 2, 3), 2, 2)), Memory(backend)
-    memory.swept = True
+    plan, memory = backend.max_pool_plan(Window.of((2, 2, 3), 2, 2)), Memory(backend, swept=True)
     plan.forward(backend.asarray(np.zeros((1, 2, 2, 3))), memory, None)
     da = backend.to_host(plan.backward(backend.asarray(np.ones((1, 1, 1, 3))), memory, None))
     assert da[0, 0, 0].tolist() == [1, 1, 1] and da.sum() == 3

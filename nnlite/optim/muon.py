@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnlite.arguments import flag, number, whole
 from nnlite.backend import Array, Backend, single_threaded_blas
 from nnlite.errors import StateError
-from nnlite.optim import Optimizer, Rate
-
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
-    from nnlite.vectors import Slot
+from nnlite.layers.base import Slot
+from nnlite.optim.optimizer import Optimizer, Rate, Trainable
 
 
 class Muon(Optimizer):
@@ -41,7 +38,7 @@ class Muon(Optimizer):
         self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), flag("nesterov", nesterov)
         self.renormalize, self.iterations = flag("renormalize", renormalize), whole("iterations", iterations, 1)
 
-    def _sweep(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None", vectors: list[Array], rate: float) -> None:
+    def _sweep(self, model: Trainable, wanted: Callable[[Slot], bool] | None, vectors: list[Array], rate: float) -> None:
         slots = [slot for slot in model.vectors.trained if not slot.frozen and (wanted is None or wanted(slot))]
         for slot in slots:
             if len(slot.parameter.shape) < 2:

@@ -3,33 +3,13 @@
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnlite.arguments import listing, shortened
-from nnlite.backend import Array, Backend, single_threaded_blas
+from nnlite.backend import Array, Backend, ReadersWriterLock, single_threaded_blas
 from nnlite.errors import ShapeError, StateError
 from nnlite.init import initial_values
-from nnlite.layers.base import Layer, Parameter
-
-
-class Slot(NamedTuple):
-    """One named array of a model and its place in a flat vector."""
-
-    path: str
-    layer: Layer
-    attribute: str
-    parameter: Parameter
-    place: slice
-
-    @property
-    def name(self) -> str:
-        """Such as "3.shortcut.0.W"."""
-        return f"{self.path}.{self.attribute}"
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it gets no gradient and no update."""
-        return self.attribute in self.layer.frozen
+from nnlite.layers.base import Layer, Slot
 
 
 def walk(layers: dict[str, Layer], prefix: str = "") -> Iterator[tuple[str, Layer]]:
@@ -49,9 +29,9 @@ def everything(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
         yield from everything(child, f"{path}.{name}" if path else name)
 
 
-def frozen_whole(model: Layer) -> set[str]:
-    """The paths of the layers inside that are another layer now, because they are frozen whole."""
-    return {path for path, layer in walk(model.children()) if layer.has_frozen_form and layer.is_frozen_whole}
+def frozen_whole(layers: dict[str, Layer]) -> set[str]:
+    """The paths of the layers that are another layer now, because they are frozen whole."""
+    return {path for path, layer in walk(layers) if layer.has_frozen_form and layer.is_frozen_whole}
 
 
 @contextmanager
@@ -87,10 +67,13 @@ def is_trained(layer: Layer) -> bool:
 
 
 class Vectors:
-    """`params`, `grads`, `buffers`, and the slots that say what lies where."""
+    """`params`, `grads`, `buffers`, and the slots that say what is where.
+
+    lock: between inference and what changes parameters or statistics.
+    """
 
     def __init__(self, leaves: list[tuple[str, Layer]], backend: Backend, dtype: Any, seed: int) -> None:
-        self.backend, self.dtype = backend, dtype
+        self.backend, self.dtype, self.lock = backend, dtype, ReadersWriterLock()
         self.trained = _slots(leaves, trained=True)
         self.kept = _slots(leaves, trained=False)
         self.params, self.buffers = backend.empty(_end(self.trained), dtype), backend.empty(_end(self.kept), dtype)
@@ -116,7 +99,7 @@ class Vectors:
     def part(self, prefix: str) -> "Vectors":
         """The vectors of the layers below a path: slices of these."""
         part: Vectors = object.__new__(Vectors)
-        part.backend, part.dtype = self.backend, self.dtype
+        part.backend, part.dtype, part.lock = self.backend, self.dtype, self.lock
         part.trained, place = _below(prefix, self.trained)
         part.params, part.grads = self.params[place], self.grads[place]
         part.kept, place = _below(prefix, self.kept)

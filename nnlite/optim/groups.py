@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnlite.arguments import as_call, listing, number, shortened
-from nnlite.optim import Optimizer, check_and_clip
+from nnlite.layers.base import Slot
+from nnlite.optim.optimizer import Optimizer, Trainable, check_and_clip
 from nnlite.state import attributes
-
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
-    from nnlite.vectors import Slot
 
 
 class ParameterGroups:
@@ -33,7 +30,7 @@ class ParameterGroups:
         self.groups = groups
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
 
-    def step(self, model: "Sequential", halted: Any = None) -> None:
+    def step(self, model: Trainable, halted: Any = None) -> None:
         """One step of every group, as `Optimizer.step`."""
         self._refuse_idle_patterns([slot.name for slot in model.vectors.trained])
         if halted is None and model.backend.waits_for_reads:
@@ -54,7 +51,7 @@ class ParameterGroups:
             optimizer.load_state(state["groups"][pattern])
         vars(self).update({**state, "groups": self.groups})
 
-    def _is_in(self, pattern: str, slot: "Slot") -> bool:
+    def _is_in(self, pattern: str, slot: Slot) -> bool:
         return self._group_of(slot.name) == pattern
 
     def _group_of(self, name: str) -> str | None:
@@ -66,13 +63,13 @@ class ParameterGroups:
                 raise ValueError(f"no parameter falls to the group {shortened(pattern)}: the names are {listing(names)}")
 
 
-def by_column(optimizer: "Optimizer | ParameterGroups") -> dict[str, Optimizer]:
+def by_column(optimizer: Optimizer | ParameterGroups) -> dict[str, Optimizer]:
     """The optimisers, by the columns of the history that show their learning rates."""
     if isinstance(optimizer, ParameterGroups):
         return {f"learning_rate_{pattern}": group for pattern, group in optimizer.groups.items()}
     return {"learning_rate": optimizer}
 
 
-def last_rates(optimizer: "Optimizer | ParameterGroups") -> dict[str, float]:
+def last_rates(optimizer: Optimizer | ParameterGroups) -> dict[str, float]:
     """The learning rates of the last step, by the columns of the history."""
     return {column: group.rate_at(max(0, group.steps - 1)) for column, group in by_column(optimizer).items()}

@@ -1,29 +1,53 @@
-"""Optimisers: each writes one update of the flat parameter vector p from the flat gradient vector g.
-
-Formulas and defaults are PyTorch's. r is the learning rate of the step, t the number of the step, from 1.
-"""
+"""What all optimisers share: rates, state vectors, clocks, clipping, and the sweep over the parameters in blocks."""
 
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from nnlite.arguments import as_call, flag, number, shortened, vector
+from nnlite.arguments import as_call, number
 from nnlite.backend import Array, Backend, backend_of
 from nnlite.errors import NonFiniteError, StateError
+from nnlite.layers.base import Slot
 from nnlite.state import attributes
-
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
-    from nnlite.vectors import Slot
 
 Rate = float | Callable[[int], float]
 _WORTH_THREADS = 1 << 16  # values of a block: for fewer, waking a thread takes longer than what it does
 _LINE = 16  # values of a line of the cache, where blocks begin
 _EVEN = 2  # blocks of a long vector are a multiple of it, so that 2 threads end together
 _LOOKS = 64  # steps after which a loop by hand asks a device whether a gradient was bad: asking waits for the device
+
+
+class Places(Protocol):
+    """Where the parameters of a model are in its flat vectors."""
+
+    trained: list[Slot]
+    frozen: list[Slot]
+
+    def select(self, wanted: Callable[[Slot], bool] | None = None) -> list[slice]: ...
+
+    def stretches(self, key: Callable[[Slot], Any]) -> dict[Any, list[slice]]: ...
+
+
+class Trainable(Protocol):
+    """What an optimiser updates: a `Sequential`, or whatever has these."""
+
+    backend: Backend
+
+    @property
+    def params(self) -> Array: ...
+
+    @property
+    def grads(self) -> Array: ...
+
+    @property
+    def vectors(self) -> Places: ...
+
+    def named_grads(self) -> dict[str, Array]: ...
+
+    def updating(self) -> AbstractContextManager[None]: ...
 
 
 class Optimizer:
@@ -75,7 +99,7 @@ class Optimizer:
         """The learning rate of a step, counted from 0."""
         return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
 
-    def step(self, model: "Sequential", halted: Any = None) -> None:
+    def step(self, model: Trainable, halted: Any = None) -> None:
         """Update the model's parameters, except the frozen ones, from its gradients.
 
         Raises NonFiniteError, naming the first of them, where a gradient is not finite; nothing is changed then. On a device,
@@ -88,18 +112,18 @@ class Optimizer:
             check_and_clip(model, self.clip_norm, halted)
             self.update_slots(model, halted=halted)
 
-    def update_slots(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None" = None, halted: Any = None) -> None:
+    def update_slots(self, model: Trainable, wanted: Callable[[Slot], bool] | None = None, halted: Any = None) -> None:
         """One step for the parameters that are wanted (all, for None) and not frozen."""
         vectors, rate = [model.params, *self._state_of(model)], self.rate
         model.backend.unless_halted(halted, vectors, lambda: self._sweep(model, wanted, vectors, rate))
         self.steps += 1
 
-    def _sweep(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None", vectors: list[Array], rate: float) -> None:
+    def _sweep(self, model: Trainable, wanted: Callable[[Slot], bool] | None, vectors: list[Array], rate: float) -> None:
         """`update` for each stretch of parameters with the same clock, in blocks."""
         for step, places in self._clocks(model, wanted):
             self._walk(model, vectors, _blocks(places, model.backend.sweep_values), rate, step)
 
-    def _walk(self, model: "Sequential", vectors: list[Array], blocks: list[slice], rate: float, step: int) -> None:
+    def _walk(self, model: Trainable, vectors: list[Array], blocks: list[slice], rate: float, step: int) -> None:
         backend, grads = model.backend, model.grads
 
         def update(i: int) -> None:
@@ -116,7 +140,7 @@ class Optimizer:
             for i in range(len(blocks)):
                 update(i)
 
-    def _clocks(self, model: "Sequential", wanted: "Callable[[Slot], bool] | None") -> list[tuple[int, list[slice]]]:
+    def _clocks(self, model: Trainable, wanted: Callable[[Slot], bool] | None) -> list[tuple[int, list[slice]]]:
         """The stretches that are updated, by the steps that their parameters have taken part in: frozen ones miss a step."""
         for slot in model.vectors.frozen:
             if wanted is None or wanted(slot):
@@ -126,7 +150,7 @@ class Optimizer:
         stretches = model.vectors.stretches(lambda slot: self._clock(slot) if wanted is None or wanted(slot) else 0)
         return [(clock, places) for clock, places in sorted(stretches.items()) if clock]
 
-    def _clock(self, slot: "Slot") -> int:
+    def _clock(self, slot: Slot) -> int:
         """The number, from 1, of this step for a parameter."""
         return self.steps + 1 - self.missed.get(slot.name, 0)
 
@@ -136,14 +160,14 @@ class Optimizer:
         """Write one update into p and the state; g is only read.  step: of these parameters, from 1."""
         raise TypeError(f"{type(self).__name__} has no update")
 
-    def _halted_by_hand(self, model: "Sequential") -> Any:
+    def _halted_by_hand(self, model: Trainable) -> Any:
         if self._tally is None:
             self._tally = model.backend.tally()
         if self.steps % _LOOKS == 0 and self._tally.read()[1]:
             raise NonFiniteError(f"a gradient was not finite in one of the last {_LOOKS} steps: nothing was updated since")
         return self._tally.halted
 
-    def _state_of(self, model: "Sequential") -> list[Array]:
+    def _state_of(self, model: Trainable) -> list[Array]:
         if self.state_vectors and self._model is not None and self._model() is not model:
             raise StateError(f"this {type(self).__name__} holds the state of another model: make a new optimiser for each")
         self._model, params = weakref.ref(model), model.params
@@ -161,179 +185,7 @@ class Optimizer:
         return [self.state_vectors[name] for name in self.state_names]
 
 
-class SGD(Optimizer):
-    """v <- momentum v + g      p <- p - r v      or, with nesterov, p <- p - r (g + momentum v)
-
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for nesterov without momentum.
-    Source: Sutskever et al. 2013, section 2, in PyTorch's form.
-    """
-
-    def __init__(
-        self,
-        learning_rate: Rate = 0.01,
-        *,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-    ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
-        self.momentum, self.nesterov = number("momentum", momentum, least=0, below=1), flag("nesterov", nesterov)
-        if nesterov and not momentum:
-            raise ValueError("nesterov needs a momentum above 0, such as 0.9")
-
-    @property
-    def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """No velocity where there is no momentum."""
-        return ("velocity",) if self.momentum else ()
-
-    def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
-        v = state[0] if state else None
-        (backend.sgd or partial(sgd, backend))(p, g, v, rate, float(self.momentum), bool(self.nesterov))
-
-
-def sgd(backend: Backend, p: Array, g: Array, v: Array | None, rate: float, momentum: float, nesterov: bool) -> None:
-    """v <- momentum v + g      p <- p - rate v      or, with nesterov, p - rate (g + momentum v); v may be None."""
-    d = backend.scratch("update", p.shape, p.dtype)
-    d[...] = g
-    if v is not None:
-        v *= momentum
-        v += g
-        d[...] = v
-        if nesterov:
-            d *= momentum
-            d += g
-    d *= rate
-    p -= d
-
-
-class Adam(Optimizer):
-    """m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      p <- p - r m' / (sqrt(v') + eps)
-
-    m' = m / (1 - b1^t), v' = v / (1 - b2^t), betas = (b1, b2).  Source: Kingma and Ba 2015, algorithm 1.
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for betas outside [0, 1) and a negative
-    eps. The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
-    """
-
-    state_names = ("m", "v")
-
-    def __init__(
-        self,
-        learning_rate: Rate = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-    ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
-        self.betas, self.eps = betas, number("eps", eps, least=0)
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """(b1, b2), assignable at any time."""
-        return self._betas
-
-    @betas.setter
-    def betas(self, betas: tuple[float, float]) -> None:
-        if not isinstance(betas, list | tuple) or len(betas) != 2:
-            raise ValueError(f"betas must be a pair of numbers, not {shortened(betas)}")
-        vector("betas", betas, least=0, below=1)
-        for name, before, beta in zip(self.state_names, self.__dict__.get("_betas", betas), betas, strict=True):
-            if name in self.state_vectors:
-                self.state_vectors[name] *= (1 - float(before)) / (1 - float(beta))
-        self._betas = betas
-
-    def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
-        (m, v), (b1, b2) = state, map(float, self.betas)
-        decay = 1 - rate * float(self.weight_decay) if self.decouples_decay else 1.0
-        m_scale, v_scale = (1 - b1) / (1 - b1**step), math.sqrt((1 - b2) / (1 - b2**step))
-        numbers = (b1, b2), float(self.eps) / v_scale, rate * m_scale / v_scale, decay
-        (backend.adam or partial(adam, backend))(p, g, m, v, *numbers)
-
-
-def adam(
-    backend: Backend,
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    betas: tuple[float, float],
-    eps: float,
-    rate: float,
-    decay: float,
-) -> None:
-    """m <- b1 m + g      v <- b2 v + g^2      p <- decay p - rate m / (sqrt(v) + eps), in ten sweeps."""
-    xp, d = backend.xp, backend.scratch("update", p.shape, p.dtype)
-    if decay != 1:
-        p *= decay
-    m *= betas[0]
-    m += g
-    v *= betas[1]
-    v += xp.multiply(g, g, out=d)
-    xp.sqrt(v, out=d)
-    d += eps
-    xp.divide(m, d, out=d)
-    d *= rate
-    p -= d
-
-
-class AdamW(Adam):
-    """Adam, and p <- (1 - r weight_decay) p before it, in place of its penalty.
-
-    Source: Loshchilov and Hutter 2019, algorithm 2.
-    """
-
-    decouples_decay = True
-
-    def __init__(
-        self,
-        learning_rate: Rate = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        clip_norm: float | None = None,
-    ) -> None:
-        super().__init__(learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm)
-
-
-class RMSProp(Optimizer):
-    """v <- alpha v + (1 - alpha) g^2      p <- p - r g / (sqrt(v) + eps)
-
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for alpha outside [0, 1) and a negative
-    eps.
-    Source: Hinton 2012, lecture 6e of Neural Networks for Machine Learning.
-    """
-
-    state_names = ("v",)
-
-    def __init__(
-        self,
-        learning_rate: Rate = 0.01,
-        *,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-    ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
-        self.alpha, self.eps = number("alpha", alpha, least=0, below=1), number("eps", eps, least=0)
-
-    def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
-        xp, (v,) = backend.xp, state
-        d = xp.multiply(g, g, out=backend.scratch("update", p.shape, p.dtype))
-        d -= v
-        d *= 1 - float(self.alpha)
-        v += d
-        xp.sqrt(v, out=d)
-        d += float(self.eps)
-        xp.divide(g, d, out=d)
-        d *= rate
-        p -= d
-
-
-def check_and_clip(model: "Sequential", clip_norm: float | None, halted: Any) -> None:
+def check_and_clip(model: Trainable, clip_norm: float | None, halted: Any) -> None:
     """Refuse gradients that are not finite; scale them so that their Euclidean norm is at most `clip_norm` (None: any)."""
     backend = model.backend
     norm = backend.norm(model.grads)

@@ -1,0 +1,119 @@
+"""The engine of a model: its plan, the memory that passes use again, and the pass under way."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nnlite.backend import Array
+from nnlite.backend.memory import Pool
+from nnlite.engine.passes import Stage, TrainingPass, cut_of, infer
+from nnlite.engine.plan import Run, Wrap, make_plan
+from nnlite.engine.vectors import Vectors, frozen_whole, is_trained, walk
+from nnlite.engine.workspace import RunMemory
+from nnlite.layers.base import Layer, Shape
+from nnlite.losses import Loss
+
+
+class Engine:
+    """Runs layers one after another, whose values are in `vectors`.
+
+    rewrite: whether neighbouring layers become joined and in-place steps.  seed: of the randomness in a pass.
+    """
+
+    def __init__(self, layers: dict[str, Layer], in_shape: Shape, vectors: Vectors, seed: int, rewrite: bool) -> None:
+        self.layers, self.in_shape, self.vectors, self.seed, self.rewrite = layers, in_shape, vectors, seed, rewrite
+        self.layer_ids = {path: i for i, (path, _) in enumerate(walk(layers))}
+        self.wrap: Wrap | None = None
+        self.make_plan()
+
+    def make_plan(self) -> None:
+        """Make the plan and forget all memory."""
+        self.plan = make_plan(self.layers, self.in_shape, self.rewrite, self.wrap)
+        self.frozen_whole = frozen_whole(self.layers)
+        self.memories: dict[int, RunMemory] = {}
+        self.pool = Pool(self.vectors.backend)
+        self.under_way: TrainingPass | None = None
+        self._find_wanted()
+
+    @contextmanager
+    def wrapped(self, wrap: Wrap, rewrite: bool) -> Iterator[None]:
+        """While the block runs, call what `wrap(path, layer)` gives in the place of each layer."""
+        before, self.wrap, self.rewrite = self.rewrite, wrap, rewrite
+        self.make_plan()
+        try:
+            yield
+        finally:
+            self.wrap, self.rewrite = None, before
+            self.make_plan()
+
+    def refresh(self) -> None:
+        """Take up a change of what is frozen."""
+        if self.frozen_whole != frozen_whole(self.layers):
+            self.make_plan()
+        else:
+            self._find_wanted()
+
+    def _find_wanted(self) -> None:
+        """The values whose deltas are wanted, without dJ/dx and with it: those that lead to what is trained."""
+        wanted = set[int]()
+        steps = [step for run in self.plan.training for step in run.steps]
+        for step in steps:
+            if is_trained(step.layer) or not wanted.isdisjoint(step.reads):
+                wanted.add(step.makes)
+        self.wanted, self.all_wanted = frozenset(wanted), frozenset({0, *(step.makes for step in steps)})
+
+    def memory_of(self, run: Run) -> RunMemory:
+        """The memory that passes through this run use again."""
+        memory = self.memories.get(id(run))
+        if memory is None:
+            memory = self.memories.setdefault(id(run), RunMemory(self.vectors, run, self.layer_ids, self.seed))
+        return memory
+
+    def infer(self, x: Array) -> Array:
+        """The outputs, by running statistics."""
+        return infer(self.plan, self.memory_of(self.plan.inference), x)
+
+    def forward(self, x: Array, pass_id: int) -> Array:
+        """The outputs as in training; `backward` may follow."""
+        self.drop()
+        current = self._pass(x.copy(), pass_id)  # the user may write to x before backward
+        z = current.forward()
+        self.under_way = current
+        return z
+
+    def backward(self, delta: Array) -> Array:
+        """From dJ/dz of the pass under way: fill the gradients, return dJ/dx."""
+        current, self.under_way = self.under_way, None
+        assert current is not None
+        return current.backward(delta, self.all_wanted)
+
+    def loss_and_grad(
+        self, x: Array, t: Array, criterion: Loss, sample_weight: Array | None, total: float, out: Array | None, pass_id: int
+    ) -> Any:
+        """The loss of a batch, divided by `total`; fills the gradients. `out` receives the outputs."""
+        self.drop()
+        current = self._pass(x, pass_id)
+        losses: list[Any] = [0.0] * len(current.last.cut)
+
+        def loss_of(z: Array, i: int, rows: slice) -> Array:
+            weight = None if sample_weight is None else sample_weight[rows]
+            losses[i], delta = criterion.of_rows(self.vectors.backend, z, t[rows], weight, total)
+            if out is not None:
+                out[rows] = z
+            return delta
+
+        current.sweep(loss_of, self.wanted)
+        loss = sum(losses[1:], losses[0])
+        current.commit(loss)
+        return loss
+
+    def drop(self) -> None:
+        """Forget a pass that nobody took backward."""
+        if self.under_way is not None:
+            self.under_way.release()
+            self.under_way = None
+
+    def _pass(self, x: Array, pass_id: int) -> TrainingPass:
+        memories = [self.memory_of(run) for run in self.plan.training]
+        stages = [Stage(m.run, m, cut_of(m.run, len(x), self.vectors), m.prepare()) for m in memories]
+        return TrainingPass(self.plan, stages, self.vectors, self.pool, x, pass_id)

@@ -1,0 +1,268 @@
+"""How a batch goes through a model: cut into shards, run by run, forward and backward, on threads, in a fixed order.
+
+A value that is needed behind a run is stored for the whole batch. Within a run a shard goes through all steps while it is in
+the cache. Gradients are added in the order of the shards.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nnlite.backend import Array, Turnstile
+from nnlite.backend.memory import Pool
+from nnlite.engine.batches import Batch
+from nnlite.engine.plan import Plan, Run
+from nnlite.engine.steps import Values
+from nnlite.engine.vectors import Vectors
+from nnlite.engine.workspace import Prepared, RunMemory, Workspace
+from nnlite.errors import StateError
+from nnlite.layers.base import Context, Shard
+
+LossOf = Callable[[Array, int, slice], Array]  # from the outputs of shard i, of these rows: keeps its loss, gives its delta
+
+
+class Stage:
+    """One run of one pass.
+
+    cut: its shards.  prepared: by its layers.  spaces: the workspaces of shards that were forward and not yet backward.
+    batch, delta_batch: what its entry knows of the batch, and of its deltas.
+    """
+
+    def __init__(self, run: Run, memory: RunMemory, cut: list[slice], prepared: Prepared) -> None:
+        self.run, self.memory, self.cut, self.prepared = run, memory, cut, prepared
+        self.spaces: list[Workspace | None] = [None] * len(cut)
+        self.batch: Any = None
+        self.delta_batch: Any = None
+
+    def each(self, work: Callable[[int, slice], None], on_error: Callable[[], None] = lambda: None) -> None:
+        """Do `work(i, rows)` for each shard."""
+        backend = self.memory.vectors.backend
+        backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
+
+
+def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
+    """The shards of a batch of n on this backend."""
+    return run.cut(n, vectors.params.dtype.itemsize) if vectors.backend.cuts_batches else [slice(0, n)]
+
+
+def load(value: Any, v: int, rows: slice, space: Workspace, dtype: Any) -> Array:
+    """Rows of a value; those of the user's own array are cast to `dtype`, unless it is None."""
+    if type(value) is Batch:
+        return value.take(rows, f"value {v}", space.input)
+    a = value[rows]
+    if dtype is None or (a.dtype == dtype and a.flags.c_contiguous):
+        return a
+    room = space.input.get(f"input {v}", a.shape, dtype)
+    room[...] = a
+    return room
+
+
+def dtype_of_input(plan: Plan, x: Array, vectors: Vectors) -> Any:
+    """What the input is cast to; None: it stays as it is."""
+    return None if x.dtype.kind in "iu" and plan.takes_integers else vectors.dtype
+
+
+def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
+    """The model's output, by its running statistics, without anything kept."""
+    run, vectors = plan.inference, memory.vectors
+    stage = Stage(run, memory, cut_of(run, len(x), vectors), memory.keep_prepared())
+    dtype = dtype_of_input(plan, x, vectors)
+    out: Array = vectors.backend.xp.empty((len(x), *plan.shapes[plan.output]), vectors.dtype)
+
+    def work(i: int, rows: slice) -> None:
+        space = memory.workspace()
+        space.begin(rows, 0, stage.prepared, training=False, swept=False)
+        out[rows] = space.forward({0: load(x, 0, rows, space, dtype)}, {})[plan.output]
+        memory.workspaces.append(space)
+
+    stage.each(work)
+    return out
+
+
+class TrainingPass:
+    """Forward with everything kept that backward needs, then backward.
+
+    values, deltas: of the whole batch, by number, as far as they are needed by other runs.  wanted: the values whose deltas
+    are wanted.
+    """
+
+    def __init__(self, plan: Plan, stages: list[Stage], vectors: Vectors, pool: Pool, x: Array, pass_id: int) -> None:
+        self.plan, self.stages, self.vectors, self.pool = plan, stages, vectors, pool
+        self.n, self.pass_id, self.last = len(x), pass_id, stages[-1]
+        self.input_dtype = dtype_of_input(plan, x, vectors)
+        self.values: Values = {0: x}
+        self.deltas: Values = {}
+        self.wanted = frozenset[int]()
+
+    # ---- forward
+
+    def forward(self) -> Array:
+        """The outputs; `backward` may follow."""
+        self.seen = self.vectors.params.copy()
+        for k in range(len(self.stages)):
+            self._forward(k)
+        self.commit()
+        outputs: Array = self.values.pop(self.plan.output)
+        return outputs
+
+    def _forward(self, k: int) -> None:
+        stage, run = self.stages[k], self.stages[k].run
+        made = {v: self._room(v, stage.cut, fresh=stage is self.last) for v in run.makes}
+        parts: list[Any] = [None] * len(stage.cut)
+
+        def work(i: int, rows: slice) -> None:
+            space = stage.spaces[i] = stage.memory.workspace()
+            targets = {v: batch[rows] for v, batch in made.items()}
+            # The outputs go to the user, who may write to them: they are a copy of what layers keep.
+            values = self._run_forward(stage, rows, space, {} if stage is self.last else targets)
+            _store(targets, values)
+            if run.exit is not None:
+                parts[i] = run.exit.does.statistics(values[run.exit.reads[0]])
+
+        stage.each(work)
+        self.values |= made
+        if run.exit is not None:
+            self.stages[k + 1].batch = run.exit.does.combine(parts)
+
+    def _run_forward(self, stage: Stage, rows: slice, space: Workspace, targets: Values, swept: bool = False) -> Values:
+        space.begin(rows, self.pass_id, stage.prepared, training=True, swept=swept)
+        values = {v: load(self.values[v], v, rows, space, self.input_dtype) for v in stage.run.loads}
+        if stage.run.entry is not None:
+            ctx = space.contexts[stage.run.entry.makes]
+            ctx.a, ctx.batch = values[stage.run.entry.reads[0]], stage.batch
+        return space.forward(values, targets)
+
+    def commit(self, loss: Any = None) -> None:
+        """Take what the batch showed into the running statistics, while nobody infers.
+
+        loss: after backward. Nothing is taken in where it or a gradient is not finite.
+        """
+        if len(self.stages) == 1:
+            return
+        vectors, backend = self.vectors, self.vectors.backend
+        numbers = () if loss is None else (loss, backend.norm(vectors.grads))
+        with vectors.lock.writing():
+            backend.unless_bad(numbers, vectors.buffers, self._commit)
+
+    def _commit(self) -> None:
+        for stage in self.stages:
+            if stage.run.entry is not None:
+                stage.run.entry.does.commit(stage.batch)
+
+    # ---- backward
+
+    def backward(self, delta: Array, wanted: frozenset[int]) -> Array:
+        """From dJ/d(output) to dJ/dx, gradients on the way, after `forward`."""
+        self._refuse_changes()
+        self.wanted, self.deltas = wanted, {self.plan.output: delta}
+        for k in reversed(range(len(self.stages))):
+            self._backward(k)
+        dx: Array = self.deltas.pop(0)
+        self._end()
+        return dx
+
+    def _refuse_changes(self) -> None:
+        """Some layers would go backward with the new values, some with the old."""
+        bits = f"u{self.seen.itemsize}"  # of NaN, too
+        if not bool((self.seen.view(bits) == self.vectors.params.view(bits)).all()):
+            raise StateError("parameters changed after forward(x, training=True): call it again before backward")
+
+    def sweep(self, loss_of: LossOf, wanted: frozenset[int]) -> None:
+        """Forward, loss and backward, as far as deltas are wanted."""
+        self.wanted = wanted
+        for k in range(len(self.stages) - 1):
+            self._forward(k)
+        self._backward(len(self.stages) - 1, loss_of)
+        for k in reversed(range(len(self.stages) - 1)):
+            if not self.wanted.isdisjoint(step.makes for step in self.stages[k].run.backward.steps):
+                self._backward(k)
+        self._end()
+
+    def _backward(self, k: int, loss_of: LossOf | None = None) -> None:
+        """Run k backward; with `loss_of` it goes forward first, shard by shard, in one sweep."""
+        stage, run, memory, count = self.stages[k], self.stages[k].run, self.stages[k].memory, len(self.stages[k].cut)
+        turnstile = Turnstile(count)
+        entry = run.entry if run.entry is not None and run.entry.makes in self.wanted else None
+        made = {v: self._room(v, stage.cut, fresh=v == 0) for v in run.returns & self.wanted}
+        parts: list[Any] = [None] * count
+
+        def work(i: int, rows: slice) -> None:
+            gradient = memory.direct if i == 0 else memory.gradient()
+            space = stage.spaces[i] or memory.workspace()
+            space.allow(self.wanted)
+            space.write_to(gradient)
+            if loss_of is None:
+                deltas = {v: _take(self.deltas[v], v, rows, space) for v in run.receives if v in self.deltas}
+            else:
+                values = self._run_forward(stage, rows, space, {}, swept=True)
+                deltas = {self.plan.output: loss_of(values[self.plan.output], i, rows)}
+            self._prepare_exit(k, rows, space)
+            targets = {v: batch[rows] for v, batch in made.items()}
+            # As forward: what the user gets is a copy, in the usual order.
+            _store(targets, space.backward(deltas, {} if k == 0 else targets))
+            if entry is not None:
+                parts[i] = entry.does.delta_statistics(deltas[entry.makes], space.contexts[entry.makes])
+            if count > 1:
+                with turnstile.turn(i):
+                    memory.add(i, gradient, last=i == count - 1)
+            stage.spaces[i] = None
+            memory.workspaces.append(space)
+
+        stage.each(work, turnstile.break_open)
+        if entry is not None:
+            stage.delta_batch = self._combine_deltas(stage, parts)
+        self._give_back(self.deltas.pop(v, None) for v in run.receives)
+        self._give_back(self.values.pop(v, None) for v in run.makes)
+        self.deltas |= made
+
+    def _prepare_exit(self, k: int, rows: slice, space: Workspace) -> None:
+        """Give the barrier behind run k what its backward pass reads."""
+        exit = self.stages[k].run.exit
+        if exit is not None and exit.makes in self.wanted:
+            ctx, behind = space.contexts[exit.makes], self.stages[k + 1]
+            ctx.a = load(self.values[exit.reads[0]], exit.reads[0], rows, space, self.input_dtype)
+            ctx.batch, ctx.delta_batch, ctx.prepared = behind.batch, behind.delta_batch, behind.prepared.get(exit.makes)
+
+    def _combine_deltas(self, stage: Stage, parts: list[Any]) -> Any:
+        entry = stage.run.entry
+        assert entry is not None
+        ctx = Context(self.vectors.backend, 0, Shard(0), self.vectors.dtype)
+        ctx.batch, ctx.prepared = stage.batch, stage.prepared.get(entry.makes)
+        stage.memory.direct.bind({entry.makes: ctx})
+        return entry.does.combine_deltas(parts, ctx)
+
+    def _room(self, v: int, cut: list[slice], fresh: bool) -> Any:
+        """Room for a value of the whole batch; a plain new array where the user will see it."""
+        shape, vectors = self.plan.shapes[v], self.vectors
+        if fresh:
+            return vectors.backend.xp.empty((self.n, *shape), vectors.dtype)
+        flat = self.pool.take(self.n * math.prod(shape), vectors.dtype)
+        return Batch(vectors.backend, flat, shape, cut)
+
+    def _end(self) -> None:
+        self.vectors.clear_frozen()
+        self._give_back(self.values.values())
+        self._give_back(self.deltas.values())
+
+    def _give_back(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if type(value) is Batch:
+                self.pool.give(value.flat)
+
+    def release(self) -> None:
+        """Give back the workspaces of a pass that nobody will take backward."""
+        for stage in self.stages:
+            stage.memory.workspaces += [space for space in stage.spaces if space is not None]
+            stage.spaces.clear()
+        self._end()
+
+
+def _take(delta: Any, v: int, rows: slice, space: Workspace) -> Array:
+    return delta.take(rows, f"delta {v}", space.input) if type(delta) is Batch else delta[rows]
+
+
+def _store(targets: Values, values: Values) -> None:
+    """Put a shard's values where they belong, unless they were written there. Integers have no delta: 0."""
+    for v, target in targets.items():
+        if values[v] is not target:
+            target[...] = 0 if values[v] is None else values[v]

@@ -1,0 +1,174 @@
+"""From a tree of layers to runs of steps that a shard goes through without waiting for the others."""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import NamedTuple
+
+from nnlite.engine.cut import cut
+from nnlite.engine.reuse import end_values, reuse_deltas, reuse_values
+from nnlite.engine.rewrite import fuse
+from nnlite.engine.steps import Join, Step, Stretch
+from nnlite.layers.base import BatchLayer, Layer, Shape
+from nnlite.layers.residual import Residual
+
+Wrap = Callable[[str, Layer], Layer]
+
+
+class Run:
+    """Steps that each shard goes through without waiting for the others, there and back.
+
+    entry: the step of the barrier before it, the first one forward; exit: that of the barrier after it, the first one backward.
+    forward, backward: its steps there, in which the entry counts and the exit does not, and back, vice versa.
+    whole: a layer needs the batch in one piece.  sweeps: it is the last of a training pass, in which a shard goes forward,
+    through the loss and backward at once.
+    """
+
+    def __init__(self, steps: list[Step], entry: Step | None, exit: Step | None, whole: bool, sweeps: bool) -> None:
+        self.steps, self.entry, self.exit, self.whole, self.sweeps = steps, entry, exit, whole, sweeps
+        self.forward = self.backward = Stretch(steps, frozenset(), frozenset())
+        self._cuts: dict[int, list[slice]] = {}
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers of its steps; sums of branches are none."""
+        return [step.layer for step in self.steps if len(step.reads) == 1]
+
+    @property
+    def loads(self) -> frozenset[int]:
+        """The values from before that a shard of it reads."""
+        return self.forward.takes & (self.forward.reads | frozenset(self.exit.reads if self.exit else ()))
+
+    @property
+    def makes(self) -> frozenset[int]:
+        """The values that it makes for those behind it."""
+        return self.forward.gives - self.forward.takes
+
+    @property
+    def receives(self) -> frozenset[int]:
+        """The values whose deltas it takes from the runs behind it."""
+        made = {step.makes for step in self.backward.steps}
+        return self.backward.gives & (self.backward.reads | made | self._of_entry)
+
+    @property
+    def returns(self) -> frozenset[int]:
+        """The values whose deltas it makes for the runs before it."""
+        return self.backward.takes & (self.backward.reads | self._of_entry)
+
+    @property
+    def _of_entry(self) -> frozenset[int]:
+        return frozenset([self.entry.makes] if self.entry else [])
+
+    def cut(self, n: int, itemsize: int) -> list[slice]:
+        """The shards of a batch of n."""
+        shards = self._cuts.get(n)
+        if shards is None:
+            barrier = [self.exit.layer] if self.exit else []
+            whole = [slice(0, n)]
+            shards = self._cuts[n] = whole if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps)
+        return shards
+
+
+class Plan(NamedTuple):
+    """The runs of a training pass, and the one run of inference; shapes: those of the values in training, of one sample."""
+
+    training: list[Run]
+    inference: Run
+    output: int
+    shapes: dict[int, Shape]
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether all layers that read the input want integers as they are."""
+        return all(step.layer.takes_integers for step in self.inference.steps if 0 in step.reads)
+
+
+def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, wrap: Wrap | None = None) -> Plan:
+    """Flatten, rewrite and cut into runs.
+
+    rewrite: whether neighbouring layers become joined and in-place steps.
+    wrap: gives what is called in the place of a layer with a path; sums of branches are not wrapped.
+    """
+    training, inference = flatten(layers), flatten(layers)
+    for step in training:
+        if step.layer.has_frozen_form and step.layer.is_frozen_whole:
+            step.layer = step.does = step.layer.frozen_form()
+    if rewrite:
+        training, inference = fuse(training), fuse(inference)
+    runs = _cut_at_barriers(training)
+    whole = [_run(inference, whole=not all(_is_shardable(step.layer) for step in inference))]
+    output = training[-1].makes
+    for chain in (runs, whole):
+        _follow(chain, output)
+        for run in chain:
+            end_values(run.forward)
+            if rewrite:
+                reuse_values(run.forward, training=chain is runs)
+            reuse_deltas(run.backward, in_place=rewrite)
+    if wrap is not None:
+        for step in (*training, *inference):
+            if len(step.reads) == 1:
+                step.does = wrap(step.path, step.layer)
+    return Plan(runs, whole[0], output, {0: in_shape, **{step.makes: step.layer.out_shape for step in training}})
+
+
+def flatten(layers: dict[str, Layer]) -> list[Step]:
+    """The steps of layers one after another, those inside included."""
+    return _flatten(layers, 0, count(1), "")
+
+
+def _flatten(layers: dict[str, Layer], value: int, numbers: "count[int]", prefix: str) -> list[Step]:
+    steps = list[Step]()
+    for name, layer in layers.items():
+        path = prefix + name
+        if isinstance(layer, Residual):
+            f = _flatten(layer.main_branch(), value, numbers, path + ".")
+            s = _flatten(layer.shortcut_branch(), value, numbers, path + ".")
+            ends = tuple(branch[-1].makes if branch else value for branch in (s, f))
+            steps += [*f, *s, Join(path, layer.sum(), ends, next(numbers))]
+        elif layer.children():
+            steps += _flatten(layer.children(), value, numbers, path + ".")
+        else:
+            steps.append(Step(path, layer, (value,), next(numbers)))
+        value = steps[-1].makes
+    return steps
+
+
+def _is_shardable(layer: Layer) -> bool:
+    return layer.samplewise or isinstance(layer, BatchLayer)
+
+
+def _run(steps: list[Step], entry: Step | None = None, exit: Step | None = None, whole: bool = False) -> Run:
+    return Run(steps, entry, exit, whole, sweeps=False)
+
+
+def _cut_at_barriers(steps: list[Step]) -> list[Run]:
+    runs = [_run([])]
+    for step in steps:
+        if isinstance(step.layer, BatchLayer):
+            runs[-1].exit = step
+            runs.append(_run([step], entry=step))
+        elif not step.layer.samplewise:
+            runs += [_run([step], whole=True), _run([])]
+        else:
+            runs[-1].steps.append(step)
+    runs = [run for run in runs if run.steps or run.exit]
+    runs[-1].sweeps = True
+    return runs
+
+
+def _follow(runs: list[Run], output: int) -> None:
+    """Find what each run takes and gives, there and back: a barrier's delta is complete before its step goes backward."""
+    there = [run.steps for run in runs]
+    back = [[*run.steps[run.entry is not None :], *([run.exit] if run.exit else [])] for run in runs]
+    for run, forward, backward in zip(runs, _stretches(there, output), _stretches(back, output), strict=True):
+        run.forward, run.backward = forward, backward
+
+
+def _stretches(parts: Sequence[list[Step]], output: int) -> list[Stretch]:
+    stretches = list[Stretch]()
+    wanted = frozenset([output])
+    for steps in reversed(parts):
+        gives = wanted
+        wanted = (wanted | {v for step in steps for v in step.reads}) - {step.makes for step in steps}
+        stretches.append(Stretch(steps, wanted, gives))
+    return stretches[::-1]

@@ -1,0 +1,92 @@
+"""The steps of a plan: a layer reads numbered values and makes one. Value 0 is the input."""
+
+from typing import Any, NamedTuple
+
+from nnlite.backend import Array
+from nnlite.layers.base import Context, Layer
+
+Values = dict[int, Any]  # of one shard, or their deltas, by number
+
+
+class Step:
+    """A layer that reads one value.
+
+    does: what is called in the layer's place: the layer itself, or what a hook has wrapped around it.
+    ends: the values that nobody reads after it. over: the input that forward may overwrite, or None.
+    delta_in_place: backward may overwrite the delta that it is given; buffer: the number of the thread's buffer for its result.
+    adds: whether its result is added to a delta of the same value, of a later step that reads it, too: in place, or in the
+    buffer sum_buffer.  completes: the values that come from before the run whose deltas are complete after it.
+    """
+
+    def __init__(self, path: str, layer: Layer, reads: tuple[int, ...], makes: int) -> None:
+        self.path, self.layer, self.does = path, layer, layer
+        self.reads, self.makes = reads, makes
+        self.ends: tuple[int, ...] = ()
+        self.over: int | None = None
+        self.delta_in_place = self.sum_in_place = False
+        self.buffer = self.sum_buffer = 0
+        self.completes: frozenset[int] = frozenset()
+
+    def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
+        """Make the value; in `target`, where one is given and the layer writes to `ctx.out`."""
+        a = values[self.reads[0]]
+        if target is None:
+            target = (None, self.layer.out_shape) if self.over is None else a
+        ctx.aim(target, a if self.layer.elementwise else None)
+        values[self.makes] = self.does.forward(a, ctx)
+        for v in self.ends:
+            del values[v]
+
+    def backward(self, deltas: Values, ctx: Context, targets: Values) -> None:
+        """From the delta of the value made to that of the value read; the same with a target of its number."""
+        delta, v = deltas.pop(self.makes), self.reads[0]
+        others = deltas.get(v)
+        target = targets.get(v) if self.completes else None
+        if others is None and target is not None:
+            ctx.aim(target)
+        else:
+            ctx.aim(delta if self.delta_in_place else (self.buffer, self.layer.in_shape))
+        part = self.does.backward(delta, ctx)
+        deltas[v] = part if part is None or others is None else self._add(part, others, ctx, target)
+
+    def _add(self, part: Array, others: Array, ctx: Context, target: Array | None) -> Array:
+        """The sum of two deltas of one value."""
+        if target is None:
+            target = part if self.sum_in_place else (self.sum_buffer, part.shape[1:])
+        ctx.aim(target)
+        total: Array = ctx.xp.add(part, others, out=ctx.out)
+        return total
+
+
+class Join(Step):
+    """A layer that reads several values: its forward takes a list, its backward gives a delta for each."""
+
+    def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
+        """As the base class."""
+        inputs = [values[v] for v in self.reads]
+        if target is None:
+            target = (None, self.layer.out_shape) if self.over is None else values[self.over]
+        ctx.aim(target)
+        values[self.makes] = self.does.forward(inputs, ctx)
+        for v in self.ends:
+            del values[v]
+
+    def backward(self, deltas: Values, ctx: Context, targets: Values) -> None:
+        """As the base class."""
+        parts: Any = self.does.backward(deltas.pop(self.makes), ctx)
+        for v, part in zip(self.reads, parts, strict=True):
+            others, target = deltas.get(v), targets.get(v) if v in self.completes else None
+            deltas[v] = part if others is None else self._add(part, others, ctx, target)
+
+
+class Stretch(NamedTuple):
+    """Steps between two barriers, the values that come from before and those that are needed behind."""
+
+    steps: list[Step]
+    takes: frozenset[int]
+    gives: frozenset[int]
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """The values that its steps read."""
+        return frozenset(v for step in self.steps for v in step.reads)
