@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 import nnlite as nn
 from nnlite.backend import get_backend
 from nnlite.backend.base import Backend, by_pixel
-from nnlite.backend.memory import Buffers, Pool
+from nnlite.backend.memory import Buffers, Memory, Pool
+from nnlite.backend.window import Window
+from nnlite.layers.norm import Normalization
 
 backend = get_backend("cpu")
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 40))
@@ -72,17 +74,44 @@ def test_batch_norm_near_and_far_from_zero(mean, channels):
     tolerance = {"rtol": 1e-4, "atol": 1e-4 + 1e-6 * mean}
     for g, b in ((gamma, beta), (None, None), (gamma, None), (None, beta)):
         wanted = (1 if g is None else g) * x + (0 if b is None else b)
-        actual = backend.normalize(a, backend.normalization(*single, g, b), None)
+        actual = Normalization(backend, *single, g, b, len(a)).forward(a, None)
         np.testing.assert_allclose(actual[:, 1:], wanted[:, 1:], **tolerance)
-    by = backend.normalization(*single, gamma, beta)
-    total, with_x = backend.delta_sums(delta, a, by)
+    by = Normalization(backend, *single, gamma, beta, len(a))
+    assert np.array_equal(by.forward(a, None, relu=True), np.maximum(by.forward(a, None), 0))
+    total, with_x = by.delta_sums(delta, a)
     np.testing.assert_allclose(total, d.sum(axis=0), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(with_x[1:], (d * x).sum(axis=0)[1:], rtol=1e-3, atol=0.02 + 1e-4 * mean)
     mean_delta, mean_delta_x = d.mean(axis=0), (d * x).mean(axis=0)
-    by = backend.delta_normalization(by, *(v.astype("float32") for v in (mean_delta, mean_delta_x)))
-    actual = backend.normalize_delta(delta, a, by, None)
+    dgamma, dbeta = np.empty((2, channels), "float32")
+    terms = by.combine_deltas([[v.astype("float32") for v in (mean_delta, mean_delta_x)]] * 2, 2.0, dgamma, dbeta)
+    np.testing.assert_allclose([dgamma, dbeta], [2 * mean_delta_x, 2 * mean_delta], rtol=1e-6)
+    actual = by.backward(delta, a, *terms, None)
     wanted = gamma * inv_std * (d - mean_delta - x * mean_delta_x)
     np.testing.assert_allclose(actual[:, 1:], wanted[:, 1:], **tolerance)
+
+
+@pytest.mark.parametrize(("kernel", "channels", "groups"), [(5, 2, 1), (1, 2, 1), (3, 4, 4), (3, 4, 2), (3, 4, 1)])
+def test_a_convolution_ends_with_relu_on_request(kernel, channels, groups):
+    """By patches, as a plain product, depthwise, in blocks of groups, by Winograd's algorithm."""
+    plan, memory = backend.conv_plan(Window.of((7, 6, channels), kernel, 1), 4, groups, True), Memory(backend)
+    filters = plan.prepare(draw((4, kernel, kernel, channels // groups)), draw(4, 1), memory)
+    z, y = (plan.forward(draw((3, 7, 6, channels), 2), filters, memory, None, relu).copy() for relu in (False, True))
+    assert (z < 0).any() and np.array_equal(y, np.maximum(z, 0))
+
+
+def test_relu_in_the_sweep_before_it_gives_the_same_bits(monkeypatch):
+    """What `plan.py` does for a backend that gains from it."""
+    monkeypatch.setattr(type(backend), "fuses_relu", True)
+    layers = [nn.Conv2D(4, 3), nn.ReLU(), nn.BatchNorm(), nn.ReLU(), nn.Flatten(), nn.Dense(5), nn.ReLU(), nn.Dense(3)]
+    model, results = nn.Sequential(*layers, input_shape=(8, 8, 2)), []
+    start = model.snapshot()
+    for model.rewrite in (True, False):
+        model.restore(start)
+        z = model.forward(draw((6, 8, 8, 2)), training=True).copy()
+        results.append([z, model.backward(draw((6, 3), 1)), model.grads.copy(), model(draw((6, 8, 8, 2)))])
+        ends = [step.layer.ends_with_relu for run in model.plan.training for step in run.steps]
+        assert sum(ends) == 3 * model.rewrite and not any(layer.ends_with_relu for layer in model.layers)
+    assert all(map(np.array_equal, *results))
 
 
 def test_the_plain_operations_are_the_same_functions():

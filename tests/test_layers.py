@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.engine import cut
+from nnlite.layers.base import Elementwise
 
 each_case = pytest.mark.parametrize("case", CASES)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -199,6 +200,7 @@ def test_in_place_and_in_the_same_memory():
     named = {flag: {kind.__name__ for kind in kinds if getattr(kind, flag)} for flag in ("elementwise", "shares_memory")}
     assert named["elementwise"] == {"Dropout", "Normalize", *(type(row.layer).__name__ for row in ACTIVATIONS)}
     assert {kind.__name__ for kind in kinds if not kind.samplewise} == {"BatchLayer", "BatchNorm"}
+    assert named["elementwise"] == {kind.__name__ for kind in kinds if issubclass(kind, Elementwise)}
     # The last three are no layers of their own: their parts say it.
     assert named["shares_memory"] == {"Dropout", "Flatten", "Reshape", "Layer", "Residual", "Sequential"}
 

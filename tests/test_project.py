@@ -67,7 +67,8 @@ def test_no_circles_in_training():
 def test_no_package_hides_its_modules():
     """By a function of the same name. Those that are hidden still are listed: no others come."""
     code = "import sys, nnlite; nnlite.data, nnlite.insight, nnlite.zoo; "
-    code += "names = [n for n in sys.modules if n.startswith('nnlite.')]; above = {n: sys.modules[n.rpartition('.')[0]] for n in names}; "
+    code += "names = [n for n in sys.modules if n.startswith('nnlite.')]; "
+    code += "above = {n: sys.modules[n.rpartition('.')[0]] for n in names}; "
     code += "print(*[n for n in names if getattr(above[n], n.rpartition('.')[2]) is not sys.modules[n]])"
     hidden = {"nnlite.debug", "nnlite.gradcheck", "nnlite.profile", "nnlite.data.shapes"}
     assert set(fresh(code)) <= hidden

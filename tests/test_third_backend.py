@@ -34,8 +34,8 @@ OPTIMISERS = {
 }
 OPERATIONS = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
 IN_EVERY_STEP = {
-    *("add_bias", "asarray", "column_sums", "dropout_mask", "drop", "map_shards", "moments", "norm", "normalize"),
-    *("normalize_delta", "number", "product", "relu", "relu_delta", "tally", "unless_bad", "wide_row"),
+    *("add_bias", "affine", "asarray", "by_column", "column_sums", "dropout_mask", "drop", "map_shards", "moments", "norm"),
+    *("number", "product", "relu", "relu_delta", "tally", "unless_bad", "wide_row"),
 }
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.masks import masked
-from nnlite.backend.normalization import Normalization
 from nnlite.backend.pool import AveragePoolPlan, BlockMaxPoolPlan, MaxPoolPlan
 from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
@@ -19,7 +18,6 @@ CANCELLED, AT_LEAST, AT_MOST = 4.0, 1 << 10, 1 << 16
 LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
 MANY = 1 << 20  # rows that constants are made ready for
 SMALL = 1e-30  # a factor that float32 nearly loses
-FAR = 16  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
 
 
 def by_pixel(a: Array) -> Array:
@@ -45,10 +43,10 @@ class Backend:
     has_own_memory: whether data are moved to it first, a data set once and for all where it has room.
     waits_for_reads: whether a value that is read back keeps Python waiting for all that was asked of a device before.
     joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
-    fuses_relu: whether `with_relu` gives a backend whose `add_bias` and `normalize` end with max(y, 0).
+    fuses_relu: whether it gains from ReLU as the `relu` of `add_bias`, `affine` and convolutions.
     sweep_values: how many values of the flat vectors an optimiser takes at a time.
-    gelu_tanh, gelu_tanh_delta, adam, sgd: the formulas of `layers/activation.py` and `optim/` in one sweep each, where the
-    backend has that.
+    gelu_tanh, gelu_tanh_delta, normalization, adam, sgd: the formulas of these names in `layers/activation.py`,
+    `layers/norm.py` and `optim/` by kernels, where the backend has those.
     """
 
     device: str
@@ -60,6 +58,7 @@ class Backend:
     fuses_relu = False
     gelu_tanh: Callable[..., Array] | None = None
     gelu_tanh_delta: Callable[..., Array] | None = None
+    normalization: Callable[..., Any] | None = None
     adam: Callable[..., None] | None = None
     sgd: Callable[..., None] | None = None
     sweep_values = 1 << 18  # fewer fit a nearer cache, but threads wait for each other between short calls
@@ -201,34 +200,6 @@ class Backend:
         """a += weight (b - a)"""
         a += weight * (b - a)
 
-    def normalization(
-        self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int = 1
-    ) -> Normalization:
-        """Of columns, all (C,) or None, for gamma = 1 and beta = 0; rows: about how many there will be."""
-        scale = inv_std if gamma is None else gamma * inv_std
-        center = mean if bool((abs(mean) * inv_std > FAR).any()) else None
-        shift = self.xp.zeros_like(mean) if beta is None else beta
-        shift = shift if center is not None else shift - mean * scale
-        return Normalization(mean, inv_std, gamma, beta, center, self.wide_row(scale, rows), self.wide_row(shift, rows))
-
-    def normalize(self, a: Array, by: Normalization, out: Any) -> Array:
-        """y = gamma (a - mean) inv_std + beta, by column; a: (..., C)."""
-        y = self.by_column("multiply", a if by.center is None else self.xp.subtract(a, by.center, out=out), by.scale, out)
-        return self.by_column("add", y, by.shift, y)
-
-    def delta_normalization(self, by: Normalization, mean_delta: Array, mean_delta_x: Array) -> Normalization:
-        """What `normalize_delta` does, as (slope (a - center) + delta + shift) scale; both means (C,)."""
-        slope, rows = -by.inv_std * mean_delta_x, len(by.scale) // len(by.mean)
-        shift = -mean_delta if by.center is not None else -mean_delta - by.mean * slope
-        return by._replace(shift=self.wide_row(shift, rows), slope=self.wide_row(slope, rows), means=(mean_delta, mean_delta_x))
-
-    def normalize_delta(self, delta: Array, a: Array, by: Normalization, out: Any) -> Array:
-        """da = gamma inv_std (delta - mean_delta - x mean_delta_x), by column, with x = (a - mean) inv_std."""
-        da = self.by_column("multiply", a if by.center is None else self.xp.subtract(a, by.center, out=out), by.slope, out)
-        da += delta
-        self.by_column("add", da, by.shift, da)
-        return self.by_column("multiply", da, by.scale, da)
-
     def multiply(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """The product a b of matrices, or of stacks of them, on this thread."""
         result: Array = self.xp.matmul(a, b, out=out)
@@ -246,25 +217,6 @@ class Backend:
     def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
         """Likewise a' b, as `multiply_rows` has it."""
         return self.product(a.T, b, out)
-
-    def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
-        """The sums of the columns of `delta` and of `delta x`, x = (a - mean) inv_std; delta, a: (M, C)."""
-        total = self.column_sums(delta)
-        if by.center is not None:
-            deviation = self.xp.subtract(a, by.center, out=self.scratch("deviation", a.shape, a.dtype))
-            products = self.column_products(delta, deviation)
-        else:
-            products = self.column_products(delta, a) - by.mean * total
-        return total.astype(a.dtype), (products * by.inv_std).astype(a.dtype)
-
-    def combine_delta_sums(self, parts: list[Any], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
-        """The sums over all parts, in their order, of what `delta_sums` gave, into dbeta and dgamma; returned: both over m."""
-        total, total_x = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
-        for target, sums in ((dbeta, total), (dgamma, total_x)):
-            if target is not None:
-                target[...] = sums
-        dtype = parts[0][0].dtype
-        return (total / m).astype(dtype), (total_x / m).astype(dtype)
 
     def column_sums(self, a: Array) -> Array:
         """The sums of the columns of `a` (M, C), in float64: every sum over rows comes from here or from `column_products`."""
@@ -298,6 +250,12 @@ class Backend:
         result: Array = getattr(self.xp, name)(a, row, out=out)
         return result
 
+    def affine(self, a: Array, center: Array | None, scale: Array, shift: Array, out: Any, relu: bool = False) -> Array:
+        """y = (a - center) scale + shift, by column, and with relu max(y, 0); center None is 0, the others may be wide rows."""
+        y = self.by_column("multiply", a if center is None else self.xp.subtract(a, center, out=out), scale, out)
+        self.by_column("add", y, shift, y)
+        return self.relu(y, y) if relu else y
+
     def relu(self, a: Array, out: Any) -> Array:
         """max(a, 0)."""
         result: Array = self.xp.maximum(a, 0, out=out)
@@ -307,13 +265,11 @@ class Backend:
         """delta where y > 0, else 0."""
         return masked(self.xp, delta, self.xp.greater(y, 0, out=self.scratch_batch("mask", y.shape, "bool")), out)
 
-    def add_bias(self, z: Array, b: Array) -> None:
-        """z += b, by column; z: (..., C), b: (C,)."""
+    def add_bias(self, z: Array, b: Array, relu: bool = False) -> None:
+        """z += b, by column, and with relu max(z, 0) of that; z: (..., C), b: (C,)."""
         z += b
-
-    def with_relu(self) -> "Backend":
-        """The same backend, but `add_bias` and `normalize` end with max(y, 0)."""
-        raise NotImplementedError
+        if relu:
+            self.relu(z, z)
 
     def erf(self, x: Array) -> Array:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""

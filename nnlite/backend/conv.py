@@ -4,7 +4,7 @@ Results, and the `out` that they may be written to, lie in the order of `backend
 inputs and deltas may lie in any. A plan is made when a model is built, prepared once a pass, and used by the shards:
 
     filters = plan.prepare(W, b, memory)                    what all shards share
-    z = plan.forward(a, filters, memory, out)               z = W patch(a) + b
+    z = plan.forward(a, filters, memory, out)               z = W patch(a) + b, and with relu=True max(z, 0)
     plan.weight_gradient(a, delta, memory, dW, db)          a shard's part
     da = plan.input_gradient(delta, filters, memory, out)   after weight_gradient, where both are wanted
 """
@@ -60,7 +60,7 @@ class ConvPlan:
         by_tap[...] = W.reshape(*shape[1:3], -1, self.channels).transpose(2, 0, 1, 3)
         return prepared, by_tap
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
         """z, (N, OH, OW, F), or its pooled maxima."""
         memory.forget("delta")
         z = self._out((len(a), *self.out_shape), a.dtype, out)
@@ -69,7 +69,7 @@ class ConvPlan:
         self.backend.multiply(self._patches(a, memory), filters[0], self._grouped(taps))
         if self.taps > 1:
             max_of_taps(self.backend.xp, taps, memory, pixels)
-        return z
+        return self.backend.relu(z, z) if relu else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         """delta' P."""
@@ -172,14 +172,14 @@ class PointwisePlan(ConvPlan):
     def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
         return W.reshape(self.filters, -1), b
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
         W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         pixels = self.backend.rows(z)
         self.backend.multiply(self.backend.rows(a), W.T, pixels)
         if b is not None:
             pixels += b
-        return z
+        return self.backend.relu(z, z) if relu else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         delta = self.backend.rows(delta)
@@ -203,7 +203,7 @@ class DepthwisePlan(ConvPlan):
     def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
         return self.backend.xp.ascontiguousarray(W.reshape(self.filters, -1).T), b  # (taps, C)
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
         xp, n, (W, b) = self.backend.xp, len(a), filters
         image, z = self._padded_pixels(a), self._out((n, *self.out_shape), a.dtype, out)
         pixels = self._pixels(z)
@@ -211,7 +211,7 @@ class DepthwisePlan(ConvPlan):
         pixels[...] = 0 if b is None else xp.tile(b, n)
         for (_, *tap), w in zip(self.window.taps, xp.tile(W, n), strict=True):
             pixels += xp.multiply(image[tuple(tap)], w, out=product)
-        return z
+        return self.backend.relu(z, z) if relu else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         image, pixels, dW = self._padded_pixels(a), self._pixels(delta), dW.reshape(self.filters, -1)
@@ -279,7 +279,7 @@ class GroupedPlan(ConvPlan):
             prepared.append(self.block_plan.prepare(dense, bias, part))
         return prepared
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         for k in range(self.blocks):
             block = self._block("block of a", a, k, self.inputs)
@@ -287,7 +287,7 @@ class GroupedPlan(ConvPlan):
             self.block_plan.forward(block, filters[k], memory.part(k), target)
             self._keep_apart(self.block_plan.forward, block, filters[k], memory, target)
             z[..., self._place(k, self.outputs)] = target
-        return z
+        return self.backend.relu(z, z) if relu else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         dense = self.backend.scratch("dense filters", (self.outputs, *self.window.kernel, self.inputs), dW.dtype)

@@ -7,7 +7,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nnlite.backend.arrays import host_array
 from nnlite.backend.base import Backend
@@ -15,7 +15,6 @@ from nnlite.backend.conv import ConvPlan, GroupedPlan
 from nnlite.backend.cublas import Products
 from nnlite.backend.cupy_plans import CudaAveragePoolPlan, CudaConvPlan, CudaDepthwisePlan, CudaMaxPoolPlan, CudaPointwisePlan
 from nnlite.backend.kernels import Kernels
-from nnlite.backend.normalization import Normalization
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.errors import DataError, DeviceError
@@ -43,7 +42,6 @@ class CupyBackend(Backend):
         self.xp, self.precision = _import_cupy(), precision
         self.kernels, self.products = Kernels(self.xp), Products(self.xp, precision == "tf32")
         self.room_for_patches = int(self.xp.cuda.runtime.memGetInfo()[1]) // _PATCHES
-        self._relu = False
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """A real numeric array on the device; host data is moved."""
@@ -164,18 +162,6 @@ class CupyBackend(Backend):
         self._finish("finish_moments", first_row, partial, first_row, mean, unbiased, inv_std, eps, len(partial), rows)
         return float(rows), mean, unbiased, inv_std
 
-    def delta_sums(self, delta: Array, a: Array, by: Normalization) -> tuple[Array, Array]:
-        """Partial sums, and 1 / sqrt(var + eps): what `combine_delta_sums` makes the sums of."""
-        return self._partial("column_deltas", delta, a, by.mean)[0], by.inv_std
-
-    def combine_delta_sums(self, parts: list[Any], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
-        """As the base class, in one kernel."""
-        ((partial, inv_std),) = parts
-        mean_delta, mean_delta_x = self.xp.empty((2, len(inv_std)), inv_std.dtype)
-        results = (dgamma, dbeta, mean_delta, mean_delta_x)
-        self._finish("finish_deltas", inv_std, partial, inv_std, *results, m, len(partial))
-        return mean_delta, mean_delta_x
-
     def _partial(self, name: str, a: Array, *arrays: Array) -> tuple[Array, int]:
         """Sums of the columns by block, (blocks, C, 2)."""
         rows, channels = a.shape
@@ -189,32 +175,15 @@ class CupyBackend(Backend):
         channels = like.shape[-1]
         self.kernels.launch(name, like.dtype, (-(-channels // 32), 1, 1), (32, 16, 1), *args, channels)
 
+    def normalization(
+        self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int
+    ) -> "CudaNormalization":
+        """The kernels take these as they are."""
+        return CudaNormalization(self, mean, inv_std, gamma, beta)
+
     def lerp(self, a: Array, b: Array, weight: float) -> None:
         """As the base class, in one sweep."""
         self.kernels.values("lerp", a.dtype, a.size, a, b, weight, a.size)
-
-    def normalization(
-        self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int = 1
-    ) -> Normalization:
-        """The kernels take these as they are."""
-        return Normalization(mean, inv_std, gamma, beta)
-
-    def normalize(self, a: Array, by: Normalization, out: Any) -> Array:
-        """As the base class, in one sweep."""
-        y = self._like(a, out)
-        self.kernels.rows("normalize", y, a, *by[:4], y, a.size // a.shape[-1], a.shape[-1], self._relu)
-        return y
-
-    def delta_normalization(self, by: Normalization, mean_delta: Array, mean_delta_x: Array) -> Normalization:
-        """Likewise."""
-        return by._replace(means=(mean_delta, mean_delta_x))
-
-    def normalize_delta(self, delta: Array, a: Array, by: Normalization, out: Any) -> Array:
-        """As the base class, in one sweep."""
-        da = self._like(a, out)
-        columns = (by.mean, by.inv_std, by.gamma, *by.means)
-        self.kernels.rows("normalize_delta", da, delta, a, *columns, da, a.size // a.shape[-1], a.shape[-1])
-        return da
 
     # ---- value by value
 
@@ -227,15 +196,9 @@ class CupyBackend(Backend):
         self.kernels.values("relu_delta", delta.dtype, delta.size, delta, y, da, delta.size)
         return da
 
-    def add_bias(self, z: Array, b: Array) -> None:
+    def add_bias(self, z: Array, b: Array, relu: bool = False) -> None:
         """As the base class, in one sweep."""
-        self.kernels.rows("add_bias", z, z, b, z.size // z.shape[-1], z.shape[-1], self._relu)
-
-    def with_relu(self) -> "CupyBackend":
-        """The same backend, but `add_bias` and `normalize` end with max(y, 0)."""
-        twin = object.__new__(CupyBackend)
-        vars(twin).update(vars(self), _relu=True)
-        return twin
+        self.kernels.rows("add_bias", z, z, b, z.size // z.shape[-1], z.shape[-1], relu)
 
     def gelu_tanh(self, a: Array, linear: float, cubic: float, out: Any) -> Array:
         """As in `layers/activation.py`, in one sweep."""
@@ -311,6 +274,46 @@ class CupyBackend(Backend):
 
     def __reduce__(self) -> Any:
         return get_cupy_backend, (self.precision,)
+
+
+class CudaNormalization(NamedTuple):
+    """`Normalization` of `layers/norm.py` in one sweep each; there is one shard, so sums of it wait for `combine_deltas`."""
+
+    backend: CupyBackend
+    mean: Array
+    inv_std: Array
+    gamma: Array | None
+    beta: Array | None
+
+    @property
+    def scale(self) -> Array:
+        """gamma inv_std."""
+        return self.inv_std if self.gamma is None else self.gamma * self.inv_std
+
+    def forward(self, a: Array, out: Array | None, relu: bool = False) -> Array:
+        """y = gamma x + beta."""
+        y = self.backend._like(a, out)
+        self.backend.kernels.rows("normalize", y, a, *self[1:], y, a.size // a.shape[-1], a.shape[-1], relu)
+        return y
+
+    def delta_sums(self, delta: Array, a: Array) -> Array:
+        """Partial sums of delta and of delta (a - mean)."""
+        return self.backend._partial("column_deltas", delta, a, self.mean)[0]
+
+    def combine_deltas(self, parts: list[Array], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
+        """mean_delta and mean_delta_x, as `backward` takes them."""
+        (partial,) = parts
+        mean_delta, mean_delta_x = self.backend.xp.empty((2, len(self.mean)), self.mean.dtype)
+        results = (dgamma, dbeta, mean_delta, mean_delta_x)
+        self.backend._finish("finish_deltas", self.mean, partial, self.inv_std, *results, m, len(partial))
+        return mean_delta, mean_delta_x
+
+    def backward(self, delta: Array, a: Array, mean_delta: Array, mean_delta_x: Array, out: Array | None) -> Array:
+        """dJ/da = gamma inv_std (delta - mean_delta - x mean_delta_x)."""
+        da = self.backend._like(a, out)
+        columns = (*self[1:4], mean_delta, mean_delta_x)
+        self.backend.kernels.rows("normalize_delta", da, delta, a, *columns, da, a.size // a.shape[-1], a.shape[-1])
+        return da
 
 
 class DeviceTally(Tally):

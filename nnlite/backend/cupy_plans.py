@@ -38,14 +38,14 @@ class CudaConvPlan(ConvPlan):
         rows[:, : self.patch] = W
         return rows, b
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
         (W, b), a = filters, self.backend.xp.ascontiguousarray(a)
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         for images in self._chunks(a):
             self.backend.products(self._columns(a[images]), W.T, z[images].reshape(-1, self.filters))
         if b is not None:
-            self.backend.add_bias(z, b)
-        return z
+            self.backend.add_bias(z, b, relu)
+        return self.backend.relu(z, z) if relu and b is None else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         a, delta = (self.backend.xp.ascontiguousarray(v) for v in (a, delta))
@@ -112,11 +112,11 @@ class CudaDepthwisePlan(ConvPlan):
     def prepare(self, W: Array, b: Array | None, memory: "Memory") -> Any:
         return W.reshape(self.filters, self.patch), b
 
-    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None) -> Array:
+    def forward(self, a: Array, filters: Any, memory: "Memory", out: Array | None, relu: bool = False) -> Array:
         W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
         self.backend.kernels.images("depthwise", z.dtype, self.geometry, z.shape, a, W, b, z)
-        return z
+        return self.backend.relu(z, z) if relu else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: "Memory", dW: Array, db: Array | None) -> None:
         n, xp = len(a), self.backend.xp

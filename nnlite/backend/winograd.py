@@ -99,7 +99,7 @@ class WinogradPlan(ConvPlan):
         W = W.transpose(1, 2, 3, 0)
         return self._filter_points(W, "filters", memory), self._filter_points(W.swapaxes(2, 3), "transposed", memory), b
 
-    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         n, (U, _, b), v = len(a), filters, self._views(len(a), a.dtype)
         memory.forget("D")
         self.backend.multiply(self._input_points(a, memory), U, v.products)
@@ -112,7 +112,7 @@ class WinogradPlan(ConvPlan):
         if self.taps > 1:
             max_of_taps(self.backend.xp, v.columns, memory, v.rows, "larger column")
             max_of_taps(self.backend.xp, v.rows, memory, pixels, "larger row")
-        return z
+        return self.backend.relu(z, z) if relu else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         """dw = G' du G."""

@@ -89,9 +89,7 @@ def _ends_with_a_sweep(layer: Layer) -> bool:
 def _with_relu(layer: Layer) -> Layer:
     """A twin with the same parameters whose outputs have gone through ReLU."""
     twin = copy.copy(layer)
-    twin.backend = layer.backend.with_relu()
-    if isinstance(layer, Conv2D):
-        twin.plan = twin.backend.conv_plan(layer.plan.window, layer.filters, layer.groups, layer.bias)
+    twin.ends_with_relu = True
     return twin
 
 

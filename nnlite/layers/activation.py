@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from nnlite.arguments import choice, number
 from nnlite.backend import Array, Backend
-from nnlite.layers.base import Context, Layer
+from nnlite.layers.base import Context, Elementwise, Layer
 
 _LINEAR, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 _FAR_OF_TANH = 10.0  # beyond, tanh u is 1 to the last bit, and a^3 might overflow
@@ -14,10 +14,10 @@ _FAR = 30.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of flo
 _STEEP = 1000.0  # beyond, exp(-|a|) is 0; both bounds are for infinite a, too: 0 times infinity would be NaN
 
 
-class ReLU(Layer):
+class ReLU(Elementwise):
     """y = max(a, 0)      dJ/da = delta where y > 0, else 0"""
 
-    elementwise, keeps, shares_memory = True, "output", False
+    keeps = "output"
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.y = self.backend.relu(a, ctx.out)
@@ -27,13 +27,13 @@ class ReLU(Layer):
         return self.backend.relu_delta(delta, ctx.y, ctx.out)
 
 
-class LeakyReLU(Layer):
+class LeakyReLU(Elementwise):
     """y = a where a > 0, else slope a      dJ/da = delta where y > 0, else slope delta
 
     slope: in [0, 1), so that y is the larger of a and slope a; raises ValueError otherwise. Default 0.01; 0 gives ReLU.
     """
 
-    elementwise, keeps, shares_memory = True, "output", False
+    keeps = "output"
 
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = number("slope", slope, least=0, below=1)
@@ -49,10 +49,10 @@ class LeakyReLU(Layer):
         return float(self.slope) * values if self.slope else 0.0  # 0 times infinity is NaN
 
 
-class Sigmoid(Layer):
+class Sigmoid(Elementwise):
     """y = 1 / (1 + exp(-a))      dJ/da = delta y (1 - y)"""
 
-    elementwise, keeps, shares_memory = True, "output", False
+    keeps = "output"
     gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
@@ -72,10 +72,10 @@ def sigmoid(xp: Any, a: Array, out: Array | None) -> Array:
     return y
 
 
-class Tanh(Layer):
+class Tanh(Elementwise):
     """y = tanh(a)      dJ/da = delta (1 - y^2)"""
 
-    elementwise, keeps, shares_memory = True, "output", False
+    keeps = "output"
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.y = self.xp.tanh(a, out=ctx.out)
@@ -85,14 +85,14 @@ class Tanh(Layer):
         return self.xp.multiply(delta, 1 - ctx.y * ctx.y, out=ctx.out)
 
 
-class GELU(Layer):
+class GELU(Elementwise):
     """y = a Phi(a)      dJ/da = delta (Phi(a) + a phi(a))      Phi, phi: distribution and density of the normal law
 
     approximate: "none" (erf) or "tanh", where Phi(a) = (1 + tanh u) / 2 with u = sqrt(2 / pi) (a + 0.044715 a^3).
     Source: Hendrycks and Gimpel 2016, section 2.  Raises ValueError for another `approximate`.
     """
 
-    elementwise, keeps, shares_memory = True, "input", False
+    keeps = "input"
 
     def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
         self.approximate = choice("approximate", approximate, "none", "tanh")
@@ -159,10 +159,10 @@ def _tanh_u(backend: Backend, a: Array, linear: float, cubic: float) -> Array:
     return result
 
 
-class SiLU(Layer):
+class SiLU(Elementwise):
     """y = a s(a)      dJ/da = delta s (1 + a (1 - s))      s(a) = 1 / (1 + exp(-a))"""
 
-    elementwise, keeps, shares_memory = True, "input", False
+    keeps = "input"
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a

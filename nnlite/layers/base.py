@@ -111,6 +111,7 @@ class Layer:
     which a loss of logits must not be given; None where the layer gives them if it is given them. `saved_as`: the class that a
     file names for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers as they are, such
     as the ids of an embedding, and its backward may return None; otherwise inputs are cast to the model's dtype.
+    `ends_with_relu`: set by `engine/rewrite.py` alone, on a twin of the layer whose outputs have gone through ReLU.
     """
 
     samplewise: ClassVar[bool] = True
@@ -120,6 +121,7 @@ class Layer:
     gives_probabilities: ClassVar[bool | None] = False
     saved_as: "ClassVar[type[Layer] | None]" = None
     takes_integers: ClassVar[bool] = False
+    ends_with_relu = False
 
     backend: Backend = get_backend("cpu")
     in_shape: Shape
@@ -286,6 +288,12 @@ class Slot(NamedTuple):
     def frozen(self) -> bool:
         """Whether it gets no gradient and no update."""
         return self.attribute in self.layer.frozen
+
+
+class Elementwise(Layer):
+    """A function of each value, which may be written over its input. A subclass says what it `keeps`."""
+
+    elementwise, shares_memory = True, False
 
 
 class BatchLayer(Layer):

@@ -59,7 +59,7 @@ class Conv2D(Layer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        return self.plan.forward(a, ctx.prepared, ctx, ctx.out)
+        return self.plan.forward(a, ctx.prepared, ctx, ctx.out, self.ends_with_relu)
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
         if ctx.trained:

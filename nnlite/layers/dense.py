@@ -34,7 +34,7 @@ class Dense(Layer):
         ctx.a = a
         z = self.backend.product(a, self.W.T, ctx.out)
         if self.bias:
-            self.backend.add_bias(z, self.b)
+            self.backend.add_bias(z, self.b, self.ends_with_relu)
         return z
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:

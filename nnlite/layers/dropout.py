@@ -2,10 +2,10 @@
 
 from nnlite.arguments import number
 from nnlite.backend import Array
-from nnlite.layers.base import Context, Layer
+from nnlite.layers.base import Context, Elementwise
 
 
-class Dropout(Layer):
+class Dropout(Elementwise):
     """y = a m / (1 - rate),  m = 0 with probability rate, else 1, drawn anew in each training pass; inference: y = a.
 
     Backward: dJ/da = delta m / (1 - rate). The mask of a sample depends on the model's seed, the layer's place in the model,
@@ -14,7 +14,7 @@ class Dropout(Layer):
     rate: in [0, 1), else ValueError.  Source: Srivastava et al. 2014, section 4, scaled in training.
     """
 
-    elementwise, keeps, shares_memory = True, None, True
+    keeps, shares_memory = None, True
 
     def __init__(self, rate: float) -> None:
         self.rate = number("rate", rate, least=0, below=1)

@@ -2,14 +2,75 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from nnlite.arguments import flag, number, numbers, shortened
-from nnlite.backend import Array, Memory
+from nnlite.backend import Array, Backend, Memory
 from nnlite.errors import ShapeError
-from nnlite.layers.base import BatchLayer, Context, Layer, Shape
+from nnlite.layers.base import BatchLayer, Context, Elementwise, Layer, Shape
 
 Numbers = float | tuple[float, ...]
+FAR = 16  # standard deviations from zero: a mean beyond that is subtracted before anything is multiplied
+
+
+class Normalization:
+    """y = gamma x + beta,  x = (a - mean) inv_std,  channel by channel, and its derivative: what the shards of a pass share.
+
+    a, y: (..., C)   mean, inv_std = 1 / sqrt(var + eps), gamma, beta: (C,); gamma and beta may be None, for 1 and 0.
+    rows: about how many values a channel has.
+
+    No array holds x: y = (a - center) scale + shift, with center = mean. Where the mean is near zero nothing cancels, and
+    center = 0, None here, saves a sweep. A backend may have kernels for all this: see `Backend.normalization`.
+    """
+
+    def __init__(
+        self, backend: Backend, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int
+    ) -> None:
+        self.backend, self.mean, self.inv_std, self.rows = backend, mean, inv_std, rows
+        self.center = mean if bool((abs(mean) * inv_std > FAR).any()) else None
+        scale = inv_std if gamma is None else gamma * inv_std
+        shift = backend.xp.zeros_like(mean) if beta is None else beta
+        if self.center is None:
+            shift = shift - mean * scale
+        self.scale, self.shift = backend.wide_row(scale, rows), backend.wide_row(shift, rows)
+
+    def forward(self, a: Array, out: Array | None, relu: bool = False) -> Array:
+        """y = gamma x + beta = (a - center) scale + shift, and with relu max(y, 0)."""
+        return self.backend.affine(a, self.center, self.scale, self.shift, out, relu)
+
+    def delta_sums(self, delta: Array, a: Array) -> tuple[Array, Array]:
+        """The sums of delta and of delta x over the rows of a shard."""
+        total = self.backend.column_sums(delta)
+        if self.center is None:
+            products = self.backend.column_products(delta, a) - self.mean * total
+        else:
+            deviation = self.backend.scratch("deviation", a.shape, a.dtype)
+            products = self.backend.column_products(delta, self.backend.xp.subtract(a, self.center, out=deviation))
+        return total.astype(a.dtype), (products * self.inv_std).astype(a.dtype)
+
+    def combine_deltas(self, parts: list[Any], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
+        """Write dJ/dbeta = sum of delta and dJ/dgamma = sum of delta x, over all shards; return slope and offset, with which
+
+        delta - mean_delta - x mean_delta_x = delta + slope (a - center) + offset;   mean_delta, mean_delta_x: the sums over m
+        """
+        total, total_x = (sum(part.astype("float64") for part in column) for column in zip(*parts, strict=True))
+        for gradient, sums in ((dbeta, total), (dgamma, total_x)):
+            if gradient is not None:
+                gradient[...] = sums
+        mean_delta, mean_delta_x = (total / m).astype(self.mean.dtype), (total_x / m).astype(self.mean.dtype)
+        slope, offset = -self.inv_std * mean_delta_x, -mean_delta
+        if self.center is None:
+            offset = offset - self.mean * slope
+        return self.backend.wide_row(slope, self.rows), self.backend.wide_row(offset, self.rows)
+
+    def backward(self, delta: Array, a: Array, slope: Array, offset: Array, out: Array | None) -> Array:
+        """dJ/da = gamma inv_std (delta - mean_delta - x mean_delta_x) = scale (delta + slope (a - center) + offset)."""
+        a = a if self.center is None else self.backend.xp.subtract(a, self.center, out=out)
+        da = self.backend.by_column("multiply", a, slope, out)
+        da += delta
+        self.backend.by_column("add", da, offset, da)
+        return self.backend.by_column("multiply", da, self.scale, da)
 
 
 class Moments(NamedTuple):
@@ -18,7 +79,7 @@ class Moments(NamedTuple):
     m: float
     mean: Array
     unbiased_var: Array
-    normalization: Any
+    normalization: Normalization
 
 
 class BatchNorm(BatchLayer):
@@ -74,56 +135,50 @@ class BatchNorm(BatchLayer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         by = ctx.batch.normalization if ctx.training else self.running_normalization(a.size // a.shape[-1])
-        return self.backend.normalize(a, by, ctx.out)
+        return by.forward(a, ctx.out, self.ends_with_relu)
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
-        delta, a = self.backend.rows(delta), self.backend.rows(ctx.a)
-        return self.backend.delta_sums(delta, a, ctx.batch.normalization)
+        return ctx.batch.normalization.delta_sums(self.backend.rows(delta), self.backend.rows(ctx.a))
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
         dgamma, dbeta = ctx.dgamma if self.scale else None, ctx.dbeta if self.shift else None
-        means = self.backend.combine_delta_sums(parts, ctx.batch.m, dgamma, dbeta)
-        return self.backend.delta_normalization(ctx.batch.normalization, *means)
+        return ctx.batch.normalization.combine_deltas(parts, ctx.batch.m, dgamma, dbeta)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.backend.normalize_delta(delta, ctx.a, ctx.delta_batch, ctx.out)
+        return ctx.batch.normalization.backward(delta, ctx.a, *ctx.delta_batch, ctx.out)
 
-    def running_normalization(self, rows: int) -> Any:
-        """The normalisation by the running statistics, of about so many values a channel."""
+    def running_normalization(self, rows: int) -> Normalization:
+        """The normalisation by the running mean and variance, of about so many values a channel."""
         return self._normalization(self.running_mean, 1 / self.xp.sqrt(self.running_var + float(self.eps)), rows)
 
-    def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Any:
-        """The normalisation by these moments, in the dtype of the model, of so many values a channel."""
+    def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Normalization:
+        """The normalisation by these statistics, in the dtype of the model."""
         mean, inv_std = (v.astype(self.running_mean.dtype, copy=False) for v in (mean, inv_std))
         gamma, beta = self.gamma if self.scale else None, self.beta if self.shift else None
-        return self.backend.normalization(mean, inv_std, gamma, beta, rows)
+        return (self.backend.normalization or partial(Normalization, self.backend))(mean, inv_std, gamma, beta, rows)
 
 
-class FrozenBatchNorm(Layer):
+class FrozenBatchNorm(Elementwise):
     """A BatchNorm whose parameters and statistics are frozen: y = s a + t, the same map for each sample.
 
     s = gamma / sqrt(running_var + eps), t = beta - s running_mean.     Backward: dJ/da = s delta
     """
 
-    elementwise, keeps, shares_memory = True, None, False
+    keeps = None
 
     def __init__(self, norm: BatchNorm) -> None:
         self.norm = norm
         self.backend, self.in_shape, self.out_shape = norm.backend, norm.in_shape, norm.out_shape
         self.declared, self.frozen = norm.declared, norm.frozen
 
-    def prepare(self, memory: Memory) -> Any:
-        norm = self.norm
-        s = 1 / self.xp.sqrt(norm.running_var + float(norm.eps))
-        s = (s * norm.gamma if norm.scale else s).astype(norm.running_var.dtype, copy=False)
-        values = math.prod(self.in_shape[:-1])
-        return norm.running_normalization(values), self.backend.wide_row(s, values)
+    def prepare(self, memory: Memory) -> Normalization:
+        return self.norm.running_normalization(math.prod(self.in_shape[:-1]))
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        return self.backend.normalize(a, ctx.prepared[0], ctx.out)
+        return ctx.prepared.forward(a, ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.backend.by_column("multiply", delta, ctx.prepared[1], ctx.out)
+        return self.backend.by_column("multiply", delta, ctx.prepared.scale, ctx.out)
 
 
 class LayerNorm(Layer):
@@ -178,7 +233,7 @@ class LayerNorm(Layer):
         return d
 
 
-class Normalize(Layer):
+class Normalize(Elementwise):
     """y = (a - mean) / std, with constants given by the user.     a, y: (N, ..., C)     dJ/da = delta / std
 
     mean, std: one number, or one for each channel, in the units of the data (0 to 255 for uint8 images). They are part of
@@ -186,7 +241,7 @@ class Normalize(Layer):
     of channels.
     """
 
-    elementwise, keeps, shares_memory = True, None, False
+    keeps = None
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         self.mean, self.std = numbers("mean", mean), numbers("std", std, above=0)

@@ -6,7 +6,13 @@ from nnlite.errors import ShapeError
 from nnlite.layers.base import Context, Layer, Shape
 
 
-class MaxPool2D(Layer):
+class Pooling(Layer):
+    """What pooling layers have in common: of probabilities they give probabilities, and backward reads neither a nor y."""
+
+    keeps, shares_memory, gives_probabilities = None, False, None
+
+
+class MaxPool2D(Pooling):
     """y = the largest a of each window, channel by channel.     a: (N, H, W, C)   y: (N, OH, OW, C)
 
     OH = (H + padding - size) // stride + 1. Padding counts as minus infinity.
@@ -14,9 +20,6 @@ class MaxPool2D(Layer):
 
     size, stride (default: size), padding: an integer or (height, width). Raises ShapeError for a window that does not fit.
     """
-
-    keeps, shares_memory = None, False
-    gives_probabilities = None
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
         self.size, self.padding = pair("size", size), window_padding(padding)
@@ -34,16 +37,13 @@ class MaxPool2D(Layer):
         return self.plan.backward(delta, ctx, ctx.out)
 
 
-class AvgPool2D(Layer):
+class AvgPool2D(Pooling):
     """y = the mean of a over each window, channel by channel.     a: (N, H, W, C)   y: (N, OH, OW, C)
 
     Padded zeros are counted. Backward: each delta is shared out evenly over its window.
 
     size, stride (default: size), padding: an integer or (height, width). Raises ShapeError for a window that does not fit.
     """
-
-    keeps, shares_memory = None, False
-    gives_probabilities = None
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
         self.size, self.padding = pair("size", size), window_padding(padding)
@@ -60,11 +60,8 @@ class AvgPool2D(Layer):
         return self.plan.backward(delta, ctx.out)
 
 
-class GlobalAvgPool2D(Layer):
+class GlobalAvgPool2D(Pooling):
     """y = the mean of a over all pixels.     a: (N, H, W, C)   y: (N, C)     Backward: dJ/da = delta / (H W) everywhere."""
-
-    keeps, shares_memory = None, False
-    gives_probabilities = None
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:
@@ -81,14 +78,11 @@ class GlobalAvgPool2D(Layer):
         return self.xp.divide(everywhere, h * w, out=ctx.out)
 
 
-class GlobalMaxPool2D(Layer):
+class GlobalMaxPool2D(Pooling):
     """y = the largest a of all pixels, channel by channel.     a: (N, H, W, C)   y: (N, C)
 
     Backward: each delta goes to the pixel that was largest; of equal ones the first, row by row.
     """
-
-    keeps, shares_memory = None, False
-    gives_probabilities = None
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:

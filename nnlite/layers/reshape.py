@@ -8,30 +8,13 @@ from nnlite.errors import ShapeError
 from nnlite.layers.base import Context, Layer, Shape
 
 
-class Flatten(Layer):
-    """(N, ...) -> (N, n): each sample as a vector, in row-major order."""
-
-    keeps, shares_memory = None, True
-    gives_probabilities = None
-
-    def build(self, in_shape: Shape) -> Shape:
-        return (math.prod(in_shape),)
-
-    def forward(self, a: Array, ctx: Context) -> Array:
-        return a.reshape(len(a), *self.out_shape)
-
-    def backward(self, delta: Array, ctx: Context) -> Array:
-        return delta.reshape(len(delta), *self.in_shape)
-
-
 class Reshape(Layer):
     """(N, ...) -> (N, *shape), in row-major order. One entry of shape may be -1: whatever is left.
 
     Raises ShapeError for what is no such shape, and where the numbers of values differ.
     """
 
-    keeps, shares_memory = None, True
-    gives_probabilities = None
+    keeps, shares_memory, gives_probabilities = None, True, None
 
     def __init__(self, shape: Shape) -> None:
         entries = shape if isinstance(shape, list | tuple) else [None]
@@ -51,3 +34,10 @@ class Reshape(Layer):
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return delta.reshape(len(delta), *self.in_shape)
+
+
+class Flatten(Reshape):
+    """(N, ...) -> (N, n): each sample as a vector, in row-major order."""
+
+    def __init__(self) -> None:
+        super().__init__((-1,))

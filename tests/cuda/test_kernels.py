@@ -15,6 +15,7 @@ from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Window
 from nnlite.errors import ShapeError
 from nnlite.layers.activation import gelu_tanh, gelu_tanh_delta
+from nnlite.layers.norm import Normalization
 from nnlite.optim.adam import adam
 from nnlite.optim.sgd import sgd
 
@@ -182,19 +183,21 @@ def test_batch_norm(backend, rows, images, channels, dtype, offset, affine):
     mean = mean.astype(dtype)
     gamma, beta = (drawn(i, channels, dtype=dtype) if affine else None for i in (2, 3))
     maybe = [None if v is None else d(v) for v in (gamma, beta)]
-    by, twin_by = backend.normalization(d(mean), d(inv_std), *maybe), twin.normalization(mean, inv_std, gamma, beta)
-    y = backend.normalize(d(a), by, None)
-    expected = twin.normalize(a, twin_by, None)
-    np.testing.assert_allclose(backend.to_host(y), expected, rtol=tolerance, atol=10 * tolerance)
-    results = []
-    for arrays, sums in ((backend, backend.delta_sums(d(delta), d(a), by)), (twin, twin.delta_sums(delta, a, twin_by))):
-        gradients = [arrays.xp.empty(channels, dtype) for _ in range(2)] if affine else [None, None]
-        results.append([*arrays.combine_delta_sums([sums], float(len(a)), *gradients), *gradients[: 2 * affine]])
-    for ours, other in zip(*results, strict=True):
+    by = backend.normalization(d(mean), d(inv_std), *maybe, len(a))
+    twin_by = Normalization(twin, mean, inv_std, gamma, beta, len(a))
+    for ours, expected in ((by.forward(d(a), None), twin_by.forward(a, None)), (by.scale, twin_by.scale[:channels])):
+        np.testing.assert_allclose(backend.to_host(ours), expected, rtol=tolerance, atol=10 * tolerance)
+    gradients = [backend.xp.empty(channels, dtype) for _ in range(2)] if affine else [None, None]
+    results = [*by.combine_deltas([by.delta_sums(d(delta), d(a))], float(len(a)), *gradients), *gradients[: 2 * affine]]
+    total, total_x = twin_by.delta_sums(delta, a)
+    twin_gradients = np.empty((2, channels), dtype)
+    twin_by.combine_deltas([(total, total_x)], float(len(a)), *twin_gradients)
+    expected = [total / len(a), total_x / len(a), *twin_gradients[: 2 * affine]]
+    for ours, other in zip(results, expected, strict=True):
         np.testing.assert_allclose(backend.to_host(ours), other, rtol=tolerance, atol=10 * tolerance * rows * images)
     part = drawn(4, channels, dtype=dtype), drawn(5, channels, dtype=dtype)
-    da = backend.normalize_delta(d(delta), d(a), backend.delta_normalization(by, *map(d, part)), None)
-    expected = twin.normalize_delta(delta, a, twin.delta_normalization(twin_by, *part), None)
+    da = by.backward(d(delta), d(a), *map(d, part), None)
+    expected = twin_by.backward(delta, a, *twin_by.combine_deltas([part], 1.0, None, None), None)
     np.testing.assert_allclose(backend.to_host(da), expected, rtol=tolerance, atol=40 * tolerance)
 
 
@@ -213,12 +216,12 @@ def test_relu_in_the_sweep_before_it(backend, rows, channels, dtype):
     z, b, delta = drawn(0, rows, channels, dtype=dtype), drawn(1, channels, dtype=dtype), drawn(2, rows, channels, dtype=dtype)
     plain, fused = backend.asarray(z), backend.asarray(z.copy())
     backend.add_bias(plain, backend.asarray(b))
-    backend.with_relu().add_bias(fused, backend.asarray(b))
+    backend.add_bias(fused, backend.asarray(b), relu=True)
     close(backend, [plain, fused], [z + b, np.maximum(z + b, 0)])
     close(backend, [backend.relu_delta(backend.asarray(delta), fused, None)], [delta * (z + b > 0)])
     one = np.ones(channels, dtype)
-    by = backend.normalization(backend.asarray(b), backend.asarray(one), None, None)
-    close(backend, [backend.with_relu().normalize(backend.asarray(z), by, None)], [np.maximum(z - b, 0)])
+    by = backend.normalization(backend.asarray(b), backend.asarray(one), None, None, rows)
+    close(backend, [by.forward(backend.asarray(z), None, relu=True)], [np.maximum(z - b, 0)])
 
 
 @given(st.integers(1, 700), dtypes, st.sampled_from([1, 100, 1e30]))
