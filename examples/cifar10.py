@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pictures import confusion_picture, sample_picture
+from pictures import confusion_picture, sample_picture, write
 from recipes import RECIPES, Recipe, fit, make_trainer
 
 import nnlite as nn
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     write_whole(args.out / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
     history.to_csv(args.out / "history.csv")
     model.save(args.out / "model.safetensors")
-    history.plot(args.out / "curves.png")
+    write(nn.insight.plots.curves(history).figure, args.out / "curves.png")
     confusion_picture(matrix, data.classes, args.out / "confusion.png")
     sample_picture(test.images, test.labels, nn.softmax(logits), data.classes, args.out / "samples.png")
     print("\n" + nn.metrics.classification_report(matrix, data.classes))

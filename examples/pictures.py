@@ -1,4 +1,4 @@
-"""The pictures that the examples write: a confusion matrix, and predictions on test images."""
+"""The pictures that the examples write: a confusion matrix, and predictions on test images; and how they are written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +21,7 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str], path: P
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true", title="test images, percent of each true class")
-    with replacing(path) as file:
-        figure.savefig(file, dpi=110)
+    write(figure, path)
 
 
 def sample_picture(
@@ -45,5 +44,10 @@ def sample_picture(
             axes.imshow(images[i].squeeze(), cmap="gray" if images.shape[-1] == 1 else None)
             title = f"{classes[predicted[i]]} {100 * probabilities[i, predicted[i]]:.0f}%"
             axes.set_title(title if predicted[i] == labels[i] else f"{title}\n({classes[labels[i]]})", color=colour, fontsize=8)
+    write(figure, path)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """As a PNG, which is never half there."""
     with replacing(path) as file:
         figure.savefig(file, dpi=110)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
-from nnlite.callbacks import Callback, EarlyStopping, ReduceOnPlateau, WeightAverage
+from nnlite.callbacks import EarlyStopping, ReduceOnPlateau, WeightAverage
 from nnlite.csvlog import CSVLog
 from nnlite.debug import debug
 from nnlite.errors import (
@@ -27,6 +27,7 @@ from nnlite.errors import (
 from nnlite.files import load
 from nnlite.gradcheck import gradcheck
 from nnlite.history import History
+from nnlite.hooks import Callback
 from nnlite.layers import (
     GELU,
     AvgPool2D,
@@ -60,14 +61,14 @@ from nnlite.profile import profile
 from nnlite.train import Trainer
 
 if TYPE_CHECKING:
-    from nnlite import data, zoo
+    from nnlite import data, insight, zoo
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`nn.data` and `nn.zoo` are loaded when they are first used: not everybody trains on CIFAR-10."""
-    if name in ("data", "zoo"):
+    """`nn.data`, `nn.insight` and `nn.zoo` are loaded when they are first used: not everybody trains on CIFAR-10."""
+    if name in ("data", "insight", "zoo"):
         from importlib import import_module
 
         return import_module(f"nnlite.{name}")
@@ -144,6 +145,7 @@ __all__ = [
     "get_num_threads",
     "gradcheck",
     "init",
+    "insight",
     "load",
     "metrics",
     "profile",

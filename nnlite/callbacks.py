@@ -1,67 +1,17 @@
-"""What happens around training: hooks; early stopping, rates that fall on a plateau and weight averaging built on them."""
+"""Callbacks: early stopping, learning rates that fall on a plateau, weight averaging."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from nnlite.arguments import as_call, choice, flag, number, shortened, whole
+from nnlite.arguments import choice, flag, number, shortened, whole
+from nnlite.hooks import Callback, Training
+from nnlite.model import Sequential
 from nnlite.monitor import Mode, Monitor
 from nnlite.optim.groups import by_column
 
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
-    from nnlite.train import Trainer
-
 _LEAST_REDUCTION = 1e-8  # a smaller one is not made, as in PyTorch
-
-
-class Callback:
-    """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
-
-    `Trainer` raises ValueError for methods on_... that are none of these hooks.
-
-    The order: `check` of all callbacks, before anything is done. Where a run goes on: model, optimiser, counters and history
-    are put back, so that `trainer.epochs` says how many epochs are done. `on_fit_begin` of all, which may begin anew. Where a
-    run goes on: `load_state` of those that were kept. Steps and epochs. `on_fit_end`.
-    `sets_weights`: whether it gives the model other weights at the end of training; only one of a trainer's may.
-    `is_done`: whether it still has a reason for having stopped training; a run that was stopped goes on without one.
-    `must_match`: the attributes that a run must have had the same to go on.
-    """
-
-    sets_weights: bool = False
-    is_done: bool = False
-    must_match: tuple[str, ...] = ()
-
-    __repr__ = as_call
-
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
-        """Before anything is done: raise what would fail later. columns: those that the history of this `fit` will have."""
-
-    def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Before the first step of this `fit`; where a run goes on, after its counters were put back."""
-
-    def on_epoch_begin(self, trainer: "Trainer") -> None:
-        """Before the first step of an epoch; not again where a run goes on in the middle of one."""
-
-    def on_step_end(self, trainer: "Trainer") -> None:
-        """After each step of the optimiser."""
-
-    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
-        """After each epoch and its validation; `row` is the new line of the history."""
-
-    def on_fit_end(self, trainer: "Trainer") -> None:
-        """After the last step; where a finished run is resumed, once more."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep of it: a dict of numbers, text, arrays, and lists, tuples and dicts by text of them.
-
-        A callback that writes this changes training: a run goes on only with all of those that it began with.
-        """
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
 
 
 class EarlyStopping(Callback):
@@ -103,13 +53,13 @@ class EarlyStopping(Callback):
     def _watched(self) -> Monitor:
         return Monitor("EarlyStopping", self.monitor, self.mode)
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+    def check(self, trainer: Training, columns: Collection[str]) -> None:
         self._watched.check(trainer, columns)
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         self.best, self.waited, self.snapshot = math.inf, 0, None
 
-    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+    def on_epoch_end(self, trainer: Training, row: Mapping[str, float]) -> None:
         cost = self._watched.cost(trainer, row)
         if cost < self.best - self.min_delta:
             self.best, self.waited, self.best_epoch = cost, 0, trainer.epochs
@@ -119,7 +69,7 @@ class EarlyStopping(Callback):
         if self.is_done:
             trainer.stop()
 
-    def on_fit_end(self, trainer: "Trainer") -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         if self.snapshot is not None:
             trainer.model.restore(self.snapshot)
 
@@ -170,7 +120,7 @@ class ReduceOnPlateau(Callback):
     def _watched(self) -> Monitor:
         return Monitor("ReduceOnPlateau", self.monitor, self.mode)
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+    def check(self, trainer: Training, columns: Collection[str]) -> None:
         self._watched.check(trainer, columns)
         for name, optimizer in by_column(trainer.optimizer).items():
             if callable(optimizer.learning_rate):
@@ -179,10 +129,10 @@ class ReduceOnPlateau(Callback):
                     f"{shortened(optimizer.learning_rate)}, which sets the rate anew each step: give a number in its place"
                 )
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         self.best, self.waited, self.cooling = math.inf, 0, 0
 
-    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+    def on_epoch_end(self, trainer: Training, row: Mapping[str, float]) -> None:
         cost = self._watched.cost(trainer, row)
         self.waited += 1
         if cost < self._bound(trainer):
@@ -193,13 +143,13 @@ class ReduceOnPlateau(Callback):
             self._reduce(trainer)
             self.cooling, self.waited = int(self.cooldown), 0
 
-    def _bound(self, trainer: "Trainer") -> float:
+    def _bound(self, trainer: Training) -> float:
         """What an improvement is below."""
         if self.threshold_mode == "abs":
             return self.best - self.threshold
         return self.best * (1 - self._watched.sign(trainer) * self.threshold)
 
-    def _reduce(self, trainer: "Trainer") -> None:
+    def _reduce(self, trainer: Training) -> None:
         for optimizer in by_column(trainer.optimizer).values():
             reduced = float(max(optimizer.rate * self.factor, self.min_learning_rate))
             if optimizer.rate - reduced > _LEAST_REDUCTION:
@@ -232,11 +182,11 @@ class WeightAverage(Callback):
         self.average: Any = None
         self.model: Any = None  # whose average it is
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         if self.model is not trainer.model:
             self.model, self.count, self.average = trainer.model, 0, None
 
-    def on_step_end(self, trainer: "Trainer") -> None:
+    def on_step_end(self, trainer: Training) -> None:
         if trainer.steps <= self.start:
             return
         values = trainer.model.params, trainer.model.buffers
@@ -251,7 +201,7 @@ class WeightAverage(Callback):
             average += change
 
     @contextmanager
-    def applied(self, model: "Sequential") -> Iterator[None]:
+    def applied(self, model: Sequential) -> Iterator[None]:
         """The model with the average; it has its own values back afterwards."""
         own = model.snapshot()
         if self.average is not None:
@@ -261,7 +211,7 @@ class WeightAverage(Callback):
         finally:
             model.restore(own)
 
-    def on_fit_end(self, trainer: "Trainer") -> None:
+    def on_fit_end(self, trainer: Training) -> None:
         if self.average is not None:
             trainer.model.restore(self.average)
 

@@ -3,12 +3,12 @@
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnlite.arguments import listing, shortened
 from nnlite.backend import length
-from nnlite.callbacks import Callback
 from nnlite.errors import DataError, ShapeError
+from nnlite.hooks import Callback, Training
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
@@ -16,9 +16,6 @@ from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups, by_column
 from nnlite.sources import batches, gives_once, is_dataset, items
-
-if TYPE_CHECKING:
-    from nnlite.train import Trainer
 
 _BATCH = 1024  # samples whose targets are looked at together
 
@@ -33,7 +30,7 @@ _HOOKS_ELSEWHERE = {  # in Keras, Lightning, skorch, Transformers
 # ---- the parts of a trainer
 
 
-def check_parts(trainer: "Trainer") -> None:
+def check_parts(trainer: Training) -> None:
     """Raise ValueError for a part of another kind, for metrics whose names are taken, and for two activations at the end."""
     _refuse_others("model", trainer.model, Sequential, "nn.Sequential(...)")
     _refuse_others("loss", trainer.loss, Loss, "nn.CrossEntropy()")
@@ -77,7 +74,7 @@ def _refuse_other_hooks(callback: Callback) -> None:
         )
 
 
-def _refuse_taken_names(trainer: "Trainer") -> None:
+def _refuse_taken_names(trainer: Training) -> None:
     taken = {"loss", "val_loss", *by_column(trainer.optimizer), "seconds", "samples_per_second"}
     for metric in trainer.metrics:
         name = getattr(metric, "name", None)
@@ -112,14 +109,14 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 # ---- a call of fit
 
 
-def columns_of(trainer: "Trainer", validated: bool) -> list[str]:
+def columns_of(trainer: Training, validated: bool) -> list[str]:
     """The columns that the history will have."""
     names = ["loss", *(name for metric in trainer.metrics for name in metric.columns(trainer.model.out_shape))]
     columns = [*names, *(f"val_{name}" for name in names if validated), *by_column(trainer.optimizer)]
     return [*columns, "seconds", "samples_per_second"]
 
 
-def check_callbacks(trainer: "Trainer", columns: Collection[str]) -> None:
+def check_callbacks(trainer: Training, columns: Collection[str]) -> None:
     """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:
@@ -131,14 +128,14 @@ def check_callbacks(trainer: "Trainer", columns: Collection[str]) -> None:
         callback.check(trainer, columns)
 
 
-def check_training(trainer: "Trainer", source: Any) -> None:
+def check_training(trainer: Training, source: Any) -> None:
     """Raise ShapeError or DataError for targets and weights that do not fit, of arrays and data sets that hold arrays."""
     if _holds_labels(source):
         with _said_of("the training data"):
             _check_labels(trainer, source)
 
 
-def check_validation(trainer: "Trainer", held_out: Any, epochs: int, goes_on: bool) -> Any:
+def check_validation(trainer: Training, held_out: Any, epochs: int, goes_on: bool) -> Any:
     """Raise ShapeError or DataError for inputs, targets and weights that do not fit, and for what cannot begin anew each epoch.
 
     Of an iterable only the first batch is looked at; returned is what gives that batch again.
@@ -183,7 +180,7 @@ def _holds_labels(source: Any) -> bool:
     return is_dataset(source) and hasattr(source, "labels")
 
 
-def _check_labels(trainer: "Trainer", source: Any) -> None:
+def _check_labels(trainer: Training, source: Any) -> None:
     """The targets and weights of a data set; its images, which may be in files, are not looked at."""
     for start in range(0, len(source), _BATCH):
         rows = slice(start, start + _BATCH)
@@ -191,7 +188,7 @@ def _check_labels(trainer: "Trainer", source: Any) -> None:
         _check_targets(trainer, len(t), t, w)
 
 
-def _check_targets(trainer: "Trainer", n: int, t: Any, w: Any) -> None:
+def _check_targets(trainer: Training, n: int, t: Any, w: Any) -> None:
     model = trainer.model
     with suppress(NoWeightError):
         trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, model.backend)

@@ -4,16 +4,12 @@ import os
 import warnings
 from collections.abc import Collection, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING
 
 from nnlite.arguments import shortened
 from nnlite.atomic import append, check_writable, write_whole
-from nnlite.callbacks import Callback
 from nnlite.errors import FileError
 from nnlite.history import History
-
-if TYPE_CHECKING:
-    from nnlite.train import Trainer
+from nnlite.hooks import Callback, Training
 
 
 class CSVLog(Callback):
@@ -32,16 +28,16 @@ class CSVLog(Callback):
         self.path = path
         self.columns: list[str] = []  # of the file; none where it is not whole
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+    def check(self, trainer: Training, columns: Collection[str]) -> None:
         check_writable(self.path)
         self.columns = list(columns)
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
+    def on_fit_begin(self, trainer: Training) -> None:
         begun = trainer.history or History({name: [] for name in self.columns})
         write_whole(self.path, begun.csv())
         self.columns = list(begun)
 
-    def on_epoch_end(self, trainer: "Trainer", row: Mapping[str, float]) -> None:
+    def on_epoch_end(self, trainer: Training, row: Mapping[str, float]) -> None:
         history = trainer.history
         try:
             if list(history) == self.columns and os.path.exists(self.path):

@@ -3,18 +3,15 @@
 import json
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nnlite.arguments import shortened
-from nnlite.callbacks import Callback
 from nnlite.errors import StateError
+from nnlite.hooks import Callback, Training
 from nnlite.layers.base import Layer
 from nnlite.serialize import describe
-
-if TYPE_CHECKING:
-    from nnlite.train import Trainer
 
 Print = dict[str, Any]
 _NOT_SET = {"state_vectors", "steps", "missed", "groups", "_model", "_tally"}  # of an optimiser: no settings
@@ -23,7 +20,7 @@ _SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules w
 _SHOWN, _LENGTH = 3, 120  # differences in a message, and characters of each
 
 
-def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> Print:
+def fingerprint_of(trainer: Training, source: Any, **settings: Any) -> Print:
     """What the bits of a run follow from: architecture, what is frozen, optimiser, loss, callbacks with state, data, order."""
     callbacks = stateful(trainer.callbacks)
     return _as_json(
@@ -38,7 +35,7 @@ def fingerprint(trainer: "Trainer", source: Any, **settings: Any) -> Print:
     )
 
 
-def changing(trainer: "Trainer") -> Print:
+def changing(trainer: Training) -> Print:
     """What may change while training: what is frozen, and the values of the optimiser and of its groups."""
     vectors = trainer.model.vectors
     frozen = {slot.name: slot.frozen for slot in vectors.trained} | {slot.name: True for slot in vectors.kept if slot.frozen}
@@ -47,7 +44,7 @@ def changing(trainer: "Trainer") -> Print:
 
 
 def _settings(optimizer: Any) -> Print:
-    """Its values but for its state, which long arrays of a subclass are, too."""
+    """Its values without its state; long arrays of a subclass are state, too."""
     arrays = {name for name, value in vars(optimizer).items() if isinstance(value, np.ndarray) and value.size > _LONG}
     return _values(optimizer, _NOT_SET | arrays)
 

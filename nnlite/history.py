@@ -1,13 +1,11 @@
 """What training showed, epoch by epoch."""
 
 import math
-import os
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-from nnlite.atomic import replacing, write_whole
+from nnlite.atomic import write_whole
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -56,30 +54,3 @@ class History(dict[str, list[float]]):
         epochs = range(behind or 0, self.epochs)
         writer.writerows([i + 1, *(repr(column[i]) for column in self.values())] for i in epochs)
         return text.getvalue().encode()
-
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw the curves: losses at the left, everything else that has a validation at the right. Needs matplotlib.
-
-        path: its suffix says the format; default: .png. Raises FileError where the file cannot be written.
-        """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("the plot needs matplotlib: pip install 'nnlite-numpy[examples]'") from error
-        losses = [name for name in self if name.removeprefix("val_") == "loss"]
-        others = [name for name in self if name not in losses and is_score(name)]
-        figure = Figure(figsize=(10, 4) if others else (5.5, 4), layout="constrained")
-        for axes, names in zip(figure.subplots(1, 2 if others else 1, squeeze=False)[0], (losses, others), strict=False):
-            self._draw(axes, names)
-        path = Path(path) if Path(path).suffix else Path(f"{os.fspath(path)}.png")
-        with replacing(path) as file:
-            figure.savefig(file, dpi=110, format=path.suffix[1:])
-
-    def _draw(self, axes: Any, names: list[str]) -> None:
-        for name in names:
-            style = {"linestyle": "-", "marker": "o"} if name.startswith("val_") else {"linestyle": "--", "marker": "."}
-            axes.plot(range(1, self.epochs + 1), self[name], label=name.replace("_", " "), markersize=4, **style)
-        axes.set(xlabel="epoch", ylabel="loss" if "loss" in names else "")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()

@@ -155,11 +155,27 @@ class Sequential(Layer):
         sample_weight: Any = None,
         out: Array | None = None,
         pass_id: int | None = None,
+        *,
+        total: float | None = None,
     ) -> Any:
         """The loss of a batch; fills `grads`. The same bits as forward, criterion and backward, in less memory and time.
 
         The loss is a float; on a GPU an array of no axes on the device, so that nobody waits: `float(loss)` does.
         x: (N, *input_shape)   t: targets as the criterion takes them   sample_weight: (N,)   out: (N, *out_shape), receives z
+        total: what the criterion divides by, where `prepare_batch` has given it with x, t and sample_weight.
+        """
+        if total is None:
+            x, t, sample_weight, total = self.prepare_batch(x, t, criterion, sample_weight, out)
+        with single_threaded_blas:
+            return self.engine.loss_and_grad(x, t, criterion, sample_weight, total, out, self._next_pass(pass_id))
+
+    @_says_what_memory_was_missing
+    def prepare_batch(
+        self, x: Any, t: Any, criterion: Loss, sample_weight: Any = None, out: Array | None = None
+    ) -> tuple[Array, Array, Array | None, float]:
+        """x, t and sample_weight, checked and on the device, and their total, which the criterion divides by.
+
+        Raises ShapeError and DataError for what does not fit, NoWeightError where the total is zero.
         """
         x = self._input(x)
         if length(t) != len(x):
@@ -167,9 +183,7 @@ class Sequential(Layer):
         shape = (len(x), *self.out_shape)
         if out is not None and out.shape != shape:
             raise ShapeError(f"out must have shape {shape}, not {out.shape}")
-        t, sample_weight, total = criterion.prepare(shape, self.params.dtype, t, sample_weight, self.backend)
-        with single_threaded_blas:
-            return self.engine.loss_and_grad(x, t, criterion, sample_weight, total, out, self._next_pass(pass_id))
+        return x, *criterion.prepare(shape, self.params.dtype, t, sample_weight, self.backend)
 
     def updating(self) -> AbstractContextManager[None]:
         """Hold inference off while the parameters change: `with model.updating(): ...`."""

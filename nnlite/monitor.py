@@ -1,13 +1,11 @@
 """What training is judged by: a column of the history, and whether more of it is better."""
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from nnlite.arguments import listing, shortened
 from nnlite.errors import DataError
-
-if TYPE_CHECKING:
-    from nnlite.train import Trainer
+from nnlite.hooks import Training
 
 Mode = Literal["min", "max"] | None
 
@@ -22,7 +20,7 @@ class Monitor(NamedTuple):
     column: str
     mode: Mode = None
 
-    def check(self, trainer: "Trainer", columns: Collection[str]) -> None:
+    def check(self, trainer: Training, columns: Collection[str]) -> None:
         """Raise DataError for a name that the history will not have, ValueError where no metric says what is better."""
         if self.column not in columns:
             raise DataError(
@@ -31,7 +29,7 @@ class Monitor(NamedTuple):
             )
         self.sign(trainer)
 
-    def sign(self, trainer: "Trainer") -> int:
+    def sign(self, trainer: Training) -> int:
         """1 where smaller is better, -1 where larger is."""
         if self.mode is not None:
             return -1 if self.mode == "max" else 1
@@ -44,7 +42,7 @@ class Monitor(NamedTuple):
             )
         return -1 if greater_is_better else 1
 
-    def cost(self, trainer: "Trainer", row: Mapping[str, float]) -> float:
+    def cost(self, trainer: Training, row: Mapping[str, float]) -> float:
         """The value of an epoch, its sign changed where larger is better: of two, the smaller is the better one."""
         if self.column not in row:
             raise DataError(f"{self.who} watches {shortened(self.column)}, the history has {listing(row)}")

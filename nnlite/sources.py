@@ -1,4 +1,4 @@
-"""Where batches come from: what `fit`, `evaluate` and `predict` take, and how it is gone through."""
+"""Where batches come from: what `fit`, `evaluate` and `predict` take, and how it is iterated."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -52,7 +52,7 @@ def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
 
 
 def is_dataset(data: Any) -> bool:
-    """A `nn.data.Dataset`, or whatever gives seeded batches as it does."""
+    """A `nn.data.Dataset`, or anything that gives seeded batches as it does."""
     return callable(getattr(data, "batches", None))
 
 
@@ -108,29 +108,31 @@ def _inputs_of(batch: Any, axes: int) -> Any:
 class Epochs:
     """The batches of `fit`, epoch by epoch: each a pass over the source, or `steps` batches of passes without end.
 
+    first: the epoch in which an iterable's passes began.
     placed: whether the source gives what comes next by itself, where the run goes on in the middle.
+    places: those of its samples in the data set that it was taken from, None for all.
     """
 
-    def __init__(self, source: Any, steps: int | None, placed: bool = False, **order: Any) -> None:
-        self.source, self.steps, self.placed, self.order = source, steps, placed, order
+    def __init__(self, source: Any, steps: int | None, first: int, placed: bool, places: Any, **order: Any) -> None:
+        self.source, self.steps, self.first, self.placed, self.places, self.order = source, steps, first, placed, places, order
         self.endless: Iterator[Batch] | None = None
 
-    def epoch(self, number: int, start: int, first: int) -> Iterator[Batch]:
-        """Those of epoch `number` from batch `start` on; an iterable's passes begin in epoch `first`."""
-        done = self.done(number, start, first)
+    def epoch(self, number: int, start: int) -> Iterator[Batch]:
+        """Those of epoch `number` from batch `start` on."""
+        done = self.done(number, start)
         if self.steps is None:
             return batches(self.source, epoch=number, start=done, **self.order)
         if self.endless is None:
             self.endless = _endless(self.source, done, self.placed, **self.order)
         return itertools.islice(self.endless, self.steps - start)
 
-    def done(self, number: int, start: int, first: int) -> int:
+    def done(self, number: int, start: int) -> int:
         """The batches before batch `start` of epoch `number` that the source gives again, to be left out."""
         if self.placed:
             return 0
         if self.steps is None:
             return start
-        return (number - (0 if is_dataset(self.source) else first)) * self.steps + start
+        return (number - (0 if is_dataset(self.source) else self.first)) * self.steps + start
 
     def rows(self, number: int, batch: int) -> Any:
         """The places in the data set of the samples of a batch of epoch `number`; None where the source does not say them."""
@@ -138,7 +140,8 @@ class Epochs:
             return None
         if self.steps is not None:
             number, batch = divmod(number * self.steps + batch, _batches_in(self.source, self.order["batch_size"]))
-        return self.source.rows(batch, epoch=number, **self.order)
+        rows = self.source.rows(batch, epoch=number, **self.order)
+        return rows if self.places is None else self.places[rows]
 
     def total(self) -> tuple[int | None, str]:
         """How much an epoch has, None where nobody knows, and of what."""

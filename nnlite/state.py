@@ -1,19 +1,50 @@
-"""What a checkpoint keeps of an optimiser, a metric, a callback or a source of batches.
+"""What a checkpoint keeps of an optimiser, a metric, a callback, a source of batches or an epoch under way."""
 
-Each gives it by `state()`, a dict, and takes it by `load_state(state)`. In it may stand numbers, text, None, arrays, and lists,
-tuples and dicts by text of them.
-"""
-
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from nnlite.arguments import shortened
 from nnlite.backend import backend_of
-from nnlite.errors import StateError
+from nnlite.errors import FileError, NNLiteError, StateError
 
 Arrays = dict[str, Any]
+
+
+class Stateful(Protocol):
+    """What can be kept. Its state holds numbers, text, None, arrays, and lists, tuples and dicts by text of them."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
+
+def is_stateful(thing: Any) -> TypeGuard[Stateful]:
+    """Whether it has both: a source of batches of the user's own may say where it is, and go on from there."""
+    return callable(getattr(thing, "state", None)) and callable(getattr(thing, "load_state", None))
+
+
+def state_of(thing: Stateful) -> dict[str, Any]:
+    """Its state; raises StateError, naming it, for what no checkpoint can keep."""
+    state = thing.state()
+    refuse_unkeepable(state, f"the state of {shortened(thing)}")
+    return state
+
+
+@contextmanager
+def faults_of_the_file() -> Iterator[None]:
+    """A state from a file can hold anything, and what it leads to is the file's fault."""
+    try:
+        yield
+    except NNLiteError:
+        raise
+    except Exception as error:
+        raise FileError(f"the checkpoint does not fit this trainer: {shortened(error)}") from error
 
 
 def attributes(thing: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

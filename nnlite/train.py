@@ -1,4 +1,4 @@
-"""The trainer: a model, a loss, an optimiser, metrics and callbacks; what it does in an epoch stands in `loop.py`."""
+"""The trainer: a model, a loss, an optimiser, metrics and callbacks; the loop that it runs is in `loop.py`."""
 
 import copy
 import itertools
@@ -6,26 +6,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from nnlite.arguments import as_call, choice, flag, whole
-from nnlite.callbacks import Callback
 from nnlite.check import check_parts, listed
 from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
 from nnlite.fingerprint import Print
+from nnlite.fit import Fit
 from nnlite.history import History
-from nnlite.loop import Fit
+from nnlite.hooks import Callback
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
+from nnlite.optim import Optimizer
+from nnlite.optim.groups import ParameterGroups
 from nnlite.sources import as_source, batches, gives_once, inputs, on_device
-
-if TYPE_CHECKING:
-    from nnlite.optim import Optimizer
-    from nnlite.optim.groups import ParameterGroups
 
 _INFERENCE_BATCH = 1024
 
@@ -49,7 +47,7 @@ class Trainer:
         self,
         model: Sequential,
         loss: Loss,
-        optimizer: "Optimizer | ParameterGroups",
+        optimizer: Optimizer | ParameterGroups,
         metrics: Sequence[Metric] = (),
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -59,9 +57,8 @@ class Trainer:
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = self.is_counting = False  # is_counting: the metrics count the batches of an epoch
-        self.folders: dict[
-            Path, Print
-        ] = {}  # where its checkpoints are, and how a call of fit left what may change in training
+        # Where its checkpoints are, and how a call of fit left what may change in training.
+        self.folders: dict[Path, Print] = {}
 
     def fit(
         self,
@@ -84,7 +81,7 @@ class Trainer:
         """Train for `epochs` more epochs and return the history, of these and of earlier calls.
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
-        can be gone through once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
+        can be iterated once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
         lists, data frames.
         validation: the same kinds, or a share of the samples, such as 0.1: so many of them are drawn at random, by the seed,
         and not trained on. It gives the columns val_loss, val_<metric>.
@@ -103,7 +100,7 @@ class Trainer:
         The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the best epoch. Those of
         another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C and SIGTERM then finish
         the step and write one before they end the process, or before a handler of your own is called: if that returns,
-        training goes on. Exceptions leave a checkpoint of the last whole step, but for NonFiniteError. Raises FileError for a
+        training goes on. Exceptions leave a checkpoint of the last whole step, except NonFiniteError. Raises FileError for a
         folder that cannot be written, StateError for a state that cannot be kept; see docs/checkpoints.md.
         monitor: the column of the history that says which epoch is the best, such as "val_accuracy"; whether more of it is
         better the metric says. Default: val_loss, without validation loss. Raises DataError for a name that the history will
@@ -134,8 +131,8 @@ class Trainer:
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
         order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        fit = Fit(self, source, validation, progress, nonfinite, folder, every, steps, validation_steps, monitor, **order)
-        fit.run(epochs, resume)
+        options = (progress, nonfinite, folder, self.folders, every, steps, validation_steps, monitor)
+        Fit(self, source, validation, order, *options).run(epochs, resume)
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH, steps: int | None = None) -> dict[str, Any]:
@@ -205,5 +202,5 @@ class Trainer:
         return said.get(column, said.get(column.removeprefix("val_")))
 
     def results(self, without: Collection[str] = ()) -> dict[str, Any]:
-        """The metrics over what they have seen since their `reset`, but for those of some names."""
+        """The metrics over what they have seen since their `reset`, except those of some names."""
         return {metric.name: metric.result() for metric in self.metrics if metric.name not in without}

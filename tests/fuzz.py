@@ -17,10 +17,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite import checkpoint
-from nnlite.backend import Tally
+from nnlite import checkpoint, contents
+from nnlite.counts import Counts
 from nnlite.data import cifar, download, idx
-from nnlite.keeper import Counts
 
 MEMORY = 20  # a reader may hold so many times the file's size,
 SPARE = 4 << 20  # and so many bytes more
@@ -110,10 +109,10 @@ class Files:
         return path.stat().st_size, lambda: self.take_up(*checkpoint.read(path))
 
     def take_up(self, arrays, description):
-        progress = checkpoint.restore(self.trainer, None, arrays, description)
-        checkpoint.restore_callbacks(self.trainer, arrays, description)
+        progress = contents.restore(self.trainer, None, arrays, description)
+        contents.restore_callbacks(self.trainer, arrays, description)
         if progress["counts"] is not None:
-            Counts(Tally(), 0).load_state(progress["counts"])
+            Counts(self.trainer).load_state(progress["counts"])
 
     def archive(self, mutation):
         """Members with names from anywhere, links, folders: nothing lands outside the target folder."""

@@ -26,10 +26,6 @@ def save_table(path):
     nn.History({"loss": [1.0]}).to_csv(path)
 
 
-def save_plot(path):
-    nn.History({"loss": [1.0]}).plot(path)
-
-
 def save_download(path):
     """Without a network; its own error, a DownloadError, tells what went wrong with each url."""
 
@@ -51,7 +47,7 @@ def save_log(path):
     trainer.fit((np.ones((4, 3), "float32"), np.zeros(4, int)), epochs=2, progress=False)
 
 
-WRITERS = [save_model, save_table, save_plot, save_download, save_log]
+WRITERS = [save_model, save_table, save_download, save_log]
 writers = pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 
 
@@ -140,7 +136,7 @@ def test_a_device_is_refused(tmp_path, write, monkeypatch):
     assert path.read_bytes() == b"old" and names(tmp_path) == ["null.png"]
 
 
-@pytest.mark.parametrize("write", [save_model, save_table, save_plot])
+@pytest.mark.parametrize("write", [save_model, save_table])
 def test_a_missing_folder_is_reported_under_the_users_path(tmp_path, write, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("link.png").symlink_to("no/such/a.png")
@@ -203,16 +199,6 @@ def test_messages_shorten_long_paths(tmp_path):
     with pytest.raises(nn.FileError, match="cannot be written") as raised:
         save_model(tmp_path / "/".join(["long" * 20] * 40) / "m.safetensors")
     assert len(str(raised.value)) <= 600
-
-
-def test_a_plot_without_a_suffix_is_a_png(tmp_path):
-    save_plot(tmp_path / "curves")
-    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    save_plot(tmp_path / "curves.svg")
-    assert b"<svg" in (tmp_path / "curves.svg").read_bytes()
-    with pytest.raises(ValueError, match="Format 'x' is not supported"):
-        save_plot(tmp_path / "curves.x")
-    assert names(tmp_path) == ["curves.png", "curves.svg"]
 
 
 def test_checkpoints_follow_links_and_keep_modes(tmp_path):

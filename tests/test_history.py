@@ -97,7 +97,7 @@ def test_a_run_from_before_there_was_the_column_goes_on(tmp_path):
 # ---- files
 
 
-def test_history_to_csv_and_plot(tmp_path):
+def test_history_to_csv(tmp_path):
     history = nn.History()
     history.append({"loss": 1.0, "accuracy": 0.1})
     history.append({"loss": 0.1 + 0.2, "accuracy": 0.5, "val_loss": 2.0})
@@ -105,15 +105,6 @@ def test_history_to_csv_and_plot(tmp_path):
     rows = list(csv.DictReader((tmp_path / "h.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) == 0.1 + 0.2 and rows[0]["val_loss"] == "nan"
-    history.plot(tmp_path / "h.png")
-    assert (tmp_path / "h.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_the_plot_shows_scores_alone(tmp_path):
-    history = nn.History({name: [1.0] for name in ("loss", "r2", "learning_rate", "learning_rate_*.b", "seconds")})
-    history.plot(tmp_path / "h.svg")
-    svg = (tmp_path / "h.svg").read_text()
-    assert "<!-- r2 -->" in svg and "<!-- loss -->" in svg and "rate" not in svg and "seconds" not in svg
 
 
 def read(path):

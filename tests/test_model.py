@@ -377,3 +377,58 @@ def test_residuals_across_barriers_are_carried_without_copies():
     assert len(stored) == 1 and stored <= runs[1].forward.gives and not stored & runs[1].makes
     assert [len(run.makes) for run in runs[:-1]] == [1] * (len(runs) - 1)
     nn.gradcheck(model, rng.standard_normal((3, 5, 5, 3)))
+
+
+# ---- a batch prepared by hand, as a trainer does it
+
+
+def prepared_case():
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(nn.Dense(5), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(3), input_shape=(4,))
+    return model, rng.standard_normal((9, 4)), rng.integers(0, 3, 9), rng.random(9)
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropy(), nn.CrossEntropy(class_weight=[1, 2, 3], ignore_index=0)], ids=repr)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_prepared_batch_gives_the_same_bits(criterion, weighted):
+    model, x, t, w = prepared_case()
+    weights, out = w if weighted else None, np.empty((9, 3), "float32")
+    expected = model.loss_and_grad(x, t, criterion, weights, out), model.grads.copy(), out.copy()
+    *batch, total = model.prepare_batch(x, t, criterion, weights, out)
+    loss = model.loss_and_grad(*batch[:2], criterion, batch[2], out, pass_id=1, total=total)
+    for got, want in zip((loss, model.grads, out), expected, strict=True):
+        assert np.array_equal(got, want)
+    assert model.loss_and_grad(*batch[:2], criterion, batch[2], pass_id=1, total=2 * total) == pytest.approx(loss / 2)
+
+
+WRONG_BATCHES = {
+    "x before t": (lambda x, t: (x[:, :3], t[:5], None, None), nn.ShapeError, r"layer 0 .*expects inputs \(N, 4\)"),
+    "no samples": (lambda x, t: (x[:0], t[:5], None, None), nn.DataError, "the batch is empty"),
+    "the number of targets before out": (lambda x, t: (x, t[:5], None, x), nn.DataError, "9 samples, but 5 targets"),
+    "out before the values of t": (lambda x, t: (x, t + 9, None, x), nn.ShapeError, r"out must have shape \(9, 3\)"),
+    "x before the weights": (lambda x, t: (x[:, :3], t, 0 * t, None), nn.ShapeError, r"layer 0 .*expects inputs \(N, 4\)"),
+    "no weight": (lambda x, t: (x, t, 0 * t, None), nn.DataError, "the weights of the samples add up to zero"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_BATCHES)
+def test_batches_are_refused_in_a_fixed_order_before_a_pass_begins(wrong):
+    make, kind, words = WRONG_BATCHES[wrong]
+    model, x, t, _ = prepared_case()
+    x, t, w, out = make(x, t)
+    for call in (model.prepare_batch, model.loss_and_grad):
+        with pytest.raises(kind, match=words):
+            call(x, t, nn.CrossEntropy(), w, out)
+    assert model.passes == 0
+
+
+def test_a_prepared_batch_that_does_not_fit_into_memory_says_what_there_is(monkeypatch):
+    model, x, t, _ = prepared_case()
+
+    class Huge(nn.CrossEntropy):
+        def prepare(self, *batch):
+            raise MemoryError("9 bytes")
+
+    monkeypatch.setattr(type(model.backend), "out_of_memory", lambda self, error: nn.DeviceError(f"full: {error}"))
+    with pytest.raises(nn.DeviceError, match="full: 9 bytes"):
+        model.prepare_batch(x, t, Huge())

@@ -17,8 +17,8 @@ FLOORS = [
     {"init", "layers", "losses", "optim", "schedules", "state"},
     {"engine"},
     {"debug", "files", "gradcheck", "model", "profile", "serialize", "summary", "weights"},
-    {"callbacks", "check", "checkpoint", "csvlog", "data", "fingerprint", "formats", "history", "keeper", "loop", "metrics"}
-    | {"monitor", "progress", "signals", "sources", "train", "zoo"},
+    {"callbacks", "check", "checkpoint", "contents", "counts", "csvlog", "data", "fingerprint", "fit", "formats", "guard"}
+    | {"history", "hooks", "insight", "keeper", "loop", "metrics", "monitor", "progress", "signals", "sources", "train", "zoo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -31,10 +31,10 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path):
-    """Modules that a file imports at run time; what it needs for types alone does not count."""
+def imports(path, types=False):
+    """Modules that a file imports at run time; with `types`, those that it needs for types alone, too."""
     tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    for node in [] if types else ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             node.body = []
     for node in ast.walk(tree):
@@ -51,6 +51,27 @@ def test_arrows_point_down(path):
     for name in imports(path):
         if name.startswith("nnlite."):
             assert FLOOR_OF[name.split(".")[1]] <= here, f"{path.name} imports {name} from a floor above"
+
+
+def test_no_circles_in_training():
+    """Types included: what the loop, the keeper and callbacks need of a trainer is a protocol below them."""
+    rooms = {path: room_of(path) for path in modules() if FLOOR_OF[room_of(path)] == len(FLOORS) - 1}
+    needs = {room: set() for room in rooms.values()}
+    for path, room in rooms.items():
+        needs[room] |= {name.split(".")[1] for name in imports(path, types=True) if name.startswith("nnlite.")} - {room}
+    while free := {room for room, below in needs.items() if not below & needs.keys()}:
+        needs = {room: below for room, below in needs.items() if room not in free}
+    assert not needs, f"these import each other: {sorted(needs)}"
+
+
+def test_no_package_hides_its_modules():
+    """By a function of the same name. Those that are hidden still are listed: no others come."""
+    code = "import sys, nnlite; nnlite.data, nnlite.insight, nnlite.zoo; "
+    code += "names = [n for n in sys.modules if n.startswith('nnlite.')]; "
+    code += "above = {n: sys.modules[n.rpartition('.')[0]] for n in names}; "
+    code += "print(*[n for n in names if getattr(above[n], n.rpartition('.')[2]) is not sys.modules[n]])"
+    hidden = {"nnlite.debug", "nnlite.gradcheck", "nnlite.profile", "nnlite.data.shapes"}
+    assert set(fresh(code)) <= hidden
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda p: p.name)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from test_checkpoint import Killed
 
 import nnlite as nn
-from nnlite.state import pack, refuse_unkeepable, unpack
+from nnlite.counts import Counts as Counting
+from nnlite.state import is_stateful, pack, refuse_unkeepable, state_of, unpack
 
 X = np.random.default_rng(0).standard_normal((40, 4)).astype("float32")
 T = np.random.default_rng(1).integers(0, 3, 40)
@@ -323,3 +325,25 @@ def test_a_reset_in_place_does_not_lose_what_was_counted():
             return float(self.n[0])
 
     assert fit(make(metrics=[InPlace()], callbacks=[Look()]), epochs=2)["counts"] == [40, 40]
+
+
+def test_all_that_is_kept_gives_and_takes_its_state_in_one_way():
+    trainer = make()
+    counts = Counting(trainer)
+    parts = [nn.Adam(), nn.SGD(0.1), nn.ParameterGroups({"*": nn.Adam()}), nn.Accuracy(), nn.EarlyStopping(), nn.CSVLog("x")]
+    for part in [*parts, counts, counts.tally]:
+        state = state_of(part)
+        json.dumps(pack(state, "part", {}))
+        part.load_state(state)
+        assert state_of(part).keys() == state.keys() and is_stateful(part)
+    assert not any(map(is_stateful, [[], iter([]), trainer, trainer.model]))
+
+
+@pytest.mark.parametrize("place", ["batches", "samples", "seconds", "partial", "complete", "sums"])
+@pytest.mark.parametrize("wrong", [None, "x", [None]])
+def test_counts_that_are_none_are_the_faults_of_the_file(place, wrong):
+    if (place, wrong) in (("partial", "x"), ("partial", [None])) or place == "complete":
+        return  # as good as any
+    state = Counting(make()).state() | {place: wrong}
+    with pytest.raises(nn.FileError, match="the checkpoint does not fit this trainer"):
+        Counting(make()).load_state(state)

@@ -449,3 +449,23 @@ def test_lists_are_predicted_with_views_of_one_pass():
     views = nn.data.views()
     given = trainer.predict(x.tolist(), batch_size=2, augment=(view for view in views))
     assert np.array_equal(given, trainer.predict(x, batch_size=2, augment=views))
+
+
+def test_the_model_is_given_the_trainers_own_loss():
+    class Watched(nn.Sequential):
+        def loss_and_grad(self, x, t, criterion, *args, **kwargs):
+            seen.append(criterion)
+            return super().loss_and_grad(x, t, criterion, *args, **kwargs)
+
+    seen = []
+    trainer = nn.Trainer(Watched(nn.Dense(3), input_shape=(4,)), nn.CrossEntropy(), nn.SGD())
+    trainer.fit((np.ones((8, 4)), np.zeros(8, int)), batch_size=4, progress=False)
+    assert len(seen) == 2 and all(criterion is trainer.loss for criterion in seen)
+
+
+@pytest.mark.parametrize("t", [np.zeros(4, int), np.full(4, 9)])
+def test_a_batch_of_wrong_inputs_is_no_batch_without_weight(t):
+    trainer = nn.Trainer(nn.Sequential(nn.Dense(3), input_shape=(4,)), nn.CrossEntropy(), nn.SGD())
+    with pytest.raises(nn.ShapeError, match=r"expects inputs \(N, 4\)"):
+        trainer.fit([(np.ones((4, 5)), t, np.zeros(4))], progress=False)
+    assert trainer.model.passes == 0

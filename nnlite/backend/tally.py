@@ -1,6 +1,7 @@
-"""What becomes of the losses of an epoch."""
+"""Running mean of the losses of an epoch."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -29,13 +30,13 @@ class Tally:
         if self.is_bad and not self.first_bad:
             self.first_bad = self.count
 
-    def sums_so_far(self) -> list[float]:
-        """The weighted sum of all numbers, and the sum of the weights."""
-        return [self.total, self.weight]
+    def state(self) -> dict[str, list[float]]:
+        """sums: the weighted sum of all numbers, and the sum of the weights."""
+        return {"sums": [self.total, self.weight]}
 
-    def go_on_from(self, total: float, weight: float) -> None:
-        """Begin with these sums instead of zero."""
-        self.total, self.weight = total, weight
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.total, self.weight = map(float, state["sums"])
 
     def read(self) -> tuple[float, int]:
         """The mean (NaN where there is none), and the number, from 1, of the first bad loss, or 0."""

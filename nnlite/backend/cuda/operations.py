@@ -6,7 +6,7 @@ Nothing here reads a value back from the device, which would wait for it.
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from nnlite.backend.arrays import host_array
@@ -307,18 +307,17 @@ class DeviceTally(Tally):
             "note_loss", "float32", (1, 1, 1), (1, 1, 1), value, weight, self.sums, self.halted, self.skip
         )
 
-    def sums_so_far(self) -> list[float]:
+    def state(self) -> dict[str, list[float]]:
         """Waits for the device."""
-        sums: list[float] = self.backend.to_host(self.sums).tolist()
-        return sums
+        return {"sums": self.backend.to_host(self.sums).tolist()}
 
-    def go_on_from(self, total: float, weight: float) -> None:
-        """Begin with these sums instead of zero."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        total, weight = map(float, state["sums"])
         self.sums = self.backend.xp.asarray([total, weight], "float64")
 
     def read(self) -> tuple[float, int]:
         """Waits for the device."""
-        total, weight = self.sums_so_far()
+        total, weight = self.state()["sums"]
         bad = 0 if self.skip else int(self.backend.to_host(self.halted)[1])
         return total / weight if weight else math.nan, bad
 

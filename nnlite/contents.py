@@ -1,0 +1,92 @@
+"""What a checkpoint holds of a trainer, taken and put back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nnlite.arguments import as_call
+from nnlite.errors import FileError
+from nnlite.fingerprint import Print, changing, stateful
+from nnlite.history import History
+from nnlite.hooks import Training
+from nnlite.metrics import Metric
+from nnlite.state import Arrays, Stateful, faults_of_the_file, is_stateful, pack, state_of, unpack
+
+
+def capture(trainer: Training, source: Any, progress: dict[str, Any], fingerprint: Print) -> tuple[Arrays, dict[str, Any]]:
+    """Everything, as host arrays and JSON. progress: where in which epoch training stands."""
+    model, to_host = trainer.model, trainer.model.backend.to_host
+    arrays: Arrays = {"params": to_host(model.params).copy(), "buffers": to_host(model.buffers).copy()}
+    callbacks, in_an_epoch = stateful(trainer.callbacks), progress["counts"] is not None
+    description = {
+        "fingerprint": fingerprint,
+        "now": changing(trainer),
+        "progress": progress,
+        "epochs": trainer.epochs,
+        "steps": trainer.steps,
+        "passes": model.passes,
+        "optimizer": _packed(trainer.optimizer, "optimizer", arrays),
+        "metrics": {m.name: _counts_of(m, arrays) for m in trainer.metrics if in_an_epoch},
+        "callbacks": {name: _packed(callback, f"callback {name}", arrays) for name, callback in callbacks.items()},
+        "source": _packed(source, "source", arrays) if is_stateful(source) else None,
+        "history": dict(trainer.history),
+    }
+    return arrays, description
+
+
+def _counts_of(metric: Metric, arrays: Arrays) -> dict[str, Any]:
+    return {"metric": as_call(metric), "state": _packed(metric, f"metric {metric.name}", arrays)}
+
+
+def _packed(thing: Stateful, name: str, arrays: Arrays) -> Any:
+    return pack(state_of(thing), name, arrays)
+
+
+def refuse_what_cannot_be_kept(trainer: Training, source: Any) -> None:
+    """Raise StateError, naming it, for a state that holds what no checkpoint can keep."""
+    things = [trainer.optimizer, *trainer.metrics, *stateful(trainer.callbacks).values()]
+    for thing in [*things, source] if is_stateful(source) else things:
+        state_of(thing)
+
+
+@faults_of_the_file()
+def restore_callbacks(trainer: Training, arrays: Arrays, description: Mapping[str, Any]) -> None:
+    """Put the callbacks' states back. Raises FileError where they do not fit."""
+    for name, callback in stateful(trainer.callbacks).items():
+        if name in description["callbacks"]:
+            callback.load_state(unpack(description["callbacks"][name], arrays, trainer.model.backend.asarray))
+
+
+@faults_of_the_file()
+def restore(trainer: Training, source: Any, arrays: Arrays, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Put everything back except the callbacks' states; returns the progress. FileError where it does not fit this trainer."""
+    model, progress = trainer.model, dict(description["progress"])
+    for name, vector in (("params", model.params), ("buffers", model.buffers)):
+        if arrays[name].shape != vector.shape:
+            raise FileError(f"the checkpoint has {name} of shape {arrays[name].shape}, the model {vector.shape}")
+    history = {str(name): [float(value) for value in column] for name, column in description["history"].items()}
+    epochs, steps, passes = (int(description[name]) for name in ("epochs", "steps", "passes"))
+    model.restore((arrays["params"], arrays["buffers"]))
+    model.passes = passes
+    model.set_frozen({name for name, is_frozen in description["now"]["frozen"].items() if is_frozen})
+    trainer.optimizer.load_state(unpack(description["optimizer"], arrays, np.asarray))
+    if progress["counts"] is not None:
+        progress["counts"]["partial"] += _restore_metrics(trainer.metrics, description["metrics"], arrays)
+    if is_stateful(source) and description["source"] is not None:
+        source.load_state(unpack(description["source"], arrays, np.asarray))
+    trainer.epochs, trainer.steps, trainer.history = epochs, steps, History(history)
+    return progress
+
+
+def _restore_metrics(metrics: list[Metric], kept: Mapping[str, Any], arrays: Arrays) -> list[str]:
+    """They count on the host. Returns the names of those that are new in the middle of the epoch."""
+    new = []
+    for metric in metrics:
+        counts = kept.get(metric.name)
+        if counts is None or counts["metric"] not in (as_call(metric), None):
+            metric.reset()
+            new.append(metric.name)
+        else:
+            metric.load_state(unpack(counts["state"], arrays, np.asarray))
+    return new

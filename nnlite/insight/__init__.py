@@ -1,0 +1,5 @@
+"""To look at training: `nn.insight.plots`."""
+
+from nnlite.insight import plots
+
+__all__ = ["plots"]
