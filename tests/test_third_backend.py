@@ -36,8 +36,6 @@ OPTIMISERS = {
 }
 EVERYTHING = {**vars(Operations), **vars(Backend)}
 OPERATIONS = [name for name, value in EVERYTHING.items() if callable(value) and not name.startswith("_")]
-    name for name, value in {**vars(Operations), **vars(Backend)}.items() if callable(value) and not name.startswith("_")
-]
 IN_EVERY_STEP = {
     *("add_bias", "affine", "asarray", "by_column", "column_sums", "dropout_mask", "drop", "map_shards", "moments", "norm"),
     *("number", "product", "relu", "relu_delta", "tally", "unless_bad", "wide_row"),
