@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from nnlite import init, metrics, schedules
 from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
-from nnlite.callbacks import EarlyStopping, ReduceOnPlateau, WeightAverage
-from nnlite.csvlog import CSVLog
-from nnlite.debug import debug
 from nnlite.errors import (
     DataError,
     DeviceError,
@@ -25,9 +22,6 @@ from nnlite.errors import (
     StateError,
 )
 from nnlite.files import load
-from nnlite.gradcheck import gradcheck
-from nnlite.history import History
-from nnlite.hooks import Callback
 from nnlite.layers import (
     GELU,
     AvgPool2D,
@@ -57,8 +51,14 @@ from nnlite.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy, Huber, Los
 from nnlite.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
 from nnlite.model import Sequential
 from nnlite.optim import SGD, Adam, AdamW, Muon, Optimizer, ParameterGroups, RMSProp
-from nnlite.profile import profile
-from nnlite.train import Trainer
+from nnlite.tools.debug import debug
+from nnlite.tools.gradcheck import gradcheck
+from nnlite.tools.profile import profile
+from nnlite.training.callbacks import EarlyStopping, ReduceOnPlateau, WeightAverage
+from nnlite.training.csvlog import CSVLog
+from nnlite.training.history import History
+from nnlite.training.hooks import Callback
+from nnlite.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from nnlite import data, insight, zoo

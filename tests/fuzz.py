@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite import checkpoint, contents
-from nnlite.counts import Counts
 from nnlite.data import cifar, download, idx
+from nnlite.training import checkpoint, contents
+from nnlite.training.counts import Counts
 
 MEMORY = 20  # a reader may hold so many times the file's size,
 SPARE = 4 << 20  # and so many bytes more

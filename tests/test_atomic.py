@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite import checkpoint
 from nnlite.data import download
+from nnlite.training import checkpoint
 
 
 def save_model(path):

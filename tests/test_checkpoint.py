@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite import checkpoint
+from nnlite.training import checkpoint
 
 BATCH, EPOCHS, STEPS = 8, 3, 5  # steps an epoch
 

@@ -15,9 +15,9 @@ from test_checkpoint import KillAt, Killed
 from test_project import fresh
 
 import nnlite as nn
-from nnlite import checkpoint
 from nnlite.backend import get_backend
 from nnlite.data import Cutout, Dataset, ImageFiles, RandomFlip, folder
+from nnlite.training import checkpoint
 
 CLASSES = ("ant", "bee", "cat")
 PIXELS = np.random.default_rng(0).integers(0, 256, (22, 5, 6, 3), dtype=np.uint8)

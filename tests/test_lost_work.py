@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kills import TIMING
 
 import nnlite as nn
-from nnlite import checkpoint
+from nnlite.training import checkpoint
 
 BATCH, EPOCHS, STEPS = 8, 3, 5  # steps an epoch
 X = np.random.default_rng(0).standard_normal((37, 4)).astype("float32")

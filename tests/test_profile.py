@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nnlite as nn
-from nnlite.profile import _Clock
+from nnlite.tools.profile import _Clock
 
 x = np.random.default_rng(0).standard_normal((8, 12, 12, 3))
 t = np.arange(8) % 5

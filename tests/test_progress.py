@@ -14,8 +14,8 @@ import tqdm.auto
 from test_checkpoint import KillAt, Killed
 
 import nnlite as nn
-from nnlite import progress
 from nnlite.data import download
+from nnlite.training import progress
 
 X = np.random.default_rng(0).standard_normal((90, 2)).astype("float32")
 T = (X[:, 0] > 0).astype(int)

@@ -16,9 +16,11 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules", "state"},
     {"engine"},
-    {"debug", "files", "gradcheck", "model", "profile", "serialize", "summary", "weights"},
-    {"callbacks", "check", "checkpoint", "contents", "counts", "csvlog", "data", "fingerprint", "fit", "formats", "guard"}
-    | {"history", "hooks", "insight", "keeper", "loop", "metrics", "monitor", "progress", "signals", "sources", "train", "zoo"},
+    {"serialize", "summary", "weights"},
+    {"model"},
+    {"data", "files", "metrics", "tools", "zoo"},
+    {"training"},
+    {"insight"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -31,47 +33,79 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path, types=False):
-    """Modules that a file imports at run time; with `types`, those that it needs for types alone, too."""
-    tree = ast.parse(path.read_text())
-    for node in [] if types else ast.walk(tree):
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from names if node.module == "nnlite" else [node.module]
+def statements(path):
+    return ast.walk(ast.parse(path.read_text()))
+
+
+def modules_named(node):
+    """The modules that an import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    whole = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name if file_of(name) else node.module for name in whole]
+
+
+def file_of(name):
+    """The file of a module of nnlite's."""
+    base = ROOT.joinpath(*name.split("."))
+    files = (base.with_suffix(".py"), base / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def imports(path):
+    """Modules that a file imports, wherever it does, those for types alone included."""
+    return {name for node in statements(path) for name in modules_named(node)}
+
+
+def own_imports(path):
+    return {name for name in imports(path) if name.startswith("nnlite.")}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_arrows_point_down(path):
     here = FLOOR_OF[room_of(path)]
-    for name in imports(path):
-        if name.startswith("nnlite."):
-            assert FLOOR_OF[name.split(".")[1]] <= here, f"{path.name} imports {name} from a floor above"
+    for name in own_imports(path):
+        assert FLOOR_OF[name.split(".")[1]] <= here, f"{path.name} imports {name} from a floor above"
 
 
-def test_no_circles_in_training():
-    """Types included: what the loop, the keeper and callbacks need of a trainer is a protocol below them."""
-    rooms = {path: room_of(path) for path in modules() if FLOOR_OF[room_of(path)] == len(FLOORS) - 1}
-    needs = {room: set() for room in rooms.values()}
-    for path, room in rooms.items():
-        needs[room] |= {name.split(".")[1] for name in imports(path, types=True) if name.startswith("nnlite.")} - {room}
-    while free := {room for room, below in needs.items() if not below & needs.keys()}:
-        needs = {room: below for room, below in needs.items() if room not in free}
-    assert not needs, f"these import each other: {sorted(needs)}"
+def test_no_module_needs_itself():
+    """However indirectly, and for types alone."""
+    needs = {path: {file_of(name) for name in own_imports(path)} - {path} for path in modules()}
+    while free := {path for path, below in needs.items() if not below & needs.keys()}:
+        needs = {path: below for path, below in needs.items() if path not in free}
+    assert not needs, f"these import each other: {sorted(str(path.relative_to(PACKAGE)) for path in needs)}"
+
+
+LATE = {  # what is loaded when it is first used
+    "backend/__init__.py": {"nnlite.backend.cuda.cupy"},
+    "training/sources.py": {"nnlite.data"},
+}
+
+
+def test_imports_in_functions_are_few():
+    late = {}
+    for path in modules():
+        for function in statements(path):
+            if isinstance(function, ast.FunctionDef):
+                inside = {name for node in ast.walk(function) for name in modules_named(node) if name.startswith("nnlite")}
+                late.setdefault(str(path.relative_to(PACKAGE)), set()).update(inside)
+        assert "import_module" not in path.read_text() and "__import__" not in path.read_text()
+    assert {path: names for path, names in late.items() if names} == LATE
+
+
+def test_few_modules_are_at_the_top():
+    assert len(list(PACKAGE.glob("*.py"))) <= 14
 
 
 def test_no_package_hides_its_modules():
-    """By a function of the same name. Those that are hidden still are listed: no others come."""
+    """By a function of the same name."""
     code = "import sys, nnlite; nnlite.data, nnlite.insight, nnlite.zoo; "
     code += "names = [n for n in sys.modules if n.startswith('nnlite.')]; "
     code += "above = {n: sys.modules[n.rpartition('.')[0]] for n in names}; "
     code += "print(*[n for n in names if getattr(above[n], n.rpartition('.')[2]) is not sys.modules[n]])"
-    hidden = {"nnlite.debug", "nnlite.gradcheck", "nnlite.profile", "nnlite.data.shapes"}
-    assert set(fresh(code)) <= hidden
+    assert fresh(code) == []
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda p: p.name)

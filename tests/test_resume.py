@@ -11,7 +11,7 @@ from kills import TIMING
 from test_checkpoint import Killed
 
 import nnlite as nn
-from nnlite import checkpoint
+from nnlite.training import checkpoint
 
 X = np.random.default_rng(0).standard_normal((40, 4)).astype("float32")
 T = np.random.default_rng(1).integers(0, 3, 40)

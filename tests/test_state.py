@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from test_checkpoint import Killed
 
 import nnlite as nn
-from nnlite.counts import Counts as Counting
 from nnlite.state import is_stateful, pack, refuse_unkeepable, state_of, unpack
+from nnlite.training.counts import Counts as Counting
 
 X = np.random.default_rng(0).standard_normal((40, 4)).astype("float32")
 T = np.random.default_rng(1).integers(0, 3, 40)

@@ -8,7 +8,7 @@ from nnlite.data.folders import folder
 from nnlite.data.idx import fashion_mnist, mnist, parse_idx
 from nnlite.data.images import ImageFiles
 from nnlite.data.labels import balanced_class_weight
-from nnlite.data.shapes import shapes
+from nnlite.data.synthetic import shapes
 
 __all__ = [
     "AlternatingFlip",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nnlite.history import History, is_score
+from nnlite.training.history import History, is_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

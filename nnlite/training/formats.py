@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from nnlite.fingerprint import Print, numbered
 from nnlite.state import Arrays
+from nnlite.training.fingerprint import Print, numbered
 
 FORMAT = 3
 

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from nnlite.counts import Counts
 from nnlite.errors import NonFiniteError
-from nnlite.guard import Guard
-from nnlite.history import numbers
-from nnlite.hooks import Training, show_step
-from nnlite.keeper import Keeper
 from nnlite.optim.groups import last_rates
-from nnlite.progress import Progress, show
-from nnlite.sources import Epochs
+from nnlite.training.counts import Counts
+from nnlite.training.guard import Guard
+from nnlite.training.history import numbers
+from nnlite.training.hooks import Training, show_step
+from nnlite.training.keeper import Keeper
+from nnlite.training.progress import Progress, show
+from nnlite.training.sources import Epochs
 
 
 class Loop:

@@ -8,14 +8,14 @@ from typing import Any
 from nnlite.arguments import listing, shortened
 from nnlite.backend import length
 from nnlite.errors import DataError, ShapeError
-from nnlite.hooks import Callback, Training
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups, by_column
-from nnlite.sources import batches, gives_once, is_dataset, items
+from nnlite.training.hooks import Callback, Training
+from nnlite.training.sources import batches, gives_once, is_dataset, items
 
 _BATCH = 1024  # samples whose targets are looked at together
 

@@ -11,19 +11,19 @@ from typing import Any, Literal
 import numpy as np
 
 from nnlite.arguments import as_call, choice, flag, whole
-from nnlite.check import check_parts, listed
-from nnlite.checkpoint import Folder
 from nnlite.errors import DataError
-from nnlite.fingerprint import Print
-from nnlite.fit import Fit
-from nnlite.history import History
-from nnlite.hooks import Callback
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups
-from nnlite.sources import as_source, batches, gives_once, inputs, on_device
+from nnlite.training.check import check_parts, listed
+from nnlite.training.checkpoint import Folder
+from nnlite.training.fingerprint import Print
+from nnlite.training.fit import Fit
+from nnlite.training.history import History
+from nnlite.training.hooks import Callback
+from nnlite.training.sources import as_source, batches, gives_once, inputs, on_device
 
 _INFERENCE_BATCH = 1024
 

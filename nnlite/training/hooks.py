@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from nnlite.arguments import as_call, shortened
-from nnlite.history import History
 from nnlite.losses import Loss
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups
+from nnlite.training.history import History
 
 
 class Callback:

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from nnlite.arguments import choice, flag, number, shortened, whole
-from nnlite.hooks import Callback, Training
 from nnlite.model import Sequential
-from nnlite.monitor import Mode, Monitor
 from nnlite.optim.groups import by_column
+from nnlite.training.hooks import Callback, Training
+from nnlite.training.monitor import Mode, Monitor
 
 _LEAST_REDUCTION = 1e-8  # a smaller one is not made, as in PyTorch
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from nnlite.errors import DataError, NonFiniteError
-from nnlite.history import numbers
-from nnlite.hooks import Training
 from nnlite.state import faults_of_the_file
+from nnlite.training.history import numbers
+from nnlite.training.hooks import Training
 
 _KEPT = ("batches", "samples", "seconds", "partial", "complete")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from nnlite.history import is_score
+from nnlite.training.history import is_score
 
 Values = Mapping[str, float]
 

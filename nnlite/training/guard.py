@@ -5,11 +5,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from nnlite.counts import Counts
-from nnlite.debug import locate
 from nnlite.errors import NonFiniteError
-from nnlite.hooks import Training
 from nnlite.losses import NoWeightError
+from nnlite.tools.debug import locate
+from nnlite.training.counts import Counts
+from nnlite.training.hooks import Training
 
 
 class Guard:

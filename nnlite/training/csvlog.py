@@ -8,8 +8,8 @@ from os import PathLike
 from nnlite.arguments import shortened
 from nnlite.atomic import append, check_writable, write_whole
 from nnlite.errors import FileError
-from nnlite.history import History
-from nnlite.hooks import Callback, Training
+from nnlite.training.history import History
+from nnlite.training.hooks import Callback, Training
 
 
 class CSVLog(Callback):

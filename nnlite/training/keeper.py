@@ -6,15 +6,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from nnlite.checkpoint import Folder
-from nnlite.contents import capture, refuse_what_cannot_be_kept, restore, restore_callbacks
-from nnlite.counts import Counts
-from nnlite.fingerprint import Print, changing, fingerprint_of, refuse_others
-from nnlite.formats import FORMAT, known_to
-from nnlite.hooks import Training
-from nnlite.monitor import Monitor
-from nnlite.signals import HeldSignals
 from nnlite.state import Arrays, faults_of_the_file, is_stateful
+from nnlite.training.checkpoint import Folder
+from nnlite.training.contents import capture, refuse_what_cannot_be_kept, restore, restore_callbacks
+from nnlite.training.counts import Counts
+from nnlite.training.fingerprint import Print, changing, fingerprint_of, refuse_others
+from nnlite.training.formats import FORMAT, known_to
+from nnlite.training.hooks import Training
+from nnlite.training.monitor import Monitor
+from nnlite.training.signals import HeldSignals
 
 
 class Keeper:

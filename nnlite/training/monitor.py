@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from nnlite.arguments import listing, shortened
 from nnlite.errors import DataError
-from nnlite.hooks import Training
+from nnlite.training.hooks import Training
 
 Mode = Literal["min", "max"] | None
 

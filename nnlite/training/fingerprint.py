@@ -9,9 +9,9 @@ import numpy as np
 
 from nnlite.arguments import shortened
 from nnlite.errors import StateError
-from nnlite.hooks import Callback, Training
 from nnlite.layers.base import Layer
 from nnlite.serialize import describe
+from nnlite.training.hooks import Callback, Training
 
 Print = dict[str, Any]
 _NOT_SET = {"state_vectors", "steps", "missed", "groups", "_model", "_tally"}  # of an optimiser: no settings

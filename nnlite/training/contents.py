@@ -7,11 +7,11 @@ import numpy as np
 
 from nnlite.arguments import as_call
 from nnlite.errors import FileError
-from nnlite.fingerprint import Print, changing, stateful
-from nnlite.history import History
-from nnlite.hooks import Training
 from nnlite.metrics import Metric
 from nnlite.state import Arrays, Stateful, faults_of_the_file, is_stateful, pack, state_of, unpack
+from nnlite.training.fingerprint import Print, changing, stateful
+from nnlite.training.history import History
+from nnlite.training.hooks import Training
 
 
 def capture(trainer: Training, source: Any, progress: dict[str, Any], fingerprint: Print) -> tuple[Arrays, dict[str, Any]]:

@@ -18,10 +18,10 @@ import numpy as np
 from nnlite.arguments import shortened, whole
 from nnlite.atomic import shown, write_whole
 from nnlite.errors import FileError
-from nnlite.formats import FORMAT, in_present_format
 from nnlite.model import Sequential
 from nnlite.serialize import read_tensors
 from nnlite.state import Arrays
+from nnlite.training.formats import FORMAT, in_present_format
 
 
 class Folder:

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from nnlite.arguments import shortened
-from nnlite.check import check_callbacks, check_parts, check_training, check_validation, columns_of
-from nnlite.checkpoint import Folder
-from nnlite.counts import Counts
-from nnlite.fingerprint import Print
-from nnlite.hooks import Training
-from nnlite.keeper import Checkpoints, Keeper
-from nnlite.loop import Loop
-from nnlite.progress import say
-from nnlite.sources import Epochs, apart, is_dataset, on_device
+from nnlite.training.check import check_callbacks, check_parts, check_training, check_validation, columns_of
+from nnlite.training.checkpoint import Folder
+from nnlite.training.counts import Counts
+from nnlite.training.fingerprint import Print
+from nnlite.training.hooks import Training
+from nnlite.training.keeper import Checkpoints, Keeper
+from nnlite.training.loop import Loop
+from nnlite.training.progress import say
+from nnlite.training.sources import Epochs, apart, is_dataset, on_device
 
 
 class Fit:
