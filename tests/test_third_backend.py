@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import nnlite as nn
-from nnlite import optim
 from nnlite.backend import Backend, get_backend
 from nnlite.backend.numpy import NumpyBackend
+from nnlite.optim.adam import adam
+from nnlite.optim.sgd import sgd
 
 N, C = 6, 4
 rng = np.random.default_rng(0)
@@ -49,10 +50,10 @@ class Counting(NumpyBackend):
         self.calls = Counter()
 
     def adam(self, *args):
-        optim.adam(self, *args)
+        adam(self, *args)
 
     def sgd(self, *args):
-        optim.sgd(self, *args)
+        sgd(self, *args)
 
 
 def counted(name, operation):
