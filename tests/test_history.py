@@ -12,7 +12,8 @@ from test_callbacks import Figure, fit, make_trainer
 from test_resume import KillAt, Killed
 
 import nnlite as nn
-from nnlite import atomic, csvlog
+from nnlite import atomic
+from nnlite.training import csvlog
 
 STEPS = 2  # an epoch
 

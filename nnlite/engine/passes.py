@@ -154,10 +154,12 @@ class TrainingPass:
     def backward(self, delta: Array, wanted: frozenset[int]) -> Array:
         """From dJ/d(output) to dJ/dx, gradients on the way, after `forward`."""
         self._refuse_changes()
-        self.wanted, self.deltas = wanted, {self.plan.output: delta}
+        takes_integers = self.input_dtype is None
+        self.wanted, self.deltas = wanted - {0} if takes_integers else wanted, {self.plan.output: delta}
         for k in reversed(range(len(self.stages))):
             self._backward(k)
-        dx: Array = self.deltas.pop(0)
+        x = self.values[0]
+        dx: Array = self.vectors.backend.xp.zeros(x.shape, self.vectors.dtype) if takes_integers else self.deltas.pop(0)
         self._end()
         return dx
 
@@ -262,7 +264,7 @@ def _take(delta: Any, v: int, rows: slice, space: Workspace) -> Array:
 
 
 def _store(targets: Values, values: Values) -> None:
-    """Put a shard's values where they belong, unless they were written there. Integers have no delta: 0."""
+    """Put a shard's values where they belong, unless they were written there."""
     for v, target in targets.items():
         if values[v] is not target:
-            target[...] = 0 if values[v] is None else values[v]
+            target[...] = values[v]

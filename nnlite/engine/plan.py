@@ -1,6 +1,7 @@
 """From a tree of layers to runs of steps that a shard goes through without waiting for the others."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import count
 from typing import NamedTuple
 
@@ -33,23 +34,23 @@ class Run:
         """The layers of its steps; sums of branches are none."""
         return [step.layer for step in self.steps if len(step.reads) == 1]
 
-    @property
+    @cached_property
     def loads(self) -> frozenset[int]:
         """The values from before that a shard of it reads."""
         return self.forward.takes & (self.forward.reads | frozenset(self.exit.reads if self.exit else ()))
 
-    @property
+    @cached_property
     def makes(self) -> frozenset[int]:
         """The values that it makes for those behind it."""
         return self.forward.gives - self.forward.takes
 
-    @property
+    @cached_property
     def receives(self) -> frozenset[int]:
         """The values whose deltas it takes from the runs behind it."""
         made = {step.makes for step in self.backward.steps}
         return self.backward.gives & (self.backward.reads | made | self._of_entry)
 
-    @property
+    @cached_property
     def returns(self) -> frozenset[int]:
         """The values whose deltas it makes for the runs before it."""
         return self.backward.takes & (self.backward.reads | self._of_entry)
@@ -69,17 +70,17 @@ class Run:
 
 
 class Plan(NamedTuple):
-    """The runs of a training pass, and the one run of inference; shapes: those of the values in training, of one sample."""
+    """The runs of a training pass, and the one run of inference.
+
+    output: the number of the last value.  shapes: those of the values in training, of one sample.
+    takes_integers: whether all layers that read the input want integers as they are.
+    """
 
     training: list[Run]
     inference: Run
     output: int
     shapes: dict[int, Shape]
-
-    @property
-    def takes_integers(self) -> bool:
-        """Whether all layers that read the input want integers as they are."""
-        return all(step.layer.takes_integers for step in self.inference.steps if 0 in step.reads)
+    takes_integers: bool
 
 
 def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, wrap: Wrap | None = None) -> Plan:
@@ -108,7 +109,8 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, w
         for step in (*training, *inference):
             if len(step.reads) == 1:
                 step.does = wrap(step.path, step.layer)
-    return Plan(runs, whole[0], output, {0: in_shape, **{step.makes: step.layer.out_shape for step in training}})
+    shapes = {0: in_shape, **{step.makes: step.layer.out_shape for step in training}}
+    return Plan(runs, whole[0], output, shapes, all(step.layer.takes_integers for step in inference if 0 in step.reads))
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:

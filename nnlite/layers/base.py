@@ -110,7 +110,7 @@ class Layer:
     `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
     which a loss of logits must not be given; None where the layer gives them if it is given them. `saved_as`: the class that a
     file names for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers as they are, such
-    as the ids of an embedding, and its backward may return None; otherwise inputs are cast to the model's dtype.
+    as the ids of an embedding; its backward may return None. Otherwise inputs are cast to the model's dtype.
     `ends_with_relu`: set by `engine/rewrite.py` alone, on a twin of the layer whose outputs have gone through ReLU.
     """
 
