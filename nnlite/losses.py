@@ -123,6 +123,8 @@ class CrossEntropy(Loss):
         self.ignore_index = None if ignore_index is None else whole("ignore_index", ignore_index, None)
 
     def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
+        if z.ndim == 2 and t.ndim == 1 and self.class_weight is None and not self.label_smoothing:
+            return backend.cross_entropy_of_labels(z, t)
         if z.ndim == 2:
             return backend.cross_entropy(z, self._weighted_target(backend, z, t), self.class_weight is None and t.ndim == 1)
         targets = backend.rows(t) if t.ndim == z.ndim else backend.rows(t[..., None])[:, 0]

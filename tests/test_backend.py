@@ -193,3 +193,16 @@ def test_constant_rows_are_kept_once():
 
     assert [len(backend.constant_rows("a test's", n, make)) for n in (3, 2, 5, 4, 5)] == [3, 2, 5, 4, 5]
     assert made == [3, 5]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_cross_entropy_of_labels_has_the_bits_of_any_targets(dtype, scale):
+    rng = np.random.default_rng(0)
+    z, t = (scale * rng.standard_normal((37, 5))).astype(dtype), rng.integers(0, 5, 37)
+    z[0] = [-np.inf, 1, 2, -np.inf, 0]
+    t[0] = 1
+    cpu = get_backend("cpu")
+    expected = cpu.cross_entropy(z, cpu.one_hot(t, 5, dtype), True)
+    for ours, theirs in zip(cpu.cross_entropy_of_labels(z, t), expected, strict=True):
+        assert ours.dtype == dtype and np.array_equal(ours, theirs)

@@ -303,6 +303,10 @@ class Operations:
         losses = log_sums[:, 0] - (q * self.xp.where(q, shifted, 0)).sum(axis=1)
         return losses, y
 
+    def cross_entropy_of_labels(self, z: Array, t: Array) -> tuple[Array, Array]:
+        """The same where q is 1 at the labels t (N,), which were checked, and 0 elsewhere."""
+        return self.cross_entropy(z, self.one_hot(t, z.shape[1], z.dtype), True)
+
     def norm(self, vector: Array) -> Any:
         """sqrt(sum of squares) of a vector: finite if all values are, whatever their size; those below 1e-20 may count as 0."""
         with self.xp.errstate(over="ignore", invalid="ignore"):

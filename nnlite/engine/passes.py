@@ -12,7 +12,7 @@ from nnlite.backend import Array, Turnstile
 from nnlite.backend.memory import Pool
 from nnlite.engine.batches import Batch
 from nnlite.engine.plan import Plan, Run
-from nnlite.engine.steps import Values
+from nnlite.engine.steps import Step, Values
 from nnlite.engine.vectors import Vectors
 from nnlite.engine.workspace import Prepared, RunMemory, Workspace
 from nnlite.errors import StateError
@@ -198,7 +198,8 @@ class TrainingPass:
             else:
                 values = self._run_forward(stage, rows, space, {}, swept=True)
                 deltas = {self.plan.output: loss_of(values[self.plan.output], i, rows)}
-            self._prepare_exit(k, rows, space)
+            if run.exit is not None and run.exit.makes in self.wanted:
+                self._prepare_exit(run.exit, self.stages[k + 1], rows, space)
             targets = {v: batch[rows] for v, batch in made.items()}
             # As forward: what the user gets is a copy, in the usual order.
             _store(targets, space.backward(deltas, {} if k == 0 else targets))
@@ -213,17 +214,15 @@ class TrainingPass:
         stage.each(work, turnstile.break_open)
         if entry is not None:
             stage.delta_batch = self._combine_deltas(stage, parts)
-        self._give_back(self.deltas.pop(v, None) for v in run.receives)
-        self._give_back(self.values.pop(v, None) for v in run.makes)
+        self._give_back(self.deltas, run.receives)
+        self._give_back(self.values, run.makes)
         self.deltas |= made
 
-    def _prepare_exit(self, k: int, rows: slice, space: Workspace) -> None:
-        """Give the barrier behind run k what its backward pass reads."""
-        exit = self.stages[k].run.exit
-        if exit is not None and exit.makes in self.wanted:
-            ctx, behind = space.contexts[exit.makes], self.stages[k + 1]
-            ctx.a = load(self.values[exit.reads[0]], exit.reads[0], rows, space, self.input_dtype)
-            ctx.batch, ctx.delta_batch, ctx.prepared = behind.batch, behind.delta_batch, behind.prepared.get(exit.makes)
+    def _prepare_exit(self, exit: Step, behind: Stage, rows: slice, space: Workspace) -> None:
+        """Give the barrier before the run behind what its backward pass reads."""
+        ctx, v = space.contexts[exit.makes], exit.reads[0]
+        ctx.a = load(self.values[v], v, rows, space, self.input_dtype)
+        ctx.batch, ctx.delta_batch, ctx.prepared = behind.batch, behind.delta_batch, behind.prepared.get(exit.makes)
 
     def _combine_deltas(self, stage: Stage, parts: list[Any]) -> Any:
         entry = stage.run.entry
@@ -243,11 +242,12 @@ class TrainingPass:
 
     def _end(self) -> None:
         self.vectors.clear_frozen()
-        self._give_back(self.values.values())
-        self._give_back(self.deltas.values())
+        self._give_back(self.values, tuple(self.values))
+        self._give_back(self.deltas, tuple(self.deltas))
 
-    def _give_back(self, values: Iterable[Any]) -> None:
-        for value in values:
+    def _give_back(self, values: Values, numbers: Iterable[int]) -> None:
+        for v in numbers:
+            value = values.pop(v, None)
             if type(value) is Batch:
                 self.pool.give(value.flat)
 

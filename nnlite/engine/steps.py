@@ -29,13 +29,11 @@ class Step:
 
     def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
         """Make the value; in `target`, where one is given and the layer writes to `ctx.out`."""
-        a = values[self.reads[0]]
+        a = values.pop(self.reads[0]) if self.ends else values[self.reads[0]]
         if target is None:
             target = (None, self.layer.out_shape) if self.over is None else a
         ctx.aim(target, a if self.layer.elementwise else None)
         values[self.makes] = self.does.forward(a, ctx)
-        for v in self.ends:
-            del values[v]
 
     def backward(self, deltas: Values, ctx: Context, targets: Values) -> None:
         """From the delta of the value made to that of the value read; the same with a target of its number."""

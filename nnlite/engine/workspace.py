@@ -6,7 +6,7 @@ from typing import Any
 from nnlite.backend import Array
 from nnlite.backend.memory import Buffers, Memory
 from nnlite.engine.plan import Run
-from nnlite.engine.steps import Values
+from nnlite.engine.steps import Step, Values
 from nnlite.engine.vectors import Vectors, is_trained, shift
 from nnlite.layers.base import Context, Layer, Shard, Slot
 
@@ -20,17 +20,17 @@ class Workspace:
     """What one shard in flight holds: a context for each step, by the number of the value made, and the memory they reuse."""
 
     def __init__(self, vectors: Vectors, run: Run, layer_ids: Mapping[str, int], seed: int) -> None:
-        self.shard = Shard(seed)
+        self.run, self.shard = run, Shard(seed)
         self.input = Buffers(vectors.backend)
         self.steps = list({step.makes: step for step in (*run.steps, *run.backward.steps)}.values())
         self.contexts = {
             step.makes: Context(vectors.backend, layer_ids.get(step.path, 0), self.shard, vectors.dtype) for step in self.steps
         }
         self.forward_steps = [(step, self.contexts[step.makes]) for step in run.steps]
-        self.backward_steps = [(step, self.contexts[step.makes]) for step in reversed(run.backward.steps)]
         self.preparing = [(step.makes, self.contexts[step.makes]) for step in run.steps if prepares(step.layer)]
         self.gradient: GradientVector | None = None
-        self.wanted = frozenset[int]()
+        self.wanted: frozenset[int] | None = None
+        self.backward_steps: list[tuple[Step, Context]] = []
 
     def begin(self, rows: slice, pass_id: int, prepared: Prepared, training: bool, swept: bool) -> None:
         """Take up the rows of a pass."""
@@ -43,20 +43,21 @@ class Workspace:
     def forward(self, values: Values, targets: Values) -> Values:
         """Through all steps; where there is a target for a value, it may be written there."""
         for step, ctx in self.forward_steps:
-            step.forward(values, ctx, targets.get(step.makes))
+            step.forward(values, ctx, targets.get(step.makes) if targets else None)
         return values
 
     def backward(self, deltas: Values, targets: Values) -> Values:
-        """Back through the steps that make a value whose delta is wanted."""
+        """Back through the steps whose deltas are wanted."""
         for step, ctx in self.backward_steps:
-            if step.makes in self.wanted:
-                step.backward(deltas, ctx, targets)
+            step.backward(deltas, ctx, targets)
         return deltas
 
     def allow(self, wanted: frozenset[int]) -> None:
-        """Tell the layers whose gradients and deltas somebody wants."""
+        """Choose the values whose deltas somebody wants, and tell the layers."""
         if self.wanted is not wanted:
             self.wanted = wanted
+            back = reversed(self.run.backward.steps)
+            self.backward_steps = [(step, self.contexts[step.makes]) for step in back if step.makes in wanted]
             for step in self.steps:
                 ctx = self.contexts[step.makes]
                 ctx.trained, ctx.needs_delta = is_trained(step.layer), not wanted.isdisjoint(step.reads)
