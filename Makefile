@@ -60,26 +60,26 @@ accuracy: $(VENV)/.bench
 	$(BIN)/python benchmarks/cifar10_accuracy.py --recipe fast90 --json benchmarks/results/fast90.json
 
 kernels: $(VENV)/.test
-	$(BIN)/python tests/cuda/mutants.py --out benchmarks/results/kernel_mutants.md
+	$(BIN)/python checks/kernel_mutants.py --out benchmarks/results/kernel_mutants.md
 
 differential: $(VENV)/.bench
-	$(BIN)/python tests/differential.py --out benchmarks/results/differential.md
+	$(BIN)/python checks/differential.py --out benchmarks/results/differential.md
 
 mutants: $(VENV)/.mutants
-	$(BIN)/python tests/mutants.py --out benchmarks/results/mutants.md
+	$(BIN)/python checks/mutants.py --out benchmarks/results/mutants.md
 
 # In the machine's own Python: CuPy for its CUDA and nnlite's dependencies; the rest where it is there, see benchmarks/gpu.py.
 gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
 kills: $(VENV)/.test
-	$(BIN)/python tests/kills.py --out benchmarks/results/kills.md
+	$(BIN)/python checks/kills.py --out benchmarks/results/kills.md
 
 fuzz: $(VENV)/.test
-	$(BIN)/python tests/fuzz.py --out benchmarks/results/fuzz.md
+	$(BIN)/python checks/fuzz.py --out benchmarks/results/fuzz.md
 
 soak: $(VENV)/.test
-	$(BIN)/python tests/soak.py --out benchmarks/results/soak.md
+	$(BIN)/python checks/soak.py --out benchmarks/results/soak.md
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -111,7 +111,7 @@ def masks(rounds: int) -> list[str]:
     net = nn.zoo.tutorial_cnn()
     works: list[tuple[Callable[[], object], int]] = [
         (lambda: backend.dropout_mask(0, (0, 1), 0, a.shape, 0.5, a.dtype), 1),
-        (lambda: backend.multiply(a, W), 1),
+        (lambda: backend.matmul(a, W), 1),
         (lambda: next(iter(augmented.batches(128, epoch=1))), 1),
         (lambda: net.loss_and_grad(images.images, images.labels, nn.CrossEntropy()), 1),
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any, NamedTuple
 
-import peers_tasks as net
+from peers_parts import tasks as net
 
 Record = Callable[..., None]  # record(name, **values): adds to the row of that name
 

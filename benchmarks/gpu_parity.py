@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import peers_tasks as net
 from gpu_common import Record, attempt, tasks
-from peers_nnlite import translate
+from peers_parts import tasks as net
+from peers_parts.nnlite import translate
 
 import nnlite as nn
 

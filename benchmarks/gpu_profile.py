@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any
 
-import peers_tasks as net
 from gpu_common import Record, attempt, synchronize, tasks, watched, watched_launches
 from gpu_speed import Run, System, installed
+from peers_parts import tasks as net
 
 LONGEST = 25
 STEPS = 3

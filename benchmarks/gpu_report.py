@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_runner import Outcome
-from peers_report import table
+from peers_parts.report import table
 
 Rows = dict[str, dict[str, Any]]
 Sections = dict[str, dict[str, Any]]

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import peers_tasks as net
 from gpu_common import Record, attempt, clocks_while, elapsed, synchronize, tasks, watched_launches
+from peers_parts import tasks as net
 
 STEPS, ROUNDS = 20, 7
 WARM_UP = 12  # steps: cudnn.benchmark has tried all algorithms, the pools have their size
@@ -137,7 +137,7 @@ class Nnlite:
 
     def __init__(self, task: net.Task, batches: list[tuple[Any, Any]], system: System) -> None:
         import cupy
-        from peers_nnlite import translate
+        from peers_parts.nnlite import translate
 
         import nnlite as nn
 
@@ -174,7 +174,7 @@ class Torch:
 
     def __init__(self, task: net.Task, batches: list[tuple[Any, Any]], system: System) -> None:
         import torch
-        from peers_torch import to_channels_last, translate
+        from peers_parts.torch import to_channels_last, translate
 
         torch.backends.cudnn.benchmark = True
         self.tf32 = system.precision != "float32"

@@ -9,11 +9,11 @@ other; the table shows medians over the rounds, and the least and the greatest r
 Needs Linux and the `bench` extra; a system that is not installed is left out by name. Nothing else should run meanwhile:
 what other processes used is in the notes, and threads that wait for each other, as PyTorch's, suffer most from it.
 
-peers_tasks.py       the networks and tasks, and what they cost
-peers_<system>.py    how a system builds and runs a task
-peers_worker.py      the process of one system
-peers_processes.py   the same from outside; memory, imports, size on disk
-peers_report.py      ratios and the Markdown table; by itself, README's table
+peers_parts/tasks.py      the networks and tasks, and what they cost
+peers_parts/<system>.py   how a system builds and runs a task
+peers_parts/worker.py     the process of one system
+peers_parts/processes.py  the same from outside; memory, imports, size on disk
+peers_parts/report.py     ratios and the Markdown table; by itself, README's table
 """
 
 import argparse
@@ -29,11 +29,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import peers_processes as processes
-import peers_worker as worker
-from peers_processes import Process, WorkerError
-from peers_report import add_ratios, machine_line, markdown, version_list
-from peers_tasks import SGEMM_TASK, TASKS, Task
+from peers_parts import processes, worker
+from peers_parts.processes import Process, WorkerError
+from peers_parts.report import add_ratios, machine_line, markdown, version_list
+from peers_parts.tasks import SGEMM_TASK, TASKS, Task
 
 SYSTEMS = ("nnlite", "torch", "torch.compile", "keras", "jax", "sklearn", "onnxruntime")
 COSTS = ("memory", "import", "size")

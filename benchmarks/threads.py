@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from peers import setting
-from peers_nnlite import build
-from peers_tasks import TASKS, make_batches
+from peers_parts.nnlite import build
+from peers_parts.tasks import TASKS, make_batches
 
 KEYS = ("cnn@32", "cnn@128", "vgg@64", "resnet20@128")
 

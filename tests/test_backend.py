@@ -206,3 +206,12 @@ def test_cross_entropy_of_labels_has_the_bits_of_any_targets(dtype, scale):
     expected = cpu.cross_entropy(z, cpu.one_hot(t, 5, dtype), True)
     for ours, theirs in zip(cpu.cross_entropy_of_labels(z, t), expected, strict=True):
         assert ours.dtype == dtype and np.array_equal(ours, theirs)
+
+
+def test_a_row_view_is_no_copy():
+    cpu = get_backend("cpu")
+    a = cpu.empty_batch((2, 3, 4, 5), "float32")
+    cpu.row_view(a)[...] = 1
+    assert (a == 1).all()
+    with pytest.raises(ValueError, match="are a copy"):
+        cpu.row_view(np.zeros((2, 3, 4, 5)))

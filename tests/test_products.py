@@ -46,7 +46,7 @@ def test_products_of_matrices_and_stacks(shape, stack, a_transposed, b_transpose
     a, b = draw(*stack, m, k), draw(*stack, k, n)
     a, b = (transpose(x) if transposed else x for x, transposed in ((a, a_transposed), (b, b_transposed)))
     out = np.empty((*stack, m, 2 * n))[..., ::2] if to_out else None
-    result = products.multiply(a, b, out)
+    result = products.matmul(a, b, out)
     assert out is None or result is out
     np.testing.assert_allclose(result, a @ b, rtol=1e-10, atol=1e-10)
 
@@ -54,7 +54,7 @@ def test_products_of_matrices_and_stacks(shape, stack, a_transposed, b_transpose
 @given(st.integers(1, 3000), st.integers(1, 30), st.integers(1, 30), st.sampled_from([(), (2,)]))
 def test_sums_over_many_rows(rows, m, n, stack):
     a, b = draw(*stack, rows, m), draw(*stack, rows, n)
-    np.testing.assert_allclose(products.multiply_rows(a, b, None, scratch), a.swapaxes(-2, -1) @ b, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(products.matmul_rows(a, b, None, scratch), a.swapaxes(-2, -1) @ b, rtol=1e-10, atol=1e-9)
 
 
 def test_pieces(monkeypatch):
@@ -71,14 +71,14 @@ def test_stacks_are_cut_into_columns_too(monkeypatch):
     use_measured_sizes(monkeypatch)
     monkeypatch.setattr(single_threaded_blas, "_small_kernels", True)
     a, b = draw(2, 64, 512), draw(2, 512, 512)  # pieces of (32, 32)
-    np.testing.assert_allclose(products.multiply(a, b), a @ b, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(products.matmul(a, b), a @ b, rtol=1e-10, atol=1e-10)
 
 
 def test_deep_sums_stay_whole(monkeypatch):
     """The kernels for small matrices would lose digits."""
     use_measured_sizes(monkeypatch)
     a, b = draw(64, products.DEEPEST + 1).astype("float32"), draw(products.DEEPEST + 1, 64).astype("float32")
-    assert np.array_equal(products.multiply(a, b), a @ b)
+    assert np.array_equal(products.matmul(a, b), a @ b)
 
 
 def test_pieces_of_products_with_a_transpose(monkeypatch):
@@ -98,14 +98,14 @@ def test_deep_products_with_a_transpose_lose_no_digits(monkeypatch, depth):
     assert (products.flat_piece(32, depth, 512) is None) == (depth > 4096)
     a, W = draw(32, depth).astype("float32"), draw(512, depth).astype("float32")
     exact = a.astype("float64") @ W.T.astype("float64")
-    error, usual = (np.abs(z - exact).max() for z in (products.multiply(a, W.T), a @ W.T))
+    error, usual = (np.abs(z - exact).max() for z in (products.matmul(a, W.T), a @ W.T))
     assert error <= 1.25 * usual
 
 
 def test_only_large_products_are_cut(monkeypatch):
     monkeypatch.setattr(single_threaded_blas, "_small_kernels", True)
     for shape, asked in (((20, 10, 20), 0), ((40, 10, 10), 0), ((40, 10, 11), 1), ((2001, 1, 2), 2), ((2, 1, 2000), 2)):
-        products.multiply(draw(*shape[:2]), draw(*shape[1:]))
+        products.matmul(draw(*shape[:2]), draw(*shape[1:]))
         assert products.piece.cache_info().misses == asked
 
 
@@ -115,12 +115,12 @@ def test_products_with_a_vector_say_nothing_of_invalid_numbers(shape):
     m, k, n = shape
     a, b = np.full((m, k), np.inf, np.float32), draw(k, n).astype(np.float32)
     b[0], b[1] = 1, -1
-    assert np.isnan(products.multiply(a, b)).all()
-    assert np.isnan(products.multiply_rows(np.ascontiguousarray(a.T), b, None, scratch)).all()
+    assert np.isnan(products.matmul(a, b)).all()
+    assert np.isnan(products.matmul_rows(np.ascontiguousarray(a.T), b, None, scratch)).all()
 
 
 def test_only_wide_products_with_a_transpose_are_cut(monkeypatch):
     monkeypatch.setattr(single_threaded_blas, "_small_kernels", True)
     for shape, asked in (((30, 3, 40), 0), ((30, 3, 41), 1), ((20, 10, 20), 1), ((20, 11, 20), 2)):
-        products.multiply(draw(*shape[:2]), transpose(draw(*shape[1:])))
+        products.matmul(draw(*shape[:2]), transpose(draw(*shape[1:])))
         assert products.flat_piece.cache_info().misses == asked

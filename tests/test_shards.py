@@ -114,7 +114,7 @@ def test_large_products_are_cut_into_fixed_blocks():
 def test_products_are_whole_within_one_of_several_shards(threads, monkeypatch):
     nn.set_num_threads(threads)
     backend, sizes = get_backend("cpu"), []
-    monkeypatch.setattr(numpy_backend, "multiply", lambda a, b, out: sizes.append(b.shape[1]))
+    monkeypatch.setattr(numpy_backend, "matmul", lambda a, b, out: sizes.append(b.shape[1]))
     a, b = np.ones((80, 600)), np.ones((600, 410))
     backend.map_shards(lambda i: backend.product(a, b, None), 3)
     assert sizes == [410] * 3

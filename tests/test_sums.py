@@ -69,15 +69,15 @@ def test_sums_over_pixels(height, width, channels, data):
 def test_products_over_many_rows(rows, m, n, data):
     a, b = (data.draw(positive(rows, columns, kinds=("equal", "random"))) for columns in (m, n))
     expected = exact(a).T @ exact(b)
-    assert_close(backend.multiply_rows(a, b), expected)
+    assert_close(backend.matmul_rows(a, b), expected)
     assert_close(backend.product_of_rows(a, b, np.empty((m, n), "float32")), expected)
-    assert_close(backend.multiply_rows(np.stack([a, a]), np.stack([b, b])), np.stack([expected] * 2))
+    assert_close(backend.matmul_rows(np.stack([a, a]), np.stack([b, b])), np.stack([expected] * 2))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(20_000, 150), (10_007, 128)])
 def test_products_of_wide_matrices(rows, columns):
     a, b = (np.random.default_rng(i).uniform(0.5, 1, (rows, columns)).astype("float32") for i in range(2))
-    assert_close(backend.multiply_rows(a, b), exact(a).T @ exact(b))
+    assert_close(backend.matmul_rows(a, b), exact(a).T @ exact(b))
 
 
 @given(many, st.data())

@@ -61,9 +61,9 @@ class ConvPlan:
         """z, (N, OH, OW, F), or its pooled maxima."""
         memory.forget("delta")
         z = self._out((len(a), *self.out_shape), a.dtype, out)
-        pixels = self.backend.rows(z)
+        pixels = self.backend.row_view(z)
         taps = pixels if self.taps == 1 else self.backend.scratch("taps", (self.taps, *pixels.shape), a.dtype)
-        self.backend.multiply(self._patches(a, memory), filters[0], self._grouped(taps))
+        self.backend.matmul(self._patches(a, memory), filters[0], self._grouped(taps))
         if self.taps > 1:
             max_of_taps(self.backend.xp, taps, memory, pixels)
         return self.backend.relu(z, z) if relu else z
@@ -73,7 +73,7 @@ class ConvPlan:
         patches = memory.kept("patches")
         if patches is None:
             patches = self._patches(a, memory)
-        gradient = self.backend.multiply_rows(patches[..., : self.patch], self._grouped(self._before_pool(delta, memory)))
+        gradient = self.backend.matmul_rows(patches[..., : self.patch], self._grouped(self._before_pool(delta, memory)))
         dW.reshape(self.groups, -1, self.patch)[...] = gradient.transpose(0, 2, 1)
         if db is not None:
             db[...] = self.backend.column_sums(self.backend.rows(delta))  # pooling only spreads it
@@ -83,7 +83,7 @@ class ConvPlan:
         window, n, (th, tw), (_, W) = self.window, len(delta), self.pool, filters
         delta = self._grouped(self._before_pool(delta, memory))
         columns = self.backend.scratch("columns", (len(W), self.groups, n * self.positions, self.channels), delta.dtype)
-        self.backend.multiply(delta[None], W, columns)
+        self.backend.matmul(delta[None], W, columns)
         # (kh kw, groups, th, tw, PH, PW, N, C / groups) -> (kh kw, PH, th, PW, tw, N, groups, C / groups)
         size = (-1, self.groups, th, tw, *self.out_shape[:2], n, self.channels)
         spread = columns.reshape(size).transpose(0, 4, 2, 5, 3, 6, 1, 7)
@@ -172,21 +172,21 @@ class PointwisePlan(ConvPlan):
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         W, b = filters
         z = self._out((len(a), *self.out_shape), a.dtype, out)
-        pixels = self.backend.rows(z)
-        self.backend.multiply(self.backend.rows(a), W.T, pixels)
+        pixels = self.backend.row_view(z)
+        self.backend.matmul(self.backend.rows(a), W.T, pixels)
         if b is not None:
             pixels += b
         return self.backend.relu(z, z) if relu else z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         delta = self.backend.rows(delta)
-        dW.reshape(self.filters, -1)[...] = self.backend.multiply_rows(delta, self.backend.rows(a))
+        dW.reshape(self.filters, -1)[...] = self.backend.matmul_rows(delta, self.backend.rows(a))
         if db is not None:
             db[...] = self.backend.column_sums(delta)
 
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
-        self.backend.multiply(self.backend.rows(delta), filters[0], self.backend.rows(da))
+        self.backend.matmul(self.backend.rows(delta), filters[0], self.backend.row_view(da))
         return da
 
 

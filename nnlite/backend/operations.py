@@ -134,6 +134,15 @@ class Operations:
         rows: Array = (by_pixel(a) if a.ndim == 4 else a).reshape(-1, a.shape[-1])
         return rows
 
+    def row_view(self, a: Array) -> Array:
+        """`rows(a)` to be written to. Raises ValueError where that is a copy, as of what `lay_out` has not made."""
+        rows = self.rows(a)
+        if not self.xp.may_share_memory(rows, a):
+            raise ValueError(
+                f"rows of an array of shape {a.shape} and strides {a.strides} are a copy: nothing may be written to it"
+            )
+        return rows
+
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
         """`make()`: views of scratch arrays. A backend may keep them for this key as long as the arrays are the same."""
         return make()
@@ -184,22 +193,22 @@ class Operations:
         """a += weight (b - a)"""
         a += weight * (b - a)
 
-    def multiply(self, a: Array, b: Array, out: Array | None = None) -> Array:
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """The product a b of matrices, or of stacks of them, on this thread."""
         result: Array = self.xp.matmul(a, b, out=out)
         return result
 
-    def multiply_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
+    def matmul_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """a' b for a (rows, m) and b (rows, n), with many rows, or stacks of them."""
         result: Array = self.xp.matmul(a.swapaxes(-2, -1), b, out=out)
         return result
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
-        return self.multiply(a, b, out)
+        return self.matmul(a, b, out)
 
     def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
-        """Likewise a' b, as `multiply_rows` has it."""
+        """Likewise a' b, as `matmul_rows` has it."""
         return self.product(a.T, b, out)
 
     def column_sums(self, a: Array) -> Array:

@@ -22,8 +22,8 @@ import gpu_profile  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_speed  # noqa: E402
 import gpu_tests  # noqa: E402
-import peers_tasks as net  # noqa: E402
 from gpu_speed import System  # noqa: E402
+from peers_parts import tasks as net  # noqa: E402
 from recipes import Recipe, adam  # noqa: E402
 
 import nnlite as nn  # noqa: E402

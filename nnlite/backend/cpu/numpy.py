@@ -11,7 +11,7 @@ import numpy as np
 from nnlite.backend.arrays import host_array
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
-from nnlite.backend.cpu.products import SUMMED, largest_divisor, multiply, multiply_rows
+from nnlite.backend.cpu.products import SUMMED, largest_divisor, matmul, matmul_rows
 from nnlite.backend.cpu.threads import is_one_of_many, map_shards
 from nnlite.backend.cpu.winograd import WinogradPlan, conv_algorithm
 from nnlite.backend.memory import Buffers
@@ -147,25 +147,25 @@ class NumpyBackend(Backend):
             return super().conv_plan(window, filters, groups, bias, pool)
         return WinogradPlan(self, window, filters, bias, m, pool)
 
-    def multiply(self, a: Array, b: Array, out: Array | None = None) -> Array:
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """As the base class, in pieces of the size that is fastest."""
-        return multiply(a, b, out)
+        return matmul(a, b, out)
 
-    def multiply_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
+    def matmul_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """Likewise."""
-        return multiply_rows(a, b, out, self.scratch)
+        return matmul_rows(a, b, out, self.scratch)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut where it is worth waking a thread, but not within one of several shards: they are on all threads already."""
         if len(a) * b.size < _WORTH_THREADS:
-            return multiply(a, b, out)
-        return self._by_columns(multiply, len(a), a, b, out)
+            return matmul(a, b, out)
+        return self._by_columns(matmul, len(a), a, b, out)
 
     def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
         """Likewise."""
         if len(a) <= SUMMED and a.shape[1] * b.size < _WORTH_THREADS:
-            return multiply(a.T, b, out)
-        return self._by_columns(self.multiply_rows, a.shape[1], a, b, out)
+            return matmul(a.T, b, out)
+        return self._by_columns(self.matmul_rows, a.shape[1], a, b, out)
 
     def _by_columns(self, product: Callable[..., Array], rows: int, a: Array, b: Array, out: Array | None) -> Array:
         columns = b.shape[1]

@@ -36,7 +36,7 @@ FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call
 quiet_matmul = np.errstate(invalid="ignore")(np.matmul)
 
 
-def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """a b, for matrices (m, k) and (k, n) or stacks of them."""
     (m, k), n = a.shape[-2:], b.shape[-1]
     if m == 1 or n == 1:
@@ -57,16 +57,16 @@ def multiply(a: Array, b: Array, out: Array | None = None) -> Array:
     return out
 
 
-def multiply_rows(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Array:
+def matmul_rows(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Array:
     """a' b for a (rows, m) and b (rows, n), or stacks of them: a sum over many rows, piece by piece, in halves."""
     (rows, m), n = a.shape[-2:], b.shape[-1]
     if rows <= SUMMED or (m * n > FEW and rows <= UNCUT):
-        return multiply(a.swapaxes(-2, -1), b, out)
+        return matmul(a.swapaxes(-2, -1), b, out)
     if m * n <= FEW and a.size * n <= MOST * SUMMED:
         return _add_pieces(a, b, out, scratch)
     half = rows // 2 // SUMMED * SUMMED
     halves = slice(half), slice(half, None)
-    first, second = (multiply_rows(a[..., part, :], b[..., part, :], None, scratch) for part in halves)
+    first, second = (matmul_rows(a[..., part, :], b[..., part, :], None, scratch) for part in halves)
     total: Array = np.add(first, second, out=out)
     return total
 
@@ -82,7 +82,7 @@ def _add_pieces(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Arra
     (np.matmul if m > 1 < n else quiet_matmul)(left.swapaxes(-2, -1), right, out=parts)
     total = add_up(parts.swapaxes(0, -3), out)
     if cut < rows:
-        total += multiply(a[..., cut:, :].swapaxes(-2, -1), b[..., cut:, :])
+        total += matmul(a[..., cut:, :].swapaxes(-2, -1), b[..., cut:, :])
     return total
 
 

@@ -100,7 +100,7 @@ class WinogradPlan(ConvPlan):
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         n, (U, _, b), v = len(a), filters, self._views(len(a), a.dtype)
         memory.forget("D")
-        self.backend.multiply(self._input_points(a, memory), U, v.products)
+        self.backend.matmul(self._input_points(a, memory), U, v.products)
         if b is not None:
             v.constant += b
         v.rows_out()
@@ -117,7 +117,7 @@ class WinogradPlan(ConvPlan):
         v, V, D = self._views(len(a), delta.dtype), memory.kept("V"), memory.kept("D")
         V = self._input_points(a, memory) if V is None else V
         D = self._delta_points(delta, memory) if D is None else D
-        self.backend.multiply_rows(D, V, v.dU)
+        self.backend.matmul_rows(D, V, v.dU)
         v.filter_gradient()
         dW[...] = v.dw
         if db is not None:
@@ -127,7 +127,7 @@ class WinogradPlan(ConvPlan):
         """da = B' dv B."""
         (_, U, _), v, D = filters, self._views(len(delta), delta.dtype), memory.kept("D")
         D = self._delta_points(delta, memory) if D is None else D
-        self.backend.multiply(D, U, v.V)
+        self.backend.matmul(D, U, v.V)
         v.add_rows()
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         v.add_columns(self._pixels(da))

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peers_tasks import Task
-from peers_worker import environment
+from peers_parts.tasks import Task
+from peers_parts.worker import environment
 
-SCRIPT = Path(__file__).with_name("peers.py")
+SCRIPT = Path(__file__).parent.with_name("peers.py")
 MODULES = {"torch.compile": "torch", "keras": "tensorflow", "sgemm": "numpy", "sgemm-1": "numpy"}  # the others: their names
 IMPORTS = {"keras": "keras", "sklearn": "sklearn.neural_network"}  # the others: as above
 DISTRIBUTIONS = {

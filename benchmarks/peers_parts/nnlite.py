@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import peers_tasks as net
-from peers_tasks import Built, Layer, Task
-
 import nnlite as nn
+from peers_parts import tasks as net
+from peers_parts.tasks import Built, Layer, Task
 
 
 def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str) -> Built:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import peers_tasks as net
 from onnx import helper, numpy_helper
-from peers_tasks import Built, Shape, Task
+
+from peers_parts import tasks as net
+from peers_parts.tasks import Built, Shape, Task
 
 
 def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str) -> Built:

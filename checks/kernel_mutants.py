@@ -1,6 +1,6 @@
 """`make kernels`: plants bugs in the kernels, one at a time, and shows that `test_kernels.py` catches each.
 
-usage: python tests/cuda/mutants.py [--out FILE]
+usage: python checks/kernel_mutants.py [--out FILE]
 """
 
 import argparse
@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-VARIABLE = "NNLITE_TEST_KERNELS"  # where the planted kernels lie; read below, as a plugin of pytest
+TESTS = HERE.parent / "tests" / "cuda"
+VARIABLE = "NNLITE_TEST_KERNELS"  # where the planted kernels are; read below, as a plugin of pytest
 
 # (what, file, old text, new text, which of its places, from 0)
 # ruff: noqa: E501
@@ -132,9 +133,20 @@ def survives(what, file, old, new, place):
         folder = shutil.copytree(FOLDER, Path(temporary) / "cuda")
         if old:
             plant(folder, file, old, new, place)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "mutants", "-p", "no:cacheprovider", "test_kernels.py"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "kernel_mutants",
+            "-p",
+            "no:cacheprovider",
+            "test_kernels.py",
+        ]
         environment = os.environ | {VARIABLE: str(folder), "PYTHONPATH": str(HERE)}
-        return subprocess.run(command, cwd=HERE, env=environment, capture_output=True).returncode == 0
+        return subprocess.run(command, cwd=TESTS, env=environment, capture_output=True).returncode == 0
 
 
 def main():

@@ -1,6 +1,6 @@
 """`make mutants`: changes the code in small ways, one at a time, and shows that the tests of its file notice.
 
-usage: python tests/mutants.py [--mutants 300] [--seed 0] [--processes 2] [--out FILE]
+usage: python checks/mutants.py [--mutants 300] [--seed 0] [--processes 2] [--out FILE]
 
 A seeded sample over layers, losses, optimisers and the convolutions and pooling of the CPU, made by cosmic-ray; and bugs that
 others really shipped, planted by hand. Survivors are listed; those known to change nothing stand in EQUIVALENT, with reasons.
@@ -18,25 +18,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-PACKAGE = HERE.parent / "nnlite"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE, FOLDER = ROOT / "nnlite", ROOT / "tests"
 LIMIT = 300  # seconds for the tests of a mutant; one that hangs is noticed, too
 
 LAYERS = "test_layers.py test_defaults.py test_reference.py test_gradcheck.py test_model.py test_model_users.py test_shards.py"
 CONVOLUTIONS = "test_conv_algorithms.py test_reference.py test_layers.py test_model.py"
+OPTIMISERS = "test_optim.py test_defaults.py test_state.py cuda/test_device.py"
 TESTS = {
     **{f"layers/{path.name}": LAYERS for path in sorted((PACKAGE / "layers").glob("[a-z]*.py"))},
     "layers/base.py": f"{LAYERS} test_serialize.py",
     "arguments.py": "test_arguments.py test_trainer_parts.py",
     "init.py": "test_init.py test_arguments.py",
     "losses.py": "test_losses.py test_trust.py test_defaults.py cuda/test_device.py",
-    "optim.py": "test_optim.py test_defaults.py cuda/test_device.py",
-    "groups.py": "test_optim.py test_state.py",
+    **{f"optim/{path.name}": OPTIMISERS for path in sorted((PACKAGE / "optim").glob("[a-z]*.py"))},
     "backend/conv.py": CONVOLUTIONS,
-    "backend/winograd.py": CONVOLUTIONS,
-    "backend/tiles.py": f"test_tiles.py {CONVOLUTIONS}",
+    "backend/cpu/winograd.py": CONVOLUTIONS,
+    "backend/cpu/tiles.py": f"test_tiles.py {CONVOLUTIONS}",
     "backend/window.py": CONVOLUTIONS,
-    "backend/products.py": f"test_products.py {CONVOLUTIONS}",
+    "backend/cpu/products.py": f"test_products.py {CONVOLUTIONS}",
     "backend/pool.py": f"{CONVOLUTIONS} test_backend.py",
 }
 
@@ -54,25 +54,25 @@ STRICT = "both are as long as the other"
 # Lines of a file that choose between ways to the same result, by how they begin: numbers that were measured, and where they are used.
 MEASURED = "a measured choice: it changes no result"
 CHOICES = {
-    "backend/products.py": (
+    "backend/cpu/products.py": (
         *("LARGEST", "DEEPEST", "WORTH", "THINNEST", "ALIGNED", "FEW", "FLATTEST", "FLAT_DEEPEST", "FLAT_WORTH"),
         *("size =", "if size *", "(np.matmul if", "if rows > SUMMED", "if a.strides", "if columns"),
         *("return piece(", "most =", "fits ="),
     ),
     "backend/conv.py": ("JOINED",),
     "backend/pool.py": ("FEW", "self.overlaps", "self.takes_apart", "a = self._laid_out", "if a.strides", "self.number ="),
-    "backend/winograd.py": ("PAD",),
-    "backend/tiles.py": ("return partial(",),
+    "backend/cpu/winograd.py": ("PAD",),
+    "backend/cpu/tiles.py": ("return partial(",),
     "layers/norm.py": ("FAR", "by = ctx.batch", "return self.norm.running_normalization("),
-    "optim.py": ("_WORTH_THREADS", "_EVEN", "count +="),
+    "optim/optimizer.py": ("_WORTH_THREADS", "_EVEN", "count +="),
 }
 # (file, the changed line): why no test could tell. Filled in from runs of this file.
 EQUIVALENT = {
-    ("backend/winograd.py", "if self.taps > 0:"): "of one tap there is nothing to compare",
-    ("backend/winograd.py", "if self.taps > 2:"): "a pooling that no tile cuts has 1, 4, 9 or 16 taps",
+    ("backend/cpu/winograd.py", "if self.taps > 0:"): "of one tap there is nothing to compare",
+    ("backend/cpu/winograd.py", "if self.taps > 2:"): "a pooling that no tile cuts has 1, 4, 9 or 16 taps",
     ("backend/pool.py", "larger = memory.persist(name, (len(taps) + 1, *out.shape), bool) if memory.training else None"): "room that nobody uses",
     ("backend/pool.py", "larger = memory.persist(name, (len(taps) - 0, *out.shape), bool) if memory.training else None"): "room that nobody uses",
-    ("backend/winograd.py", "return [m for m in TILES if pool[0] == pool[1] and m % pool[ 1] == 0]"): "the two are the same here",
+    ("backend/cpu/winograd.py", "return [m for m in TILES if pool[0] == pool[1] and m % pool[ 1] == 0]"): "the two are the same here",
     ("layers/activation.py", "_FAR = 29.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow"):
         "Phi is 0 or 1 to the last bit there, too",
     ("losses.py", "return _mean(losses, xp.where(z > 0, 1, e) / (1 + e) - t)"): "at 0, e is 1",
@@ -80,19 +80,17 @@ EQUIVALENT = {
         "the way for windows that overlap gives the same",
     ("backend/conv.py", "value = s[3] if image.shape[3] >= 1 else image.itemsize  # an axis of one value may have any stride"):
         "patches are then copied value by value",
-    ("backend/tiles.py", "first, last = -(shift // self.m) if shift <= 0 else 0, min(self.count, (self.size - 1 - shift) // self.m + 1)"):
+    ("backend/cpu/tiles.py", "first, last = -(shift // self.m) if shift <= 0 else 0, min(self.count, (self.size - 1 - shift) // self.m + 1)"):
         "at 0 both are 0",
     ("losses.py", "return t.astype(dtype, copy=True)"): "a copy that nobody needs",
-    ("optim.py", "looks_at_halted = False"): "then the step looks, and makes a device wait",
-    ("optim.py", "v = state[ -1] if state else None"): "there is one",
-    ("optim.py", "self.update(matrices[0], matrices[1], matrices[ 1], matrices[2], rate=rate)"): "Muon uses no room",
+    ("optim/sgd.py", "v = state[ -1] if state else None"): "there is one",
 }  # fmt: skip
 
 # Bugs that others shipped: (what, file, old text, new text).
 SHIPPED = [
     ("tanh' returns tanh", "layers/activation.py", "delta, 1 - ctx.y * ctx.y,", "delta, ctx.y,"),
-    ("ReLU writes into its argument", "backend/numpy.py", "zeros, out=pieces[1]", "zeros, out=pieces[0]"),
-    ("biased running variance", "backend/base.py", "var * m / max(m - 1, 1)", "var"),
+    ("ReLU writes into its argument", "backend/cpu/numpy.py", "zeros, out=pieces[1]", "zeros, out=pieces[0]"),
+    ("biased running variance", "backend/operations.py", "var * m / max(m - 1, 1)", "var"),
     ("of equal pixels the last wins in max-pool", "backend/pool.py", "xp.greater_equal(candidate, current,", "xp.greater(candidate, current,"),
     ("padding wins in max-pool", "backend/pool.py", "y[...] = -math.inf", "y[...] = 0"),
     ("NaN takes no delta in max-pool", "backend/pool.py", "if is_nan.any():", "if False:"),
@@ -178,7 +176,7 @@ def survives(mutant):
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()]
         environment = os.environ | {"PYTHONPATH": folder, "NNLITE_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            return subprocess.run(command, cwd=HERE, env=environment, capture_output=True, timeout=LIMIT).returncode == 0
+            return subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, timeout=LIMIT).returncode == 0
         except subprocess.TimeoutExpired:
             return False
 

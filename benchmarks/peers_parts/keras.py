@@ -8,10 +8,11 @@ convolution puts its surplus at the bottom and right, where the other systems pa
 from typing import Any
 
 import keras
-import peers_tasks as net
 import tensorflow as tf
 from keras import layers
-from peers_tasks import Built, Network, Task
+
+from peers_parts import tasks as net
+from peers_parts.tasks import Built, Network, Task
 
 
 def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str) -> Built:

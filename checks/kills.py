@@ -1,6 +1,6 @@
 """`make kills`: kills training processes with SIGKILL at random moments, resumes, and compares with an undisturbed run.
 
-usage: python tests/kills.py [--kills 30] [--seed 0] [--out FILE]
+usage: python checks/kills.py [--kills 30] [--seed 0] [--out FILE]
 
 Half of the kills wait until a checkpoint is being written. The final weights and the history, but for its timing columns,
 must be those of the undisturbed run, bit for bit.

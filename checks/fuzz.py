@@ -1,6 +1,6 @@
 """`make fuzz`: damaged files of every kind that nnlite reads, behind their checksums: only its own errors, little memory.
 
-usage: python tests/fuzz.py [--files 20000] [--out FILE]
+usage: python checks/fuzz.py [--files 20000] [--out FILE]
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import peers_tasks as net
 import torch
-from peers_tasks import Built, Network, Shape, Task
 from torch import Tensor, nn
+
+from peers_parts import tasks as net
+from peers_parts.tasks import Built, Network, Shape, Task
 
 
 def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str) -> Built:

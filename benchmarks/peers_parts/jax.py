@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peers_tasks as net
 from jax import Array, lax
-from peers_tasks import Built, Network, Shape, Task
+
+from peers_parts import tasks as net
+from peers_parts.tasks import Built, Network, Shape, Task
 
 Params = list[dict[str, Any]]  # one dictionary a layer: trained "W", "b", "gamma", "beta", or "main" and "shortcut"
 

@@ -1,4 +1,4 @@
-"""One system in its own process: build a task, then measure when told to. The other end is `peers_processes.py`.
+"""One system in its own process: build a task, then measure when told to. The other end is `processes.py`.
 
 Commands come as lines of JSON, every one is answered by a line of JSON:
     {"warm_up": seconds} -> {"variant": name}        choose the fastest way to make a step
@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from peers_tasks import MEMORY_TASK, Built, Task, count_parameters, make_batches
+from peers_parts.tasks import MEMORY_TASK, Built, Task, count_parameters, make_batches
 
-MODULES = {"torch.compile": "peers_torch", "nnlite-ft": "peers_nnlite"}  # of the other systems: peers_<system>
+MODULES = {"torch.compile": "torch", "nnlite-ft": "nnlite"}  # of the other systems: their names
 SGEMM = {"sgemm": None, "sgemm-1": 1}  # and the threads of each, None being --threads
 SGEMM_SIZE = 1024
 MEMORY_STEPS = 4
@@ -115,7 +115,7 @@ class Worker:
 
 
 def import_system(system: str) -> Any:
-    return importlib.import_module(MODULES.get(system, f"peers_{system}"))
+    return importlib.import_module(f"peers_parts.{MODULES.get(system, system)}")
 
 
 def use_cores(threads: int) -> None:

@@ -1,6 +1,6 @@
 """`make differential`: random networks against PyTorch in float64, five steps of a random optimiser each.
 
-usage: python tests/differential.py [--networks 2000] [--first SEED] [--out FILE]     (needs torch)
+usage: python checks/differential.py [--networks 2000] [--first SEED] [--out FILE]     (needs torch)
 
 Each network is drawn from a seed: layers, shapes, loss, optimiser, what is frozen and when, number of threads; shards are
 forced. PyTorch computes it from the same initial values, by autograd. Losses, parameters and running statistics must agree

@@ -1,6 +1,6 @@
 """The networks and tasks of `peers.py`, described once, so that every system builds the same thing.
 
-A network is a tuple of the layers below; each `peers_<system>.py` translates it. Images are channels-last.
+A network is a tuple of the layers below; each module `<system>.py` translates it. Images are channels-last.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """`make soak`: training for 2,000 steps, memory and answers watched.
 
-usage: python tests/soak.py [--steps 2000] [--out FILE]
+usage: python checks/soak.py [--steps 2000] [--out FILE]
 
 Prints the slope of the resident memory over the second half of the steps, in bytes a step. A model with everything that keeps
 memory trains, is asked from other threads meanwhile, and writes checkpoints.

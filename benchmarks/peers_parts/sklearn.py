@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
-import peers_tasks as net
-from peers_tasks import Built, Task
 from sklearn.neural_network import MLPClassifier
+
+from peers_parts import tasks as net
+from peers_parts.tasks import Built, Task
 
 
 def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str) -> Built:

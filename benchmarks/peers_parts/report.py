@@ -1,6 +1,6 @@
 """From the rounds of `peers.py` to ratios and the Markdown table.
 
-usage: python benchmarks/peers_report.py     prints README's table of ratios, from the committed rounds
+usage: PYTHONPATH=benchmarks python -m peers_parts.report     prints README's table of ratios, from the committed rounds
 """
 
 import json
@@ -8,14 +8,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from peers_tasks import Task, flops_per_sample
+from peers_parts.tasks import Task, flops_per_sample
 
 SGEMM_SIZE = 1024
 SGEMM_FLOPS = 2 * SGEMM_SIZE**3
 OURS = ("nnlite", "nnlite-ft")
 NOT_PEERS = (*OURS, "sgemm", "sgemm-1")
 IDLE_LIMIT, OTHERS_LIMIT = 0.02, 0.1  # cores
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).parent.with_name("results")
 PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns of README's table
 FASTEST = {"torch": "PyTorch", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}  # the others: as they are
 CNN = ("cnn@32", "cnn@128", "cnn@512")

@@ -1,0 +1,1 @@
+"""The parts of peers.py: the tasks, each system, the processes that they run in, and the report."""
