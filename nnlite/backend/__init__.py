@@ -38,9 +38,9 @@ __all__ = [
 
 
 def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") -> Backend:
-    """The backend of "cpu" or "cuda"; raises DeviceError for other names and for a device that is not there.
+    """The backend of "cpu" or "cuda"; raises DeviceError for other names and for a device that is missing.
 
-    precision: of float32 products on "cuda"; "tf32" is faster there, its factors have 10 bits. The CPU has only "float32".
+    precision: of float32 products on "cuda"; "tf32" is faster and rounds factors to 10 bits. The CPU has only "float32".
     """
     if device == "cpu":
         if precision != "float32":
@@ -54,5 +54,5 @@ def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") 
 
 
 def backend_of(array: object) -> Backend:
-    """The backend of the device that an array lies on."""
+    """The backend of the device that holds an array."""
     return get_backend("cuda") if hasattr(array, "__cuda_array_interface__") else get_numpy_backend()

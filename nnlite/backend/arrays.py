@@ -1,4 +1,4 @@
-"""Whatever holds numbers on the host, as a NumPy array of real numbers: the one place where they come in."""
+"""Convert whatever holds numbers on the host to a NumPy array of real numbers: the one place where user data enter."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ _SHOWN = 5  # columns in a message
 
 
 def is_array(x: Any) -> bool:
-    """Whether it holds numbers itself, as arrays, tensors, frames and sparse matrices do; lists do not."""
+    """Whether `x` is an array, tensor, frame or sparse matrix, as opposed to a list."""
     return hasattr(x, "ndim") or hasattr(x, "__array__")
 
 
 def length(x: Any) -> int:
-    """The number of its rows, of arrays and lists; 0 for a single number."""
+    """The length of the first axis of an array or list; 0 for a single number."""
     if isinstance(x, list | tuple):
         return len(x)
     shape = x.shape if hasattr(x, "shape") else np.shape(x)
@@ -25,10 +25,10 @@ def length(x: Any) -> int:
 
 
 def host_array(x: Any, dtype: Any = None, what: str = "values") -> Array:
-    """A NumPy array of real numbers, a view where that is possible; `what` names it in messages.
+    """A NumPy array of real numbers, a view where possible; `what` names it in messages.
 
-    Frames and series become numbers by their columns' kinds, missing values NaN. Raises DataError for complex numbers, objects,
-    text and ragged lists, for masked arrays, whose masked values would count, and for sparse matrices.
+    Frames and series are converted by the kinds of their columns, missing values to NaN. Raises DataError for complex numbers,
+    objects, text and ragged lists, for masked arrays, whose masked values would count, and for sparse matrices.
     """
     array = x if type(x) is np.ndarray else _converted(x, what)
     if array.dtype.kind not in _REAL:
@@ -37,7 +37,7 @@ def host_array(x: Any, dtype: Any = None, what: str = "values") -> Array:
 
 
 def by_position(x: Any, what: str = "values") -> Any:
-    """What slices take rows of: x itself, also where it is a file that is read slice by slice, and an array of a list or frame.
+    """`x` for slicing by sample: itself, even a file that is read slice by slice; lists and frames become arrays.
 
     Raises DataError for masked arrays and for sparse matrices.
     """
@@ -54,7 +54,7 @@ def _converted(x: Any, what: str) -> Array:
 
 
 def _dense(x: Any, what: str) -> Any:
-    """The array of a frame; x itself where NumPy may convert it."""
+    """The array of a frame; otherwise x itself, if NumPy may convert it."""
     if hasattr(x, "iloc"):
         return _from_pandas(x, what)
     if hasattr(x, "toarray"):
@@ -69,7 +69,7 @@ def _is_masked(x: Any) -> bool:
 
 
 def _from_pandas(x: Any, what: str) -> Array:
-    """A frame or a series. By itself, pandas makes objects of frames of several kinds and of nullable columns."""
+    """The array of a frame or series. Left to itself, pandas turns mixed frames and nullable columns into objects."""
     dtypes = list(x.dtypes) if hasattr(x, "columns") else [x.dtype]
     others = [i for i, dtype in enumerate(dtypes) if dtype.kind not in _REAL]
     if others:
@@ -81,7 +81,7 @@ def _from_pandas(x: Any, what: str) -> Array:
 
 
 def _columns(x: Any, places: list[int]) -> str:
-    """Some columns by name and kind, for a message."""
+    """Columns by name and kind, for a message."""
     if not hasattr(x, "columns"):
         return f"a series of {str(x.dtype)[:40]}"
     names = [f"{str(x.columns[i])[:40]!r} ({str(x.dtypes.iloc[i])[:40]})" for i in places[:_SHOWN]]

@@ -7,14 +7,14 @@ from nnlite.backend.operations import Operations
 from nnlite.backend.pool import AveragePoolPlan, BlockMaxPoolPlan, MaxPoolPlan
 from nnlite.backend.window import Pair, Window
 
-LARGE = 256  # pixels of a pooling window, from which on reductions are faster than sweeps
+LARGE = 256  # pixels of a pooling window above which reductions are faster than sweeps
 
 
 class Backend(Operations):
-    """Operations and plans. A subclass overrides only what a measurement justifies."""
+    """Operations and plans. Subclasses override only what measurements justify."""
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
-        """The algorithm for a convolution of this shape, with a max-pooling behind it: a rule of the shape, never a timing."""
+        """The algorithm for a convolution of this shape, with the max-pooling after it: chosen by shape, never by timing."""
         return ConvPlan(self, window, filters, groups, bias, pool)
 
     def max_pool_plan(self, window: Window) -> MaxPoolPlan | BlockMaxPoolPlan:

@@ -1,12 +1,12 @@
 """Convolutions of fixed shapes as plans. Images are (N, H, W, C), filters W (F, kh, kw, C / groups).
 
-Results, and the `out` that they may be written to, lie in the order of `backend.lay_out`, which on the CPU is (H, W, N, C);
-inputs and deltas may lie in any. A plan is made when a model is built, prepared once a pass, and used by the shards:
+Results, and the `out` that they may be written to, are stored in the order of `backend.lay_out`, on the CPU (H, W, N, C);
+inputs and deltas may have any order. A plan is made when a model is built, prepared once a pass, and used by all shards:
 
     filters = plan.prepare(W, b, memory)                    what all shards share
     z = plan.forward(a, filters, memory, out)               z = W patch(a) + b, and with relu=True max(z, 0)
     plan.weight_gradient(a, delta, memory, dW, db)          a shard's part
-    da = plan.input_gradient(delta, filters, memory, out)   after weight_gradient, where both are wanted
+    da = plan.input_gradient(delta, filters, memory, out)   after weight_gradient, if both are needed
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ JOINED = 64  # channels of a block of groups
 class ConvPlan:
     """Convolution as a product with patches (im2col), for every shape.
 
-        forward           z       = P [W b]'          P: (N OH OW, kh kw C + 1), the patches, each with a 1 at its end
+        forward           z       = P [W b]'          P: (N OH OW, kh kw C + 1), the patches, each ending with a 1
         weight gradient   dW      = delta' P          delta: (N OH OW, F), P without the ones
-        input gradient    da      = col2im(delta W)   tap by tap the deltas are added back to the pixels they came from
+        input gradient    da      = col2im(delta W)   deltas are added back, tap by tap, to the pixels they came from
 
-    The column of ones makes the bias a part of the product. With groups there is one product for each.
+    The column of ones makes the bias part of the product. With groups there is one product per group.
 
-    pool: (height, width) of a max-pooling of the outputs, which is then a part of the plan. The rows of P come in the order
+    pool: (height, width) of a max-pooling of the outputs, which then belongs to the plan. The rows of P come in the order
     (tap of the pool, row, column, n), so that pooling is the maximum of a few long contiguous arrays.
     """
 
@@ -39,11 +39,11 @@ class ConvPlan:
         kh, kw = window.kernel
         self.channels = window.in_shape[2] // groups
         self.patch = kh * kw * self.channels
-        self.row = self.patch + bias  # values of a row of P
+        self.row = self.patch + bias  # values in a row of P
         self.positions = window.out_size[0] * window.out_size[1]
         self.out_shape = (window.out_size[0] // pool[0], window.out_size[1] // pool[1], filters)
-        self.weights = self.row * filters  # values of the filters, as prepared
-        # Of one image: its patches, and its outputs where only their maxima go on.
+        self.weights = self.row * filters  # values in the prepared filters
+        # Per image: its patches, and its outputs if only their maxima leave the plan.
         self.temporaries = self.positions * (self.row * groups + (filters if self.taps > 1 else 0))
 
     def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
@@ -101,7 +101,7 @@ class ConvPlan:
         return da
 
     def _before_pool(self, delta: Array, memory: Memory) -> Array:
-        """The delta of the convolution's outputs, in the order of P; kept for whichever gradient comes second."""
+        """The delta of the convolution's outputs, in the order of P; kept for whichever gradient is computed second."""
         if self.taps == 1:
             return self.backend.rows(delta)
         taps = memory.kept("delta")
@@ -118,17 +118,17 @@ class ConvPlan:
         image = self._pad(a)
         size = (self.groups, n * self.positions, self.row)
         patches = memory.keep_if_swept("patches", size, a.dtype)
-        has_ones = patches is not None and memory.kept("ones") is patches  # from the shard that lay there last
+        has_ones = patches is not None and memory.kept("ones") is patches  # left by the previous shard
         if patches is None:
             patches = self.backend.scratch("patches", size, a.dtype)
         s, p, (kh, kw) = image.strides, patches.strides, window.kernel
         value = s[3] if image.shape[3] > 1 else image.itemsize  # an axis of one value may have any stride
-        # A row of the kernel lies in one piece, unless it is dilated or a group takes but a part of each pixel.
+        # A row of the kernel is contiguous unless it is dilated or a group takes only part of each pixel.
         run = kw * c if dw * s[2] == c * value else c
         strided, shape = self.backend.strided, (self.groups, th, tw, ph, pw, n, kh, kw * c // run, run)
         dy, dx = s[1] * sh, s[2] * sw
         source = strided(image, shape, (value * c, dy, dx, th * dy, tw * dx, s[0], s[1] * dh, s[2] * dw, value))
-        # Rows of P may end with a 1, so the patches in it are no plain reshape.
+        # Rows of P may end with a 1, so the patches in it are not a plain reshape.
         rows = [p[1] * k for k in (tw * n * ph * pw, n * ph * pw, n * pw, n, 1)]
         target = strided(patches, shape, (p[0], *rows, p[2] * kw * c, p[2] * run, p[2]))
         self.backend.copy_runs(target, source)
@@ -150,12 +150,12 @@ class ConvPlan:
         return self.backend.empty_batch(shape, dtype) if out is None else out
 
     def _pixels(self, a: Array) -> Array:
-        """(N, H, W, C) as (H, W, N C), the order in which it lies."""
+        """(N, H, W, C) as (H, W, N C), the order in memory."""
         n, h, w, c = a.shape
         return self.backend.rows(a).reshape(h, w, n * c)
 
     def _grouped(self, z: Array) -> Array:
-        """(..., rows, F) seen as (groups, rows of P, F / groups)."""
+        """View (..., rows, F) as (groups, rows of P, F / groups)."""
         return z.reshape(-1, self.groups, self.filters // self.groups).transpose(1, 0, 2)
 
 
@@ -191,7 +191,7 @@ class PointwisePlan(ConvPlan):
 
 
 class DepthwisePlan(ConvPlan):
-    """One filter for each channel: a weighted sum of shifted images, tap by tap, without patches."""
+    """One filter per channel: a weighted sum of shifted images, tap by tap, without patches."""
 
     def __init__(self, backend: Operations, window: Window, filters: int, bias: bool) -> None:
         super().__init__(backend, window, filters, filters, bias)
@@ -245,12 +245,12 @@ class DepthwisePlan(ConvPlan):
 
 
 class GroupedPlan(ConvPlan):
-    """Groups joined to blocks, each a dense convolution of its own whose filters are zero outside their group.
+    """Groups joined into blocks, each a dense convolution whose filters are zero outside their group.
 
-    A product with many zeros is faster than many small products, up to some JOINED channels. Where a result is not finite, it
-    is computed again, so that no zero meets an infinite value or NaN of another group.
+    A product with many zeros is faster than many small products, up to about JOINED channels. A result that is not finite is
+    computed again, so that no zero is multiplied by an infinity or NaN of another group.
 
-    plan_of: the backend's choice of a plan, for the blocks.
+    plan_of: makes the plan of a block.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class GroupedPlan(ConvPlan):
         self.temporaries = self.block_plan.temporaries + height * width * self.inputs + self.positions * self.outputs
 
     def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
-        """The block plan's own, for each block."""
+        """The prepared filters of each block."""
         prepared = []
         for k in range(self.blocks):
             part = memory.part(k)
@@ -311,7 +311,7 @@ class GroupedPlan(ConvPlan):
         return da
 
     def _keep_apart(self, run: Callable[..., Array], block: Array, filters: Any, memory: Memory, result: Array) -> None:
-        """Where 0 times infinity or NaN spoiled other groups: the finite groups again, and each of the others by itself."""
+        """If 0 times infinity or NaN spoiled other groups, recompute the finite groups together and the others one by one."""
         if self.backend.waits_for_reads or self.backend.all_finite(result):
             return
         inputs, outputs = ([self._place(i, a.shape[3] // self.joined) for i in range(self.joined)] for a in (block, result))
@@ -329,13 +329,13 @@ class GroupedPlan(ConvPlan):
         return slice(k * channels, (k + 1) * channels)
 
     def _block(self, name: str, a: Array, k: int, channels: int) -> Array:
-        """The channels of block k, in one piece."""
+        """The channels of block k, contiguous."""
         block = self.backend.scratch_batch(name, (*a.shape[:3], channels), a.dtype)
         block[...] = a[..., self._place(k, channels)]
         return block
 
     def _group(self, dense: Array, i: int) -> Array:
-        """Where the filters of group i of a block meet their own channels."""
+        """The part of the dense filters that group i fills."""
         rows, columns = self._place(i, self.outputs // self.joined), self._place(i, self.channels)
         return dense[rows, :, :, columns]
 

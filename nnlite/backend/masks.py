@@ -1,4 +1,4 @@
-"""Masks that leave out exactly: 0 times infinity, or times NaN, is NaN; the bits of a value times 0 are those of zero."""
+"""Exact masks: 0 times infinity or NaN is NaN, but the bits of any value times 0 are those of zero."""
 
 from functools import cache
 from typing import Any
@@ -9,7 +9,7 @@ from nnlite.backend.window import Array
 
 
 def masked(xp: Any, values: Array, kept: Array, out: Array | None = None) -> Array:
-    """`values` where `kept`, of booleans, is true, else 0."""
+    """`values` where the boolean `kept` is true, else 0."""
     out, bits = xp.empty_like(values) if out is None else out, _integers(values.itemsize)
     xp.multiply(values.view(bits), kept, out=out.view(bits))
     return out
@@ -24,5 +24,5 @@ def left_out(xp: Any, values: Array, taken: Array, out: Array) -> Array:
 
 @cache
 def _integers(size: int) -> np.dtype[np.signedinteger[Any]]:
-    """Those that have as many bits as values of so many bytes."""
+    """The integer dtype of `size` bytes."""
     return np.dtype(f"i{size}")

@@ -1,4 +1,4 @@
-"""Memory that is used again: by one operation for its duration, by one shard between forward and backward."""
+"""Reused memory: by one operation for its duration, by one shard between forward and backward."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 from nnlite.backend.operations import Operations
 from nnlite.backend.window import Array
 
-_KEPT_VIEWS = 1000  # for so many keys
+_KEPT_VIEWS = 1000  # keys
 
 
 class Buffers:
-    """Arrays by name, made when first asked for and used again as long as they are large enough."""
+    """Arrays by name, allocated on first use and reused while they are large enough."""
 
     def __init__(self, backend: Operations) -> None:
         self.backend = backend
@@ -19,15 +19,15 @@ class Buffers:
         self._views: dict[Any, Any] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of undefined contents; it shares memory with what `name` was given before."""
+        """An uninitialised array; it shares memory with earlier arrays of that name."""
         return self._get(name, shape, dtype, _in_order)
 
     def batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Likewise, for a batch of samples, in the order in which the backend wants it to lie."""
+        """An uninitialised batch of samples, in the backend's memory order."""
         return self._get((name, "batch"), shape, dtype, self.backend.lay_out)
 
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make()` gave for this key, while no array was made anew."""
+        """The cached result of `make()` for this key, valid until an array is reallocated."""
         if key not in self._views:
             self._keep(key, make())
         return self._views[key]
@@ -40,11 +40,11 @@ class Buffers:
         return view
 
     def _at_least(self, size: int, name: Any, dtype: Any) -> Array:
-        """So many values of the array of that name, which is made anew where it is too small."""
+        """`size` values of the array of that name, reallocated if it is too small."""
         flat = self._arrays.get(name)
         if flat is None or flat.dtype != dtype or flat.size < size:
             flat = self._arrays[name] = self.backend.empty(size, dtype)
-            self._views.clear()  # some may be of the old array, and would keep it
+            self._views.clear()  # some may view the old array and would keep it alive
         return flat[:size]
 
     def _keep(self, key: Any, view: Any) -> Any:
@@ -59,14 +59,14 @@ def _in_order(flat: Array, shape: tuple[int, ...]) -> Array:
 
 
 class Pool:
-    """Large arrays that go from hand to hand: fresh memory costs more than what is written to it."""
+    """A free list of large arrays: touching fresh memory costs more than writing to it."""
 
     def __init__(self, backend: Operations) -> None:
         self.backend = backend
         self._free: list[Array] = []
 
     def take(self, size: int, dtype: Any) -> Array:
-        """At least so many values, undefined: the smallest array that fits and is not twice too large; `give` it back."""
+        """At least `size` uninitialised values: the smallest array that fits, less than twice as large; return it by `give`."""
         fitting = [flat for flat in self._free if flat.dtype == dtype and size <= flat.size <= 2 * size]
         if fitting:
             flat = min(fitting, key=len)
@@ -76,15 +76,15 @@ class Pool:
         return flat
 
     def give(self, array: Array) -> None:
-        """Nobody needs this array, which came from `take`, any more."""
+        """Return an array that came from `take`."""
         self._free.append(array)
 
 
 class Memory:
     """What one operation keeps of one shard between its forward and its backward pass.
 
-    `swept` says that backward follows forward at once on the same thread: then even large things, such as patches, are
-    worth keeping. Otherwise they are made again, so that what a batch keeps does not outgrow its activations.
+    `swept` says that backward follows forward immediately on the same thread: then even large arrays, such as patches, are
+    worth keeping. Otherwise they are recomputed, so that a batch keeps no more than its activations.
     """
 
     def __init__(self, backend: Operations, swept: bool = False) -> None:
@@ -94,7 +94,7 @@ class Memory:
         self._parts: dict[int, Memory] = {}
 
     def part(self, i: int) -> "Memory":
-        """The memory of one of several operations that this one consists of."""
+        """The memory of part i of a composite operation."""
         if i not in self._parts:
             self._parts[i] = Memory(self.backend)
         part = self._parts[i]
@@ -103,12 +103,12 @@ class Memory:
 
     @property
     def swept(self) -> bool:
-        """Whether backward follows at once."""
+        """Whether backward follows immediately."""
         return self._swept
 
     @property
     def training(self) -> bool:
-        """Whether backward follows at all."""
+        """Whether backward follows."""
         return self.swept or self._training
 
     def persist(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -117,28 +117,28 @@ class Memory:
         return array
 
     def persist_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Likewise, for a batch of samples, in the backend's order."""
+        """A batch of samples, in the backend's order, that stays until backward."""
         array = self._kept[name] = self._own.batch(name, shape, dtype)
         return array
 
     def keep(self, name: str, array: Array) -> Array:
-        """Keep an array of somebody else's, until it is forgotten."""
+        """Keep an array allocated elsewhere until it is forgotten."""
         self._kept[name] = array
         return array
 
     def keep_if_swept(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array | None:
-        """An array that stays until backward if that follows at once; else None."""
+        """An array that stays until backward if that follows immediately, else None."""
         if self.swept:
             return self.persist(name, shape, dtype)
         self.forget(name)
         return None
 
     def forget(self, name: str) -> None:
-        """Nobody needs it any more."""
+        """Drop what is kept under this name."""
         self._kept.pop(name, None)
 
     def forget_all(self) -> None:
-        """Nobody needs anything any more."""
+        """Drop everything kept."""
         self._kept.clear()
 
     def kept(self, name: str) -> Array | None:

@@ -1,4 +1,4 @@
-"""What a backend offers: an array module and a dozen operations, written here in plain `xp` for every backend."""
+"""What a backend offers: an array module and its operations, written here in plain `xp` for every backend."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from nnlite.backend.window import Array
 # Deviations from the mean come from a sum of squares of n values where they are at least CANCELLED / sqrt(n) of it: the more
 # values, the more of their rounding errors cancel, up to AT_MOST. With fewer than AT_LEAST the mean is subtracted first.
 CANCELLED, AT_LEAST, AT_MOST = 4.0, 1 << 10, 1 << 16
-MANY = 1 << 20  # rows that constants are made ready for
-SMALL = 1e-30  # a factor that float32 nearly loses
+MANY = 1 << 20  # rows for which constants are prepared
+SMALL = 1e-30  # a factor near the smallest of float32
 
 
 def by_pixel(a: Array) -> Array:
@@ -30,20 +30,20 @@ def _standardization(backend: "Operations", mean: Any, std: Any, channels: int, 
 
 
 class Operations:
-    """Arrays and kernels of one device. A subclass overrides only what a measurement justifies.
+    """Arrays and kernels of one device. Subclasses override only what measurements justify.
 
-    Batches of images have the shape (N, H, W, C) and lie in memory in the order (H, W, N, C). So m neighbouring pixels of all
-    images are a matrix (m, N C) as they lie, which Winograd's transforms multiply without a tile being copied; and what a
-    channel is multiplied by meets rows of N C values.
+    Batches of images have the shape (N, H, W, C) and are stored in the order (H, W, N, C). So m neighbouring pixels of all
+    images are a contiguous matrix (m, N C), which Winograd's transforms multiply without copying tiles; and factors per
+    channel apply to rows of N C values.
 
-    cuts_batches: whether a batch goes through in shards, on threads.
-    has_own_memory: whether data are moved to it first, a data set once and for all where it has room.
-    waits_for_reads: whether a value that is read back keeps Python waiting for all that was asked of a device before.
-    joins_pool: whether a convolution gains from having the max-pooling behind it in its plan.
-    fuses_relu: whether it gains from ReLU as the `relu` of `add_bias`, `affine` and convolutions.
-    sweep_values: how many values of the flat vectors an optimiser takes at a time.
+    cuts_batches: whether a batch is cut into shards for threads.
+    has_own_memory: whether data must be moved to it, a data set once if it fits.
+    waits_for_reads: whether reading a value back makes Python wait for all earlier work of the device.
+    joins_pool: whether a convolution gains from including the max-pooling after it in its plan.
+    fuses_relu: whether it gains from ReLU as the `relu` argument of `add_bias`, `affine` and convolutions.
+    sweep_values: how many values of the flat vectors an optimiser updates at a time.
     gelu_tanh, gelu_tanh_delta, normalization, adam, sgd: the formulas of these names in `layers/activation.py`,
-    `layers/norm.py` and `optim/` by kernels, where the backend has those.
+    `layers/norm.py` and `optim/` as kernels, if the backend has them.
     """
 
     device: str
@@ -58,7 +58,7 @@ class Operations:
     normalization: Callable[..., Any] | None = None
     adam: Callable[..., None] | None = None
     sgd: Callable[..., None] | None = None
-    sweep_values = 1 << 18  # fewer fit a nearer cache, but threads wait for each other between short calls
+    sweep_values = 1 << 18  # fewer fit a closer cache, but threads wait for each other between short calls
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """`x` as an array of this device; host data is moved here."""
@@ -69,7 +69,7 @@ class Operations:
         raise NotImplementedError
 
     def number(self, x: Array) -> Any:
-        """`x`, without axes, as a float; where reading it would wait for a device, as it is."""
+        """`x`, 0-dimensional, as a float; unchanged if reading it would wait for a device."""
         return float(x)
 
     def tally(self, skip: bool = False) -> Tally:
@@ -77,30 +77,30 @@ class Operations:
         return Tally(skip)
 
     def unless_bad(self, numbers: Sequence[Any], vector: Array, change: Callable[[], None]) -> None:
-        """Do `change()`, which writes to `vector`, if these numbers are finite."""
+        """Run `change()`, which writes to `vector`, if these numbers are finite."""
         if all(map(math.isfinite, numbers)):
             change()
 
     def halt_unless_finite(self, number: Any, halted: Any) -> None:
-        """Let `halted`, of a device's tally, say so where a number is not finite."""
+        """Mark `halted`, of a device's tally, if a number is not finite."""
 
     def unless_halted(self, halted: Any, vectors: list[Array], change: Callable[[], None]) -> None:
-        """Do `change()`, which writes to these vectors, unless `halted`, of a device's tally, says that a loss was bad."""
+        """Run `change()`, which writes to these vectors, unless `halted`, of a device's tally, says that a loss was bad."""
         change()
 
     def wait(self) -> None:
-        """Until all that was asked of a device is done."""
+        """Block until the device has finished all its work."""
 
     def has_room(self, size: int) -> bool:
-        """Whether `size` bytes more may be kept."""
+        """Whether `size` more bytes may be kept."""
         return True
 
     def out_of_memory(self, error: MemoryError) -> Exception:
-        """What to raise where memory is exhausted."""
+        """The exception to raise when memory is exhausted."""
         return error
 
     def empty(self, size: int, dtype: Any) -> Array:
-        """A new vector of so many values, undefined."""
+        """A new uninitialised vector of `size` values."""
         vector: Array = self.xp.empty(size, dtype)
         return vector
 
@@ -111,31 +111,31 @@ class Operations:
         return vector
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array for the duration of one operation, undefined at first; the next one of that name may be the same."""
+        """An uninitialised array for the duration of one operation; the next one of that name may share its memory."""
         return self.empty(math.prod(shape), dtype).reshape(shape)
 
     def scratch_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Likewise, for a batch of samples, in the order in which this backend wants it to lie."""
+        """A scratch array for a batch of samples, in this backend's memory order."""
         return self.lay_out(self.scratch(name, (math.prod(shape),), dtype), shape)
 
     def empty_batch(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """A new one, undefined."""
+        """A new uninitialised batch of this shape, in this backend's memory order."""
         return self.lay_out(self.empty(math.prod(shape), dtype), shape)
 
     def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
-        """So many values as a batch of this shape, in the order in which this backend wants it to lie."""
+        """View `flat` as a batch of this shape, in this backend's memory order."""
         if len(shape) != 4:
             return flat.reshape(shape)
         n, h, w, c = shape
         return flat.reshape(h, w, n, c).transpose(2, 0, 1, 3)
 
     def rows(self, a: Array) -> Array:
-        """A batch (..., C) as (M, C), in the order of `lay_out`: a view where it lies so, else a copy."""
+        """A batch (..., C) as (M, C), in the order of `lay_out`: a view if it is stored so, else a copy."""
         rows: Array = (by_pixel(a) if a.ndim == 4 else a).reshape(-1, a.shape[-1])
         return rows
 
     def row_view(self, a: Array) -> Array:
-        """`rows(a)` to be written to. Raises ValueError where that is a copy, as of what `lay_out` has not made."""
+        """`rows(a)` for writing. Raises ValueError if it would be a copy, as of an array that `lay_out` did not make."""
         rows = self.rows(a)
         if not self.xp.may_share_memory(rows, a):
             raise ValueError(
@@ -148,7 +148,7 @@ class Operations:
         return make()
 
     def constant_rows(self, key: Any, n: int, make: Callable[[int], Array]) -> Array:
-        """`make(n)`: n rows of constants. A backend may keep the longest that was made for this key, and give its first n."""
+        """`make(n)`: n rows of constants. A backend may cache the longest made for this key and return its first n rows."""
         return make(n)
 
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
@@ -157,7 +157,7 @@ class Operations:
         return view
 
     def copy_runs(self, target: Array, source: Array) -> None:
-        """target[...] = source, both of one dtype: many runs along the last axis, as a rule in one piece each."""
+        """target[...] = source, both of one dtype: many runs along the last axis, usually contiguous."""
         target[...] = source
 
     def moments(self, a: Array) -> tuple[Array, Array]:
@@ -168,7 +168,7 @@ class Operations:
             deviations = squares - mean * mean * n
             if (deviations >= CANCELLED / math.sqrt(min(n, AT_MOST)) * squares).all():
                 return mean.astype(a.dtype), deviations.astype(a.dtype)
-        # About the mean, rounded: nothing cancels, and for constant columns every step is exact.
+        # About the rounded mean: nothing cancels, and constant columns are exact.
         center = mean.astype(a.dtype)
         d = self.xp.subtract(a, center, out=self.scratch("deviation", a.shape, a.dtype))
         rest = self.column_sums(d) / n
@@ -178,13 +178,13 @@ class Operations:
     def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
         """(m, mean, unbiased variance, 1 / sqrt(biased variance + eps)) of the columns of several arrays.
 
-        parts: (rows, *moments) of each, in a fixed order.  m: rows of all.  The means are float64, inv_std as the arrays.
+        parts: (rows, *moments) of each, in a fixed order.  m: total rows.  The means are float64, inv_std as the arrays.
         Deviations within the arrays plus those of the arrays' means: Chan, Golub and LeVeque 1983.
         """
         xp, m = self.xp, float(sum(rows for rows, _, _ in parts))
         n = xp.asarray([float(rows) for rows, _, _ in parts])[:, None]
         means = xp.stack([mean for _, mean, _ in parts]).astype("float64")
-        mean = means[0] + (n * (means - means[0])).sum(axis=0) / m  # exact for equal ones
+        mean = means[0] + (n * (means - means[0])).sum(axis=0) / m  # exact for equal means
         squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
         var = squares / m
         return m, mean, var * m / max(m - 1, 1), (1 / xp.sqrt(var + eps)).astype(parts[0][1].dtype)
@@ -194,7 +194,7 @@ class Operations:
         a += weight * (b - a)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """The product a b of matrices, or of stacks of them, on this thread."""
+        """The product a b of matrices or stacks of them, on this thread."""
         result: Array = self.xp.matmul(a, b, out=out)
         return result
 
@@ -204,11 +204,11 @@ class Operations:
         return result
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
-        """The matrix product a b; large ones may be cut into fixed blocks of columns, one for each thread at a time."""
+        """The matrix product a b; large ones may be cut into fixed blocks of columns that threads share."""
         return self.matmul(a, b, out)
 
     def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
-        """Likewise a' b, as `matmul_rows` has it."""
+        """The product a' b, as in `matmul_rows`; cut like `product`."""
         return self.product(a.T, b, out)
 
     def column_sums(self, a: Array) -> Array:
@@ -231,11 +231,11 @@ class Operations:
         return sums
 
     def wide_row(self, row: Array, rows: int) -> Array:
-        """`row` (C,) in the form in which `by_column` uses it fastest, for an array of about so many rows."""
+        """`row` (C,) in the form that `by_column` uses fastest, for an array of about `rows` rows."""
         return row
 
     def standardization(self, mean: Any, std: Any, channels: int, dtype: Any) -> tuple[Array, Array]:
-        """Rows for `by_column` of -mean and 1 / std, numbers or tuples of them; made once, and only read."""
+        """Rows for `by_column` of -mean and 1 / std, numbers or tuples of them; made once, read-only."""
         return _standardization(self, mean, std, channels, dtype)
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
@@ -291,7 +291,7 @@ class Operations:
         return y
 
     def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
-        """q[n, t[n]] = 1, else 0; t: (N,) labels that were checked."""
+        """q[n, t[n]] = 1, else 0; t: (N,) checked labels."""
         q: Array = self.xp.zeros((len(t), classes), dtype)
         q[self.xp.arange(len(t)), t] = 1
         return q
@@ -313,7 +313,7 @@ class Operations:
         return losses, y
 
     def cross_entropy_of_labels(self, z: Array, t: Array) -> tuple[Array, Array]:
-        """The same where q is 1 at the labels t (N,), which were checked, and 0 elsewhere."""
+        """`cross_entropy` where q is 1 at the checked labels t (N,) and 0 elsewhere."""
         return self.cross_entropy(z, self.one_hot(t, z.shape[1], z.dtype), True)
 
     def norm(self, vector: Array) -> Any:
@@ -326,26 +326,26 @@ class Operations:
         return largest * math.sqrt(self.sum_of_squares(vector / largest)) if math.isfinite(largest) else math.inf
 
     def sum_of_squares(self, vector: Array) -> float:
-        """Of the values of a vector, in float64."""
+        """The sum of the squares of a vector, in float64."""
         return float((vector * vector).sum(dtype="float64"))
 
     def scale_to_norm(self, vector: Array, norm: Any, most: float) -> None:
         """Scale a vector of this norm down so that its norm is at most `most`."""
         factor = most / (norm + 1e-6)
-        if factor < SMALL:  # in two steps, because float32 has no such number
+        if factor < SMALL:  # in two steps: float32 has no such number
             vector *= math.sqrt(factor)
             vector *= math.sqrt(factor)
         elif factor < 1:
             vector *= factor
 
     def all_finite(self, a: Array) -> bool:
-        """Whether no value is infinite or NaN; it may say no, too, where squares overflow."""
+        """Whether no value is infinite or NaN; it may also be False if squares overflow."""
         return bool(self.xp.isfinite(a).all())
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
-        """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that pays.
+        """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that is faster.
 
-        on_error: called as soon as one of them fails, for those on other threads that wait for it.
+        on_error: called as soon as one fails, for those on other threads that wait for it.
         """
         for index in range(count):
             work(index)

@@ -49,7 +49,7 @@ class _PoolPlan:
 
 
 class Tap(NamedTuple):
-    """A place in a window: its number, counted from the last one, the outputs that meet a pixel there, and these pixels."""
+    """A place in a window: its number, counted from the last, the outputs with a pixel there, and these pixels."""
 
     number: int
     outputs: tuple[slice, ...]
@@ -57,14 +57,14 @@ class Tap(NamedTuple):
 
 
 class MaxPoolPlan(_PoolPlan):
-    """y = the largest pixel of each window. The delta goes to the first of equal ones, and to the first NaN where there is one.
+    """y = the largest pixel of each window. The delta goes to the first of equal pixels, and to the first NaN if any.
 
-    Padding is never looked at: a tap has only the outputs whose pixel there lies in the image. Taps are visited from the last
-    to the first, so that of equal pixels the one with the larger number wins. Of a window with many taps first the largest of
-    each of its rows is found, then the largest of these.
+    Padding is never read: a tap has only the outputs whose pixel there is in the image. Taps are visited from last to first,
+    so that of equal pixels the one with the larger number wins. In a window with many taps the largest pixel of each row of
+    the window is found first, then the largest of these.
     """
 
-    is_large = False  # a large one is not worth joining with the convolution before it
+    is_large = False  # a large window is not worth joining with the convolution before it
 
     def __init__(self, backend: Operations, window: Window) -> None:
         super().__init__(backend, window)
@@ -79,7 +79,7 @@ class MaxPoolPlan(_PoolPlan):
 
     @cached_property
     def all_taps(self) -> list[Tap]:
-        """All of them, row by row."""
+        """All taps, row by row."""
         return [
             Tap(row.number + column.number, (*row.outputs, column.outputs[2]), (*row.pixels, column.pixels[2]))
             for row, column in product(self.rows, self.columns)
@@ -93,14 +93,14 @@ class MaxPoolPlan(_PoolPlan):
         self._largest(a, y, winner)
         if winner is not None:
             is_nan = xp.isnan(y, out=self.backend.scratch_batch("nan", y.shape, "bool"))
-            if is_nan.any():  # it is larger than every number, but no comparison says so
+            if is_nan.any():  # it wins, but compares as larger than nothing
                 of_nan = xp.empty_like(winner)
                 self._largest(xp.isnan(a).astype(a.dtype), xp.empty_like(y), of_nan)
                 xp.copyto(winner, of_nan, where=is_nan)
         return y
 
     def _laid_out(self, a: Array) -> Array:
-        """a, or a copy, so that what is read several times lies as the outputs do."""
+        """a, or a copy, so that what is read several times has the memory order of the outputs."""
         copy = self.backend.scratch_batch("laid out", a.shape, a.dtype)
         if a.strides == copy.strides:
             return a
@@ -145,7 +145,7 @@ class MaxPoolPlan(_PoolPlan):
             y[...] = best
 
     def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
-        """Each delta goes to the pixel that won its window."""
+        """Send each delta to the pixel that won its window."""
         winner, tiles = memory.kept("winner"), self.window.tiles_exactly
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         if self.count > FEW_BACKWARD:
@@ -164,7 +164,7 @@ class MaxPoolPlan(_PoolPlan):
         return da
 
     def _scattered(self, delta: Array, winner: Any) -> Array:
-        """Each delta added to its pixel, whose place in memory follows from the number of the tap."""
+        """Add each delta to its pixel, whose place in memory follows from the number of the tap."""
         xp, window, (n, *_) = self.backend.xp, self.window, delta.shape
         flat = self.backend.zeros(n * math.prod(window.in_shape), delta.dtype)
         da = self.backend.lay_out(flat, (n, *window.in_shape))
@@ -178,7 +178,7 @@ class MaxPoolPlan(_PoolPlan):
 
 
 class BlockMaxPoolPlan(_PoolPlan):
-    """The same for large windows side by side, such as whole images: the axes of the image cut into blocks, and reduced."""
+    """Max-pooling of large adjacent windows, such as whole images: the image is cut into blocks, which are reduced."""
 
     is_large = True
 
@@ -197,7 +197,7 @@ class BlockMaxPoolPlan(_PoolPlan):
         return y
 
     def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
-        """Each delta goes to the pixel that won its window."""
+        """Send each delta to the pixel that won its window."""
         da = self._out((len(delta), *self.window.in_shape), delta.dtype, out)
         da[...] = 0
         images, _, _, channels = self.backend.xp.ogrid[tuple(slice(size) for size in delta.shape)]
@@ -207,7 +207,7 @@ class BlockMaxPoolPlan(_PoolPlan):
 
 
 def max_of_taps(xp: Any, taps: Sequence[Array], memory: Memory, out: Array, name: str = "larger") -> None:
-    """The largest of taps[0], taps[1], ..., into `out`; keeps which were larger than all before, as `name`."""
+    """The largest of taps[0], taps[1], ..., into `out`; keeps, as `name`, which were larger than all before."""
     larger = memory.persist(name, (len(taps) - 1, *out.shape), bool) if memory.training else None
     best = taps[0]
     for k, candidate in enumerate(taps[1:]):
@@ -226,7 +226,7 @@ def spread_to_taps(xp: Any, delta: Array, memory: Memory, taps: Sequence[Array],
 
 
 class AveragePoolPlan(_PoolPlan):
-    """y = the mean of each window, padded zeros counted. Many taps are added in halves, so that no digits are lost."""
+    """y = the mean of each window, padded zeros included. Many taps are added pairwise, so that no digits are lost."""
 
     def forward(self, a: Array, out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C)."""
@@ -236,7 +236,7 @@ class AveragePoolPlan(_PoolPlan):
         return y
 
     def backward(self, delta: Array, out: Array | None) -> Array:
-        """Each delta is shared out evenly over its window."""
+        """Spread each delta evenly over its window."""
         share = self.backend.scratch_batch("part", delta.shape, delta.dtype)
         self.backend.xp.divide(delta, len(self.window.taps), out=share)
         da = self._padded_target(len(delta), delta.dtype, out)
@@ -256,7 +256,7 @@ class AveragePoolPlan(_PoolPlan):
             y += padded[tap]
 
     def _spread(self, share: Array, taps: Taps, da: Array) -> None:
-        """The adjoint: da = the sum of the shares that come to each pixel by these taps."""
+        """The adjoint: da = the sum of the shares that reach each pixel through these taps."""
         if len(taps) > TERMS and self.window.overlap > TERMS:
             half, rest = len(taps) // 2, self.backend.scratch_batch(f"{len(taps)} taps", da.shape, da.dtype)
             self._spread(share, taps[:half], da)

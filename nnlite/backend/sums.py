@@ -1,7 +1,7 @@
-"""Sums over many rows that lose no digits: a few rows one after another, then pairwise, in float64.
+"""Accurate sums over many rows: a few rows one after another, then pairwise, in float64.
 
-NumPy adds row after row, and so, nearly, does BLAS: of 10^6 equal float32 values that loses 1%. Where n terms of one sign are
-added one after another, the relative error is below n 6e-8, whatever they are.
+NumPy adds row after row, and BLAS nearly so: with 10^6 equal float32 values that loses 1%. If n terms of one sign are
+added one after another, the relative error is below n 6e-8.
 """
 
 import math
@@ -10,9 +10,9 @@ import numpy as np
 
 from nnlite.backend.window import Array
 
-TERMS = 32  # that are added one after another in float32
-ROWS, REGISTER = 4 * TERMS, 16  # that BLAS adds four at a time, in as many columns as a register holds
-PARTS = 16  # partial sums that are added one after another: each halving is a call
+TERMS = 32  # added one after another in float32
+ROWS, REGISTER = 4 * TERMS, 16  # rows that BLAS adds four at a time, in as many columns as a register holds
+PARTS = 16  # partial sums added one after another: each halving is a call
 
 
 def add_up(parts: Array, out: Array | None = None) -> Array:
@@ -26,13 +26,13 @@ def add_up(parts: Array, out: Array | None = None) -> Array:
 
 
 def column_sums(a: Array, ones: Array) -> Array:
-    """The sums of the columns of `a` (M, C), as a product: several times faster than a reduction. ones: at least ROWS.
+    """The sums of the columns of `a` (M, C), as a product, several times faster than a reduction. ones: at least ROWS.
 
-    By `dot`, because matmul keeps the global lock while it multiplies a vector.
+    Uses `dot`: matmul holds the global lock while it multiplies a vector.
     """
     if len(a) <= TERMS:
         return np.dot(ones[: len(a)], a).astype(np.float64)
-    full = ROWS * REGISTER // math.gcd(REGISTER, a.shape[1])  # the rows that make ROWS long rows of full registers
+    full = ROWS * REGISTER // math.gcd(REGISTER, a.shape[1])  # rows that make ROWS long rows of full registers
     rows, least = (ROWS, full) if len(a) >= full else (TERMS, TERMS)
     cut = len(a) // least * least
     parts = np.dot(ones[:rows], a[:cut].reshape(rows, -1)).reshape(cut // rows, -1)

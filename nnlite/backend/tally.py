@@ -6,10 +6,10 @@ from typing import Any
 
 
 class Tally:
-    """A weighted mean of losses, and the first of them that is not finite; or, with `skip`, the mean of those that are.
+    """A weighted mean of losses, and the first that is not finite; or, with `skip`, the mean of the finite ones.
 
-    `halted`: where the device itself notices, what its optimisers look at before they update anything; else None.
-    `is_bad`: whether the last number was not finite, as far as that is known without waiting; `count`: of all numbers.
+    `halted`: on a device, what its optimisers check before they update anything; else None.
+    `is_bad`: whether the last number was not finite, if that is known without waiting; `count`: of all numbers.
     """
 
     halted: Any = None
@@ -20,7 +20,7 @@ class Tally:
         self.count = self.first_bad = 0
 
     def add(self, value: Any, weight: float) -> None:
-        """Take in a number."""
+        """Add a number."""
         self.count += 1
         self.is_bad = not math.isfinite(value)
         if self.is_bad and self.skip:
@@ -35,9 +35,9 @@ class Tally:
         return {"sums": [self.total, self.weight]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self.total, self.weight = map(float, state["sums"])
 
     def read(self) -> tuple[float, int]:
-        """The mean (NaN where there is none), and the number, from 1, of the first bad loss, or 0."""
+        """The mean (NaN if there is none), and the number, from 1, of the first bad loss, or 0."""
         return self.total / self.weight if self.weight else math.nan, self.first_bad

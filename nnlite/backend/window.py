@@ -14,7 +14,7 @@ Padding = int | Pair | Literal["same", "valid"]
 
 
 def both(value: int | Pair) -> Pair:
-    """(height, width) from a number for both, or from a pair."""
+    """(height, width) from one number for both, or from a pair."""
     height, width = value if isinstance(value, list | tuple) else (value, value)
     return int(height), int(width)
 
@@ -37,7 +37,7 @@ class Window:
         padding: Padding = 0,
         dilation: int | Pair = 1,
     ) -> "Window":
-        """Resolve the user's spelling; raises ShapeError where it does not fit images of `in_shape`."""
+        """Resolve the user's arguments; raises ShapeError if they do not fit images of `in_shape`."""
         if len(in_shape) != 3:
             raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
         k, s, d = both(kernel), both(stride), both(dilation)
@@ -48,7 +48,7 @@ class Window:
         return window
 
     def before(self, pool: "Window") -> "Window":
-        """This window, of a convolution, without the outputs that pooling after it leaves out."""
+        """This window, of a convolution, without the outputs that the pooling after it ignores."""
         cropped = Window(self.in_shape, self.kernel, self.stride, self.dilation, self.padding)
         cropped.out_size = (pool.out_size[0] * pool.kernel[0], pool.out_size[1] * pool.kernel[1])
         return cropped
@@ -72,7 +72,7 @@ class Window:
 
     @cached_property
     def taps(self) -> list[tuple[slice, slice, slice]]:
-        """For each place in the kernel, row by row: the pixels of the padded image that it meets."""
+        """For each place in the kernel, row by row: the pixels of the padded image under it."""
         (oh, ow), (sh, sw), (dh, dw) = self.out_size, self.stride, self.dilation
         every = slice(None)
         return [
@@ -82,7 +82,7 @@ class Window:
         ]
 
     def taps_inside(self, axis: int) -> list[tuple[int, slice, slice]]:
-        """For each place in the kernel along an axis that meets the image: it, the outputs that meet a pixel, and these."""
+        """For each place in the kernel along an axis: the place, the outputs with an image pixel there, and these pixels."""
         size, out, stride = self.in_shape[axis], self.out_size[axis], self.stride[axis]
         taps = list[tuple[int, slice, slice]]()
         for tap in range(self.kernel[axis]):
@@ -95,13 +95,13 @@ class Window:
 
     @cached_property
     def plane_size(self) -> Pair:
-        """Of the padded image's pixels with one remainder by the stride: (height, width)."""
+        """(height, width) of a plane: the padded image's pixels with one remainder modulo the stride."""
         (ph, pw), (sh, sw) = self.padded_size, self.stride
         return -(-ph // sh), -(-pw // sw)
 
     @cached_property
     def plane_taps(self) -> list[Any]:
-        """For each place in the kernel: the pixels it meets, in planes (remainder, remainder, height, width, N, C)."""
+        """For each place in the kernel: the pixels under it, in planes (remainder, remainder, height, width, N, C)."""
         (oh, ow), (sh, sw), (dh, dw) = self.out_size, self.stride, self.dilation
         return [
             (y % sh, x % sw, slice(y // sh, y // sh + oh), slice(x // sw, x // sw + ow))
@@ -111,7 +111,7 @@ class Window:
 
     @cached_property
     def plane_pixels(self) -> list[tuple[Any, Any]]:
-        """What of each plane lies in the image, and where: (place in the planes, pixels of the image)."""
+        """The part of each plane inside the image: (place in the planes, pixels of the image)."""
         rows, columns = (self._plane_pixels(axis) for axis in (0, 1))
         return [((i, j, a, b), (y, x)) for i, a, y in rows for j, b, x in columns]
 
@@ -136,17 +136,17 @@ class Window:
 
     @cached_property
     def overlap(self) -> int:
-        """How many windows a pixel lies in at most."""
+        """The largest number of windows that contain one pixel."""
         return math.prod(-(-k // s) for k, s in zip(self.kernel, self.stride, strict=True))
 
     @cached_property
     def is_blockwise(self) -> bool:
-        """Whether the windows lie side by side, without padding; they may leave out a last row or column."""
+        """Whether the windows are adjacent, without padding; the last row or column may be left out."""
         return self.stride == self.kernel and self.dilation == (1, 1) and not self.is_padded
 
     @cached_property
     def interior(self) -> tuple[slice, slice, slice]:
-        """Where the image lies in the padded image."""
+        """The place of the image in the padded image."""
         (top, _), (left, _) = self.padding
         return slice(None), slice(top, top + self.in_shape[0]), slice(left, left + self.in_shape[1])
 
