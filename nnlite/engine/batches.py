@@ -19,11 +19,11 @@ class Batch:
         self.by_start = {rows.start: (rows.stop, shard) for rows, shard in self.shards}
 
     def __getitem__(self, rows: slice) -> Array:
-        """The shard of these rows."""
+        """The shard of these samples."""
         return self.by_start[rows.start][1]
 
     def take(self, rows: slice, name: str, room: Buffers) -> Array:
-        """These rows: a shard, or, where another run cuts otherwise, a copy in `room`."""
+        """These samples: a shard, or, if another run has a different cut, a copy in `room`."""
         stop, shard = self.by_start.get(rows.start, (None, None))
         if stop == rows.stop:
             return shard

@@ -1,4 +1,4 @@
-"""The engine of a model: its plan, the memory that passes use again, and the pass under way."""
+"""The engine of a model: its plan, the memory that passes reuse, and the pass in progress."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ class Engine:
 
     @contextmanager
     def wrapped(self, wrap: Wrap, rewrite: bool) -> Iterator[None]:
-        """While the block runs, call what `wrap(path, layer)` gives in the place of each layer."""
+        """While the block runs, call what `wrap(path, layer)` returns instead of each layer."""
         before, self.wrap, self.rewrite = self.rewrite, wrap, rewrite
         self.make_plan()
         try:
@@ -47,14 +47,14 @@ class Engine:
             self.make_plan()
 
     def refresh(self) -> None:
-        """Take up a change of what is frozen."""
+        """Apply a change of what is frozen."""
         if self.frozen_whole != frozen_whole(self.layers):
             self.make_plan()
         else:
             self._find_wanted()
 
     def _find_wanted(self) -> None:
-        """The values whose deltas are wanted, without dJ/dx and with it: those that lead to what is trained."""
+        """The values whose deltas are wanted, without dJ/dx and with it: those that depend on trained parameters."""
         wanted = set[int]()
         steps = [step for run in self.plan.training for step in run.steps]
         for step in steps:
@@ -63,14 +63,14 @@ class Engine:
         self.wanted, self.all_wanted = frozenset(wanted), frozenset({0, *(step.makes for step in steps)})
 
     def memory_of(self, run: Run) -> RunMemory:
-        """The memory that passes through this run use again."""
+        """The memory that passes through this run reuse."""
         memory = self.memories.get(id(run))
         if memory is None:
             memory = self.memories.setdefault(id(run), RunMemory(self.vectors, run, self.layer_ids, self.seed))
         return memory
 
     def infer(self, x: Array) -> Array:
-        """The outputs, by running statistics."""
+        """The outputs, computed with running statistics."""
         return infer(self.plan, self.memory_of(self.plan.inference), x)
 
     def forward(self, x: Array, pass_id: int) -> Array:
@@ -82,7 +82,7 @@ class Engine:
         return z
 
     def backward(self, delta: Array) -> Array:
-        """From dJ/dz of the pass under way: fill the gradients, return dJ/dx."""
+        """From dJ/dz of the pass in progress: fill the gradients, return dJ/dx."""
         current, self.under_way = self.under_way, None
         assert current is not None
         return current.backward(delta, self.all_wanted)
@@ -108,7 +108,7 @@ class Engine:
         return loss
 
     def drop(self) -> None:
-        """Forget a pass that nobody took backward."""
+        """Discard a pass whose backward was not called."""
         if self.under_way is not None:
             self.under_way.release()
             self.under_way = None

@@ -1,7 +1,7 @@
-"""How a batch goes through a model: cut into shards, run by run, forward and backward, on threads, in a fixed order.
+"""Take a batch through a model: cut into shards, run by run, forward and backward, on threads, in a fixed order.
 
-A value that is needed behind a run is stored for the whole batch. Within a run a shard goes through all steps while it is in
-the cache. Gradients are added in the order of the shards.
+A value that later runs need is stored for the whole batch. Within a run a shard goes through all steps while it is in the
+cache. Gradients are added in the order of the shards.
 """
 
 import math
@@ -18,14 +18,14 @@ from nnlite.engine.workspace import Prepared, RunMemory, Workspace
 from nnlite.errors import StateError
 from nnlite.layers.base import Context, Shard
 
-LossOf = Callable[[Array, int, slice], Array]  # from the outputs of shard i, of these rows: keeps its loss, gives its delta
+LossOf = Callable[[Array, int, slice], Array]  # from the outputs of shard i, these samples: stores its loss, returns its delta
 
 
 class Stage:
-    """One run of one pass.
+    """One run in one pass.
 
-    cut: its shards.  prepared: by its layers.  spaces: the workspaces of shards that were forward and not yet backward.
-    batch, delta_batch: what its entry knows of the batch, and of its deltas.
+    cut: its shards.  prepared: by its layers.  spaces: the workspaces of shards between forward and backward.
+    batch, delta_batch: what its entry combined from the batch, and from its deltas.
     """
 
     def __init__(self, run: Run, memory: RunMemory, cut: list[slice], prepared: Prepared) -> None:
@@ -46,7 +46,7 @@ def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
 
 
 def load(value: Any, v: int, rows: slice, space: Workspace, dtype: Any) -> Array:
-    """Rows of a value; those of the user's own array are cast to `dtype`, unless it is None."""
+    """Samples of a value; those of the user's array are cast to `dtype`, unless it is None."""
     if type(value) is Batch:
         return value.take(rows, f"value {v}", space.input)
     a = value[rows]
@@ -58,12 +58,12 @@ def load(value: Any, v: int, rows: slice, space: Workspace, dtype: Any) -> Array
 
 
 def dtype_of_input(plan: Plan, x: Array, vectors: Vectors) -> Any:
-    """What the input is cast to; None: it stays as it is."""
+    """The dtype that the input is cast to; None: it is not cast."""
     return None if x.dtype.kind in "iu" and plan.takes_integers else vectors.dtype
 
 
 def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
-    """The model's output, by its running statistics, without anything kept."""
+    """The model's output, computed with running statistics; nothing is kept."""
     run, vectors = plan.inference, memory.vectors
     stage = Stage(run, memory, cut_of(run, len(x), vectors), memory.keep_prepared())
     dtype = dtype_of_input(plan, x, vectors)
@@ -80,10 +80,9 @@ def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
 
 
 class TrainingPass:
-    """Forward with everything kept that backward needs, then backward.
+    """Forward, keeping everything that backward needs, then backward.
 
-    values, deltas: of the whole batch, by number, as far as they are needed by other runs.  wanted: the values whose deltas
-    are wanted.
+    values, deltas: of the whole batch, by number, if other runs need them.  wanted: the values whose deltas are wanted.
     """
 
     def __init__(self, plan: Plan, stages: list[Stage], vectors: Vectors, pool: Pool, x: Array, pass_id: int) -> None:
@@ -113,7 +112,7 @@ class TrainingPass:
         def work(i: int, rows: slice) -> None:
             space = stage.spaces[i] = stage.memory.workspace()
             targets = {v: batch[rows] for v, batch in made.items()}
-            # The outputs go to the user, who may write to them: they are a copy of what layers keep.
+            # The user may write to the outputs, so they are a copy of what layers keep.
             values = self._run_forward(stage, rows, space, {} if stage is self.last else targets)
             _store(targets, values)
             if run.exit is not None:
@@ -133,9 +132,9 @@ class TrainingPass:
         return space.forward(values, targets)
 
     def commit(self, loss: Any = None) -> None:
-        """Take what the batch showed into the running statistics, while nobody infers.
+        """Update the running statistics from the batch, while no inference is running.
 
-        loss: after backward. Nothing is taken in where it or a gradient is not finite.
+        loss: after backward. Nothing is updated if it or a gradient is not finite.
         """
         if len(self.stages) == 1:
             return
@@ -152,7 +151,7 @@ class TrainingPass:
     # ---- backward
 
     def backward(self, delta: Array, wanted: frozenset[int]) -> Array:
-        """From dJ/d(output) to dJ/dx, gradients on the way, after `forward`."""
+        """From dJ/d(output) to dJ/dx, writing the gradients, after `forward`."""
         self._refuse_changes()
         takes_integers = self.input_dtype is None
         self.wanted, self.deltas = wanted - {0} if takes_integers else wanted, {self.plan.output: delta}
@@ -164,13 +163,13 @@ class TrainingPass:
         return dx
 
     def _refuse_changes(self) -> None:
-        """Some layers would go backward with the new values, some with the old."""
-        bits = f"u{self.seen.itemsize}"  # of NaN, too
+        """Refuse changed parameters: some layers would go backward with the new values, some with the old."""
+        bits = f"u{self.seen.itemsize}"  # so that NaN equals itself
         if not bool((self.seen.view(bits) == self.vectors.params.view(bits)).all()):
             raise StateError("parameters changed after forward(x, training=True): call it again before backward")
 
     def sweep(self, loss_of: LossOf, wanted: frozenset[int]) -> None:
-        """Forward, loss and backward, as far as deltas are wanted."""
+        """Forward, loss and backward, down to the deltas that are wanted."""
         self.wanted = wanted
         for k in range(len(self.stages) - 1):
             self._forward(k)
@@ -201,7 +200,7 @@ class TrainingPass:
             if run.exit is not None and run.exit.makes in self.wanted:
                 self._prepare_exit(run.exit, self.stages[k + 1], rows, space)
             targets = {v: batch[rows] for v, batch in made.items()}
-            # As forward: what the user gets is a copy, in the usual order.
+            # As in forward, the user gets a copy, in the usual order.
             _store(targets, space.backward(deltas, {} if k == 0 else targets))
             if entry is not None:
                 parts[i] = entry.does.delta_statistics(deltas[entry.makes], space.contexts[entry.makes])
@@ -219,7 +218,7 @@ class TrainingPass:
         self.deltas |= made
 
     def _prepare_exit(self, exit: Step, behind: Stage, rows: slice, space: Workspace) -> None:
-        """Give the barrier before the run behind what its backward pass reads."""
+        """Give the barrier after this run what its backward pass reads."""
         ctx, v = space.contexts[exit.makes], exit.reads[0]
         ctx.a = load(self.values[v], v, rows, space, self.input_dtype)
         ctx.batch, ctx.delta_batch, ctx.prepared = behind.batch, behind.delta_batch, behind.prepared.get(exit.makes)
@@ -233,7 +232,7 @@ class TrainingPass:
         return entry.does.combine_deltas(parts, ctx)
 
     def _room(self, v: int, cut: list[slice], fresh: bool) -> Any:
-        """Room for a value of the whole batch; a plain new array where the user will see it."""
+        """Memory for a value of the whole batch; a plain new array if it is returned to the user."""
         shape, vectors = self.plan.shapes[v], self.vectors
         if fresh:
             return vectors.backend.xp.empty((self.n, *shape), vectors.dtype)
@@ -252,7 +251,7 @@ class TrainingPass:
                 self.pool.give(value.flat)
 
     def release(self) -> None:
-        """Give back the workspaces of a pass that nobody will take backward."""
+        """Return the workspaces of a pass without a backward."""
         for stage in self.stages:
             stage.memory.workspaces += [space for space in stage.spaces if space is not None]
             stage.spaces.clear()
@@ -264,7 +263,7 @@ def _take(delta: Any, v: int, rows: slice, space: Workspace) -> Array:
 
 
 def _store(targets: Values, values: Values) -> None:
-    """Put a shard's values where they belong, unless they were written there."""
+    """Copy a shard's values to their targets, unless they were written there."""
     for v, target in targets.items():
         if values[v] is not target:
             target[...] = values[v]

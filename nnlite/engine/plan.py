@@ -1,4 +1,4 @@
-"""From a tree of layers to runs of steps that a shard goes through without waiting for the others."""
+"""From a tree of layers to runs: steps that a shard goes through without waiting for the others."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -16,12 +16,12 @@ Wrap = Callable[[str, Layer], Layer]
 
 
 class Run:
-    """Steps that each shard goes through without waiting for the others, there and back.
+    """Steps that each shard goes through without waiting for the others, forward and backward.
 
     entry: the step of the barrier before it, the first one forward; exit: that of the barrier after it, the first one backward.
-    forward, backward: its steps there, in which the entry counts and the exit does not, and back, vice versa.
-    whole: a layer needs the batch in one piece.  sweeps: it is the last of a training pass, in which a shard goes forward,
-    through the loss and backward at once.
+    forward, backward: its steps in each direction; forward includes the entry but not the exit, backward the reverse.
+    whole: a layer needs the whole batch at once.  sweeps: it is the last run of a training pass, in which a shard goes
+    forward, through the loss and backward at once.
     """
 
     def __init__(self, steps: list[Step], entry: Step | None, exit: Step | None, whole: bool, sweeps: bool) -> None:
@@ -31,28 +31,28 @@ class Run:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers of its steps; sums of branches are none."""
+        """The layers of its steps, without sums of branches."""
         return [step.layer for step in self.steps if len(step.reads) == 1]
 
     @cached_property
     def loads(self) -> frozenset[int]:
-        """The values from before that a shard of it reads."""
+        """The values of earlier runs that its shards read."""
         return self.forward.takes & (self.forward.reads | frozenset(self.exit.reads if self.exit else ()))
 
     @cached_property
     def makes(self) -> frozenset[int]:
-        """The values that it makes for those behind it."""
+        """The values that it makes for later runs."""
         return self.forward.gives - self.forward.takes
 
     @cached_property
     def receives(self) -> frozenset[int]:
-        """The values whose deltas it takes from the runs behind it."""
+        """The values whose deltas it takes from later runs."""
         made = {step.makes for step in self.backward.steps}
         return self.backward.gives & (self.backward.reads | made | self._of_entry)
 
     @cached_property
     def returns(self) -> frozenset[int]:
-        """The values whose deltas it makes for the runs before it."""
+        """The values whose deltas it makes for earlier runs."""
         return self.backward.takes & (self.backward.reads | self._of_entry)
 
     @property
@@ -72,8 +72,8 @@ class Run:
 class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
-    output: the number of the last value.  shapes: those of the values in training, of one sample.
-    takes_integers: whether all layers that read the input want integers as they are.
+    output: the number of the last value.  shapes: of one sample of each value, in training.
+    takes_integers: whether all layers that read the input take integers unconverted.
     """
 
     training: list[Run]
@@ -87,7 +87,7 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, w
     """Flatten, rewrite and cut into runs.
 
     rewrite: whether neighbouring layers become joined and in-place steps.
-    wrap: gives what is called in the place of a layer with a path; sums of branches are not wrapped.
+    wrap: returns what is called instead of the layer at a path; sums of branches are not wrapped.
     """
     training, inference = flatten(layers), flatten(layers)
     for step in training:
@@ -114,7 +114,7 @@ def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, w
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:
-    """The steps of layers one after another, those inside included."""
+    """The steps of a chain of layers, including the layers inside them."""
     return _flatten(layers, 0, count(1), "")
 
 
@@ -159,7 +159,7 @@ def _cut_at_barriers(steps: list[Step]) -> list[Run]:
 
 
 def _follow(runs: list[Run], output: int) -> None:
-    """Find what each run takes and gives, there and back: a barrier's delta is complete before its step goes backward."""
+    """Find what each run takes and gives, forward and backward: a barrier's delta is complete before its step goes backward."""
     there = [run.steps for run in runs]
     back = [[*run.steps[run.entry is not None :], *([run.exit] if run.exit else [])] for run in runs]
     for run, forward, backward in zip(runs, _stretches(there, output), _stretches(back, output), strict=True):

@@ -1,4 +1,4 @@
-"""Which memory steps use again: what forward and backward may overwrite, and in which buffers deltas are."""
+"""The memory that steps reuse: what forward and backward may overwrite, and the buffers of deltas."""
 
 from collections import Counter
 from itertools import count
@@ -9,7 +9,7 @@ from nnlite.engine.steps import Stretch
 def reuse_values(stretch: Stretch, training: bool) -> None:
     """Mark what forward may overwrite: an input that only this step reads and that no backward pass needs."""
     readers = Counter(v for step in stretch.steps for v in step.reads)
-    free = set[int]()  # values whose memory nobody else needs; what comes from before is kept, and the input is the user's
+    free = set[int]()  # values whose memory no other step needs; earlier values are kept, and the input is the user's
     for step in stretch.steps:
         layer, keeps = step.layer, step.layer.keeps if training else None
         own = [v for v in step.reads if v in free and readers[v] == 1 and v not in stretch.gives]
@@ -20,7 +20,7 @@ def reuse_values(stretch: Stretch, training: bool) -> None:
 
 
 def end_values(stretch: Stretch) -> None:
-    """Find after which step nobody needs a value any more."""
+    """Find the last step that needs each value."""
     needed = set(stretch.gives)
     for step in reversed(stretch.steps):
         step.ends = tuple({v for v in step.reads if v not in needed})
@@ -28,8 +28,8 @@ def end_values(stretch: Stretch) -> None:
 
 
 def reuse_deltas(stretch: Stretch, in_place: bool) -> None:
-    """Give each delta a buffer that holds none that is still wanted, and mark the deltas that may be overwritten."""
-    free = set[int]()  # values whose deltas nobody else needs
+    """Give each delta a buffer that is not in use, and mark the deltas that may be overwritten."""
+    free = set[int]()  # values whose deltas no other step needs
     places = {v: set[int]() for v in stretch.gives}  # the buffers that the delta of a value may be in
     for step in reversed(stretch.steps):
         layer, is_free, place = step.layer, step.makes in free, places.pop(step.makes)

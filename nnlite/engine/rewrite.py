@@ -17,12 +17,12 @@ L = TypeVar("L", bound=Layer)
 
 
 def fuse(steps: list[Step]) -> list[Step]:
-    """The steps, rewritten. Subclasses of the layers that are fused stay as they are: they may compute something else."""
+    """The steps, rewritten. Subclasses of fusible layers are left alone: they may compute something else."""
     return _relu_fused(_pool_in_conv(_pool_before_relu(steps)))
 
 
 def _neighbours(steps: list[Step]) -> Iterator[tuple[int, Step, Step]]:
-    """Steps of which the second alone reads what the first makes, with the place of the first."""
+    """Pairs of steps in which only the second reads what the first makes, with the place of the first."""
     readers = Counter(v for step in steps for v in step.reads)
     for i in range(len(steps) - 1):
         first, second = steps[i : i + 2]
@@ -41,14 +41,14 @@ def _pool_before_relu(steps: list[Step]) -> list[Step]:
 
 
 def _relu_step(relu: ReLU, shape: Shape, like: Step, place: Step) -> Step:
-    """A step of this ReLU for samples of a shape, instead of another, at the place of a step."""
+    """A step of this ReLU for samples of `shape`, with the settings of `like`, at the place of `place`."""
     relu.in_shape = relu.out_shape = shape
     relu.backend = like.layer.backend
     return Step(like.path, relu, place.reads, place.makes)
 
 
 def _pool_in_conv(steps: list[Step]) -> list[Step]:
-    """A convolution and the max-pooling behind it as one step: only the maxima are put into an image."""
+    """A convolution and the max-pooling after it as one step: only the maxima are stored as images."""
     rewritten: list[Step | None] = list(steps)
     for i, first, second in _neighbours(steps):
         conv, pool = first.layer, second.layer
@@ -71,7 +71,7 @@ class _DoneReLU(ReLU):
 
 
 def _relu_fused(steps: list[Step]) -> list[Step]:
-    """ReLU in the sweep that adds a bias or normalises before it, where the backend has such a sweep."""
+    """ReLU in the preceding sweep that adds a bias or normalises, if the backend has such a sweep."""
     rewritten = list(steps)
     for i, first, second in _neighbours(steps):
         if type(second.layer) is ReLU and _ends_with_a_sweep(first.layer):
@@ -87,14 +87,14 @@ def _ends_with_a_sweep(layer: Layer) -> bool:
 
 
 def _with_relu(layer: Layer) -> Layer:
-    """A twin with the same parameters whose outputs have gone through ReLU."""
+    """A twin with the same parameters whose outputs include the ReLU."""
     twin = copy.copy(layer)
     twin.ends_with_relu = True
     return twin
 
 
 def _with_pool(conv: Conv2D, pool: MaxPool2D) -> Conv2D:
-    """A twin of `conv` that has the same parameters and gives what `pool` would make of its outputs."""
+    """A twin of `conv` with the same parameters that returns the pooled outputs."""
     twin, window = copy.copy(conv), pool.plan.window
     twin.plan = conv.backend.conv_plan(conv.plan.window.before(window), conv.filters, conv.groups, conv.bias, window.kernel)
     twin.out_shape = pool.out_shape

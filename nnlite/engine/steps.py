@@ -11,11 +11,11 @@ Values = dict[int, Any]  # of one shard, or their deltas, by number
 class Step:
     """A layer that reads one value.
 
-    does: what is called in the layer's place: the layer itself, or what a hook has wrapped around it.
-    ends: the values that nobody reads after it. over: the input that forward may overwrite, or None.
-    delta_in_place: backward may overwrite the delta that it is given; buffer: the number of the thread's buffer for its result.
-    adds: whether its result is added to a delta of the same value, of a later step that reads it, too: in place, or in the
-    buffer sum_buffer.  completes: the values that come from before the run whose deltas are complete after it.
+    does: what is called: the layer itself, or a hook's wrapper around it.
+    ends: the values that no later step reads. over: the input that forward may overwrite, or None.
+    delta_in_place: backward may overwrite its delta; buffer: the number of the thread's buffer for its result.
+    adds: whether its result is added to the delta of the same value from a later step that also reads it: in place, or in the
+    buffer sum_buffer.  completes: the values from before the run whose deltas are complete after it.
     """
 
     def __init__(self, path: str, layer: Layer, reads: tuple[int, ...], makes: int) -> None:
@@ -28,7 +28,7 @@ class Step:
         self.completes: frozenset[int] = frozenset()
 
     def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
-        """Make the value; in `target`, where one is given and the layer writes to `ctx.out`."""
+        """Make the value; in `target`, if one is given and the layer writes to `ctx.out`."""
         a = values.pop(self.reads[0]) if self.ends else values[self.reads[0]]
         if target is None:
             target = (None, self.layer.out_shape) if self.over is None else a
@@ -36,7 +36,7 @@ class Step:
         values[self.makes] = self.does.forward(a, ctx)
 
     def backward(self, deltas: Values, ctx: Context, targets: Values) -> None:
-        """From the delta of the value made to that of the value read; the same with a target of its number."""
+        """From the delta of the value made to that of the value read, in the target of its number, if any."""
         delta, v = deltas.pop(self.makes), self.reads[0]
         others = deltas.get(v)
         target = targets.get(v) if self.completes else None
@@ -60,7 +60,6 @@ class Join(Step):
     """A layer that reads several values: its forward takes a list, its backward gives a delta for each."""
 
     def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
-        """As the base class."""
         inputs = [values[v] for v in self.reads]
         if target is None:
             target = (None, self.layer.out_shape) if self.over is None else values[self.over]
@@ -70,7 +69,6 @@ class Join(Step):
             del values[v]
 
     def backward(self, deltas: Values, ctx: Context, targets: Values) -> None:
-        """As the base class."""
         parts: Any = self.does.backward(deltas.pop(self.makes), ctx)
         for v, part in zip(self.reads, parts, strict=True):
             others, target = deltas.get(v), targets.get(v) if v in self.completes else None
@@ -78,7 +76,7 @@ class Join(Step):
 
 
 class Stretch(NamedTuple):
-    """Steps between two barriers, the values that come from before and those that are needed behind."""
+    """Steps between two barriers, the values from before them and those needed after them."""
 
     steps: list[Step]
     takes: frozenset[int]

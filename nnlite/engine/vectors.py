@@ -30,13 +30,13 @@ def everything(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
 
 
 def frozen_whole(layers: dict[str, Layer]) -> set[str]:
-    """The paths of the layers that are another layer now, because they are frozen whole."""
+    """The paths of the layers replaced by their frozen form, because everything in them is frozen."""
     return {path for path, layer in walk(layers) if layer.has_frozen_form and layer.is_frozen_whole}
 
 
 @contextmanager
 def unchanged_by_errors(layers: Iterable[Layer]) -> Iterator[None]:
-    """Whatever fails in the block leaves these layers as they are now."""
+    """If the block fails, restore these layers to their present state."""
     before = [(layer, dict(layer.__dict__), dict(layer.declared)) for layer in layers]
     try:
         yield
@@ -44,13 +44,13 @@ def unchanged_by_errors(layers: Iterable[Layer]) -> Iterator[None]:
         for layer, attributes, declared in before:
             layer.__dict__.clear()
             layer.__dict__.update(attributes)
-            layer.declared.clear()  # the same dict: `plan.py` has twins of layers that share it
+            layer.declared.clear()  # the same dict: twins of layers in the plan share it
             layer.declared.update(declared)
         raise
 
 
 def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
-    """Raise StateError if one object stands at two places."""
+    """Raise StateError if one object is in two places."""
     seen: dict[int, str] = {}
     for path, layer in layers:
         if id(layer) in seen:
@@ -67,7 +67,7 @@ def is_trained(layer: Layer) -> bool:
 
 
 class Vectors:
-    """`params`, `grads`, `buffers`, and the slots that say what is where.
+    """`params`, `grads`, `buffers`, and the slots that locate the arrays in them.
 
     lock: between inference and what changes parameters or statistics.
     """
@@ -84,7 +84,7 @@ class Vectors:
 
     @property
     def slots(self) -> list[tuple[Slot, Array]]:
-        """All slots, each with the vector that it lies in."""
+        """All slots, each with the vector that holds it."""
         return [(s, self.params) for s in self.trained] + [(s, self.buffers) for s in self.kept]
 
     def bind(self) -> None:
@@ -113,7 +113,7 @@ class Vectors:
         return sorted(slot.name for slot in (*self.trained, *self.kept) if slot.frozen)
 
     def freeze(self, pattern: str, statistics: bool) -> None:
-        """Freeze the parameters whose names match; with `statistics` also those of layers that are frozen whole then."""
+        """Freeze the parameters whose names match; with `statistics` also the statistics of layers whose parameters are then all frozen."""
         matching = self._matching(pattern)
         for slot in matching:
             if slot.parameter.trained:
@@ -128,7 +128,7 @@ class Vectors:
             )
 
     def unfreeze(self, pattern: str) -> None:
-        """Train the parameters whose names match again; the statistics of their layers go on."""
+        """Train the parameters whose names match again; the statistics of their layers are updated again."""
         for slot in self._matching(pattern):
             kept = {name for name, parameter in slot.layer.declared.items() if not parameter.trained}
             slot.layer.frozen -= {slot.attribute, *kept}
@@ -151,13 +151,13 @@ class Vectors:
             self.grads[place] = 0
 
     def select(self, wanted: Callable[[Slot], bool] | None = None) -> list[slice]:
-        """Where the wanted (None: all), unfrozen parameters lie, neighbours as one slice."""
+        """The places of the wanted (None: all), unfrozen parameters, neighbours as one slice."""
         if wanted is None:
             return self._unfrozen
         return self.stretches(wanted).get(True, [])
 
     def stretches(self, key: Callable[[Slot], Any]) -> dict[Any, list[slice]]:
-        """Where the unfrozen parameters are, by `key(slot)`, neighbours as one slice."""
+        """The places of the unfrozen parameters, by `key(slot)`, neighbours as one slice."""
         places: dict[Any, list[slice]] = {}
         for slot in self.trained:
             if not slot.frozen:
@@ -165,13 +165,13 @@ class Vectors:
         return {value: _merge(same) for value, same in places.items()}
 
     def refresh(self) -> None:
-        """Take up a change of what is frozen."""
+        """Apply a change of what is frozen."""
         self.frozen = [slot for slot in self.trained if slot.frozen]
         self._unfrozen = _merge([slot.place for slot in self.trained if not slot.frozen])
         self._frozen = _merge([slot.place for slot in self.frozen])
 
     def _fill(self, seed: int) -> None:
-        """Values of layers that were built before move here; the others are drawn, in order, from one generator."""
+        """Values of layers that were already built move here; the others are drawn, in order, from one generator."""
         with single_threaded_blas:
             draw = initial_values(seed)
             for slot, vector in self.slots:
@@ -199,7 +199,7 @@ def _slots(leaves: list[tuple[str, Layer]], trained: bool) -> list[Slot]:
 
 
 def _below(prefix: str, slots: list[Slot]) -> tuple[list[Slot], slice]:
-    """The slots below a path, named and placed from there, and where they lie in the whole."""
+    """The slots below a path, with names and places relative to it, and their place in the whole."""
     inside = [slot for slot in slots if slot.path.startswith(prefix)]
     if not inside:
         return [], slice(0, 0)

@@ -1,4 +1,4 @@
-"""What passes through a run of layers use again: contexts, gradient vectors, prepared filters."""
+"""What passes through a run reuse: contexts, gradient vectors, prepared filters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from nnlite.engine.steps import Step, Values
 from nnlite.engine.vectors import Vectors, is_trained, shift
 from nnlite.layers.base import Context, Layer, Shard, Slot
 
-_WORTH_THREADS = 1 << 18  # values of weights to prepare: for fewer, waking a thread takes longer
+_WORTH_THREADS = 1 << 18  # weights to prepare: with fewer, waking a thread takes longer
 STRETCH = 32  # shards whose gradients are added one after another
 
 Prepared = dict[int, Any]  # what layers have prepared, by the number of the value that their step makes
 
 
 class Workspace:
-    """What one shard in flight holds: a context for each step, by the number of the value made, and the memory they reuse."""
+    """The state of one shard in flight: a context for each step, by the number of the value made, and the memory they reuse."""
 
     def __init__(self, vectors: Vectors, run: Run, layer_ids: Mapping[str, int], seed: int) -> None:
         self.run, self.shard = run, Shard(seed)
@@ -33,7 +33,7 @@ class Workspace:
         self.backward_steps: list[tuple[Step, Context]] = []
 
     def begin(self, rows: slice, pass_id: int, prepared: Prepared, training: bool, swept: bool) -> None:
-        """Take up the rows of a pass."""
+        """Start a pass of the samples `rows`."""
         shard = self.shard
         shard.start, shard.rows, shard.pass_id = rows.start, rows.stop - rows.start, pass_id
         shard.training, shard.swept = training, swept
@@ -41,19 +41,19 @@ class Workspace:
             ctx.prepared = prepared[makes]
 
     def forward(self, values: Values, targets: Values) -> Values:
-        """Through all steps; where there is a target for a value, it may be written there."""
+        """Run all steps; a value with a target may be written there."""
         for step, ctx in self.forward_steps:
             step.forward(values, ctx, targets.get(step.makes) if targets else None)
         return values
 
     def backward(self, deltas: Values, targets: Values) -> Values:
-        """Back through the steps whose deltas are wanted."""
+        """Run backward through the steps whose deltas are wanted."""
         for step, ctx in self.backward_steps:
             step.backward(deltas, ctx, targets)
         return deltas
 
     def allow(self, wanted: frozenset[int]) -> None:
-        """Choose the values whose deltas somebody wants, and tell the layers."""
+        """Set the values whose deltas are wanted, and tell the layers."""
         if self.wanted is not wanted:
             self.wanted = wanted
             back = reversed(self.run.backward.steps)
@@ -88,7 +88,7 @@ class GradientVector:
 
 
 class RunMemory:
-    """Workspaces and gradient vectors of one run that nobody uses at the moment.
+    """The free workspaces and gradient vectors of one run.
 
     `total`: where the shards' gradients are added up; the first shard writes there directly, through `direct`.
     `stretch`: the vector that gradients are being added to.
@@ -117,13 +117,13 @@ class RunMemory:
             return Workspace(self.vectors, self.run, self.layer_ids, self.seed)
 
     def prepare(self) -> Prepared:
-        """What the layers prepare for a training pass; the next one writes the same arrays anew."""
+        """What the layers prepare for a training pass; the next one overwrites the same arrays."""
         return self._prepare(self.reused)
 
     def keep_prepared(self) -> Prepared:
-        """The same for inference, kept as long as what they read has the same values."""
+        """What the layers prepare for inference, kept while the values that they read stay the same."""
         backend = self.vectors.backend
-        if backend.waits_for_reads:  # comparing would take longer than preparing
+        if backend.waits_for_reads:  # comparing takes longer than preparing
             return self._prepare([Memory(backend) for _ in self.preparing])
         kept = self.kept
         if kept is None or not all((a == b).all() for a, b in zip(kept[0], self.prepared_from, strict=True)):
@@ -151,7 +151,7 @@ class RunMemory:
         try:
             return self.gradients.pop()
         except IndexError:
-            # Zeros, because what a barrier writes is never written by the shards.
+            # Zeros, because shards never write the gradients of a barrier.
             return GradientVector(self.run, self.slots, self.vectors.backend.zeros(len(self.total), self.total.dtype))
 
     def add(self, i: int, gradient: GradientVector, last: bool) -> None:

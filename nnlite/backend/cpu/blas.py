@@ -1,4 +1,4 @@
-"""One BLAS thread inside nnlite's products, and the caller's number of threads back afterwards."""
+"""One BLAS thread inside nnlite's products; the caller's number of threads is restored afterwards."""
 
 import sys
 import threading
@@ -7,15 +7,15 @@ from types import TracebackType
 from typing import Any
 
 Limits = list[tuple[Any, int]]
-SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of what has AVX-512
+SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of processors with AVX-512
 
 
 class SingleThreadedBLAS:
     """A re-entrant, shared limit: the first entry sets one BLAS thread, the last exit restores what was there.
 
-    threadpoolctl's own limits restore wrongly when they overlap in time across threads, and making a controller costs
-    milliseconds; so there is one controller and one count for the process. An OpenBLAS on OpenMP has a limit in each
-    thread; it gets a count in each thread too.
+    threadpoolctl's own limits are restored wrongly when they overlap in time across threads, and making a controller costs
+    milliseconds; so there is one controller and one count per process. An OpenBLAS on OpenMP has a limit per thread, so it
+    gets a count per thread too.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class SingleThreadedBLAS:
         self._count = 0
         self._before: Limits = []
         self._libraries: list[Any] | None = None
-        self._common, self._by_thread = list[Any](), list[Any]()  # libraries with one limit, and with one in each thread
+        self._common, self._by_thread = list[Any](), list[Any]()  # libraries with one limit, and with one per thread
         self._small_kernels: bool | None = None
 
     def __enter__(self) -> None:
@@ -74,7 +74,7 @@ class SingleThreadedBLAS:
 
     @property
     def is_on(self) -> bool:
-        """Whether anybody is inside."""
+        """Whether any thread is inside."""
         return self._count > 0
 
     @property
@@ -113,7 +113,7 @@ def _restore(before: Limits) -> None:
 
 
 def _set_num_threads(library: Any, threads: int) -> None:
-    # From threadpoolctl 3.8 on, only the thread that called first is obeyed until it lets go; others are ignored silently.
+    # From threadpoolctl 3.8 on, only the first calling thread is obeyed until it releases; others are ignored silently.
     let_go = getattr(library, "clear_controlling_thread", lambda force: None)
     let_go(force=True)
     library.set_num_threads(threads)

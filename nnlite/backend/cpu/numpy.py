@@ -20,19 +20,19 @@ from nnlite.backend.sums import ROWS, TERMS, add_up, column_sums, pixel_products
 from nnlite.backend.window import Array, Pair, Window
 from nnlite.errors import DeviceError
 
-_WORTH_THREADS = 1 << 24  # multiplications of a product that is cut, and into how many blocks of how many columns
+_WORTH_THREADS = 1 << 24  # multiplications of a product worth cutting, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
-_LONG = 1 << 10  # values of a row that is long enough for an inner loop
-_WIDE = 1 << 13  # ... and that NumPy does not first copy to its buffers, where other rows are added to it or multiplied by it
-_LINE = 64  # bytes of a line of the cache, and of the widest registers
-_FEW = 1 << 12  # values of a vector for which a call takes longer than its work
-_SHORT = 64  # values of a run that is copied faster as one element
+_LONG = 1 << 10  # values of a row long enough for an inner loop
+_WIDE = 1 << 13  # ... and that NumPy does not copy to its buffers first when it is added to or multiplied by other rows
+_LINE = 64  # bytes of a cache line, and of the widest registers
+_FEW = 1 << 12  # values of a vector below which a call takes longer than its work
+_SHORT = 64  # values of a run below which it is copied faster as one element
 _quiet_multiply = np.errstate(invalid="ignore")(np.multiply)
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def _in_one_piece(a: Array, b: Array) -> tuple[Array, Array] | None:
-    """Both arrays with their axes in the order in which both lie in one piece, or None."""
+    """Both arrays with their axes permuted so that both are contiguous, or None."""
     if a.flags.c_contiguous and b.flags.c_contiguous:
         return a, b
     if a.ndim == b.ndim == 4:
@@ -49,7 +49,7 @@ def _side_by_side(a: Array, channels: int) -> int:
 
 @cache
 def _wide(size: int, channels: int) -> int:
-    """The values of the row that `by_column` takes for so many values: up to 2 _WIDE, unless there is nothing between."""
+    """The length of the row that `by_column` uses for `size` values: up to 2 _WIDE, if a multiple of `channels` fits."""
     rows = size // channels
     beside = largest_divisor(rows, 2 * _WIDE // channels)
     return channels * (beside if beside * channels >= _WIDE else largest_divisor(rows, max(1, _LONG // channels)))
@@ -57,18 +57,18 @@ def _wide(size: int, channels: int) -> int:
 
 @cache
 def _element(size: int) -> np.dtype[np.void]:
-    """The dtype of an element of so many bytes."""
+    """The dtype of an element of `size` bytes."""
     return np.dtype((np.void, size))
 
 
 @cache
 def _ones(dtype: Any) -> Array:
-    """What sums of columns are products with."""
+    """The vector of ones that sums of columns are products with."""
     return np.ones(ROWS, dtype)
 
 
 class _PerThread(threading.local):
-    """What each thread has for itself; made when it first asks."""
+    """The state of each thread, made on first use."""
 
     def __init__(self, backend: Backend) -> None:
         self.buffers = Buffers(backend)
@@ -94,7 +94,7 @@ class NumpyBackend(Backend):
         return x
 
     def empty(self, size: int, dtype: Any) -> Array:
-        """Aligned to a line of the cache: NumPy's own memory is not, and each of its wide registers then takes two lines."""
+        """Aligned to a cache line: NumPy's own memory is not, so each wide register spans two lines."""
         dtype = np.dtype(dtype)
         raw = np.empty(size * dtype.itemsize + _LINE, np.uint8)
         start = -raw.ctypes.data % _LINE
@@ -105,15 +105,14 @@ class NumpyBackend(Backend):
         return self._own.buffers.get(name, shape, dtype)
 
     def scratch_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """As the base class."""
         return self._own.buffers.batch(name, shape, dtype)
 
     def views(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Kept by thread: making a dozen views takes Python as long as a product, and other threads wait meanwhile."""
+        """Cached per thread: making a dozen views takes Python as long as a product, and other threads wait meanwhile."""
         return self._own.buffers.views(key, make)
 
     def constant_rows(self, key: Any, n: int, make: Callable[[int], Array]) -> Array:
-        """Kept by thread, one array for a key."""
+        """Cached per thread, one array per key."""
         kept = self._own.buffers.views(key, list)
         if not kept or len(kept[0]) < n:
             kept[:] = [make(n)]
@@ -121,14 +120,14 @@ class NumpyBackend(Backend):
         return rows
 
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
-        """As the base class, in a microsecond instead of eight: threads wait for each other while Python runs."""
+        """Takes a microsecond instead of eight: threads wait for each other while Python runs."""
         whole = by_pixel(a) if a.ndim == 4 and not a.flags.c_contiguous else a
         if not whole.flags.c_contiguous:
             return super().strided(a, shape, strides, start)
         return np.ndarray(shape, a.dtype, whole, start * a.strides[1], strides)
 
     def copy_runs(self, target: Array, source: Array) -> None:
-        """As the base class; each short run as one element, because NumPy takes longer to begin with a row than to copy it."""
+        """Copies each short run as one element, because NumPy takes longer to start a run than to copy it."""
         if source.shape[-1] <= _SHORT and source.strides[-1] == target.strides[-1] == source.itemsize:
             run = _element(source.shape[-1] * source.itemsize)
             target, source = target.view(run), source.view(run)
@@ -148,21 +147,19 @@ class NumpyBackend(Backend):
         return WinogradPlan(self, window, filters, bias, m, pool)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """As the base class, in pieces of the size that is fastest."""
+        """In pieces of the fastest size."""
         return matmul(a, b, out)
 
     def matmul_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """Likewise."""
         return matmul_rows(a, b, out, self.scratch)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
-        """Cut where it is worth waking a thread, but not within one of several shards: they are on all threads already."""
+        """Cut if it is worth waking a thread, but not within one of several shards: these already use all threads."""
         if len(a) * b.size < _WORTH_THREADS:
             return matmul(a, b, out)
         return self._by_columns(matmul, len(a), a, b, out)
 
     def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
-        """Likewise."""
         if len(a) <= SUMMED and a.shape[1] * b.size < _WORTH_THREADS:
             return matmul(a.T, b, out)
         return self._by_columns(self.matmul_rows, a.shape[1], a, b, out)
@@ -181,7 +178,7 @@ class NumpyBackend(Backend):
         return result
 
     def column_products(self, a: Array, b: Array) -> Array:
-        """As the base class; narrow rows side by side, because NumPy's inner loops are as long as a row."""
+        """Joins narrow rows, because NumPy's inner loops are as long as a row."""
         if a.ndim == 3:
             return pixel_products(a, b)
         channels, pieces = a.shape[1], _in_one_piece(a, b)
@@ -191,29 +188,29 @@ class NumpyBackend(Backend):
         return add_up(sums.reshape(beside, channels)) if beside > 1 else sums
 
     def column_sums(self, a: Array) -> Array:
-        """As the base class, by products."""
+        """By products with ones."""
         return column_sums(a, _ones(a.dtype))
 
     def pixel_sums(self, a: Array) -> Array:
-        """As the base class, by the sums of columns."""
+        """By the sums of columns."""
         n, h, w, c = a.shape
         return self.column_sums(self.rows(a).reshape(h * w, n * c)).reshape(n, c)
 
     def all_finite(self, a: Array) -> bool:
-        """As the base class, by the sum of squares."""
+        """By the sum of squares."""
         values = a.ravel(order="K")
         with np.errstate(over="ignore", invalid="ignore"):
             return math.isfinite(np.dot(values, values))
 
     def sum_columns(self, a: Array, out: Array) -> None:
-        """As the base class; few rows in one product, which rounds as often."""
+        """Few rows in one product, which rounds no more often."""
         if len(a) <= TERMS and a.dtype == out.dtype:
             np.dot(_ones(a.dtype)[: len(a)], a, out=out)
         else:
             super().sum_columns(a, out)
 
     def cross_entropy_of_labels(self, z: Array, t: Array) -> tuple[Array, Array]:
-        """As the base class, to the same bits: J_n = log(sum of exp z) - z_t and dJ_n/dz = y - 1 at the label, y elsewhere."""
+        """The same bits as the base class: J_n = log(sum of exp z) - z_t and dJ_n/dz = y - 1 at the label, y elsewhere."""
         shifted, rows = z - z.max(axis=1, keepdims=True), np.arange(len(t))
         y = np.exp(shifted)
         sums = y.sum(axis=1, keepdims=True)
@@ -222,22 +219,22 @@ class NumpyBackend(Backend):
         return np.log(sums)[:, 0] - shifted[rows, t], y
 
     def norm(self, vector: Array) -> Any:
-        """As the base class; the squares of a few float32 values are added in float64, which holds them all."""
+        """The squares of a few float32 values are added in float64, where they cannot overflow."""
         if len(vector) <= _FEW and vector.dtype == np.float32:
             wide = vector.astype(np.float64)
             return math.sqrt(np.dot(wide, wide))
         return super().norm(vector)
 
     def sum_of_squares(self, vector: Array) -> float:
-        """As the base class, without an array of squares."""
+        """Without an array of squares."""
         return squared_norm(vector)
 
     def wide_row(self, row: Array, rows: int) -> Array:
-        """As many copies side by side as `by_column` may want."""
+        """As many copies side by side as `by_column` can use."""
         return np.tile(row, max(1, min(rows, 2 * _WIDE // len(row))))
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
-        """As the base class; narrow rows side by side."""
+        """Joins narrow rows."""
         out, channels = np.empty_like(a) if out is None else out, a.shape[-1]
         pieces = _in_one_piece(a, out)
         wide = _wide(a.size, channels) if pieces else channels
@@ -248,7 +245,7 @@ class NumpyBackend(Backend):
         return out
 
     def relu(self, a: Array, out: Any) -> Array:
-        """As the base class; with a row of zeros, because NumPy's maximum of an array and a number is not vectorised."""
+        """With a row of zeros, because NumPy's maximum of an array and a number is not vectorised."""
         out, size = np.empty_like(a) if out is None else out, math.gcd(a.size, 2 * _WIDE)
         pieces = _in_one_piece(a, out)
         if pieces is None or size < 64:
@@ -258,14 +255,14 @@ class NumpyBackend(Backend):
         return out
 
     def drop(self, a: Array, mask: Array, out: Any) -> Array:
-        """As the base class, in one sweep and a look at the result: as a rule it is finite."""
+        """In one sweep, repeated with a mask only if the result is not finite."""
         y: Array = _quiet_multiply(a, mask, out=out)
         if not self.all_finite(y):
             np.copyto(y, 0, where=mask == 0)
         return y
 
     def erf(self, x: Array) -> Array:
-        """To the last bits in float64, where gradients are checked; in float32 as the base class, in two arrays."""
+        """To the last bits in float64, for gradient checks; in float32 the base class's formula, in two arrays."""
         if x.dtype == np.float64:
             return np.asarray(_exact_erf(x), np.float64)
         t = abs(x)
@@ -281,7 +278,7 @@ class NumpyBackend(Backend):
         return np.copysign(np.subtract(1, series, out=series), x, out=series)
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
-        """As the base class, on the threads of `nn.set_num_threads`."""
+        """On the threads of `nn.set_num_threads`."""
         map_shards(work, count, on_error)
 
     def __reduce__(self) -> Any:

@@ -1,6 +1,6 @@
 """Matrix products in pieces that OpenBLAS has kernels for: on processors with AVX-512 it multiplies matrices of up to 100^3
 multiplications without packing them first, at 110 GFLOP/s where larger ones reach 60 to 100 (measured on a Zen 4 server). A
-stack of pieces is one call of NumPy's. How a product is cut depends on its shape, so the bits do not depend on threads.
+stack of pieces is one NumPy call. How a product is cut depends on its shape, so the bits do not depend on threads.
 
 A product a W' with the transpose of weights, few rows by many columns, gains most: packing W takes longer than multiplying.
 """
@@ -17,11 +17,11 @@ from nnlite.backend.window import Array
 
 Scratch = Callable[[str, tuple[int, ...], Any], Array]
 
-LARGEST = 10**6  # multiplications of a piece
+LARGEST = 10**6  # multiplications in a piece
 DEEPEST = 600  # terms of a sum: these kernels add them in one go, and lose more digits than those that sum block by block
-WORTH = 4  # a piece that is so many times smaller is not worth the call
+WORTH = 4  # a piece this many times smaller is not worth the call
 THINNEST, THICK = 8, 64  # rows of a piece
-ALIGNED = 16  # columns of a piece, unless it has all: a vector register holds so many float32
+ALIGNED = 16  # columns of a piece, unless it has all: the float32 values of a vector register
 FEW, SUMMED = 1 << 14, 1 << 7  # values of a sum over rows that is added piece by piece, and rows of a piece
 NARROW = 1 << 10  # values of a sum for which half as many rows are as fast, and lose fewer digits
 UNCUT, MOST = (
@@ -29,10 +29,10 @@ UNCUT, MOST = (
     1 << 23,
 )  # rows of a sum of more values, which BLAS adds in its own way, and values of all pieces together
 FLATTEST = 1200  # values of a piece of a product with a transpose
-FLAT_DEEPEST = 1 << 12  # terms of its sums: up to here they lose no more digits than those of the whole product
+FLAT_DEEPEST = 1 << 12  # terms of its sums: up to here they are as accurate as those of the whole product
 FLAT_WORTH = 1 << 16  # multiplications of such a piece that are worth the call
 
-# For vectors: OpenBLAS's sgemv for AVX-512 also computes with what lies unused on the stack, and "invalid" says nothing.
+# For vectors: OpenBLAS's sgemv for AVX-512 also computes with unused values on the stack, and "invalid" says nothing.
 quiet_matmul = np.errstate(invalid="ignore")(np.matmul)
 
 
@@ -97,9 +97,9 @@ def _size_of_pieces(a: Array, b: Array, m: int, k: int, n: int) -> tuple[int, in
 
 @cache
 def flat_piece(m: int, k: int, n: int) -> tuple[int, int] | None:
-    """The pieces of a product a b', where b' is the transpose of a matrix as it lies: the squarest of the largest.
+    """The pieces of a product a b', where b' is the transpose of a contiguous matrix: the squarest of the largest.
 
-    Their kernel adds 16 sums side by side, which loses fewer digits than block by block, but for very deep sums.
+    Their kernel adds 16 sums side by side, which loses fewer digits than block by block, except in very deep sums.
     """
     if k > FLAT_DEEPEST:
         return None
@@ -114,9 +114,9 @@ def flat_piece(m: int, k: int, n: int) -> tuple[int, int] | None:
 
 @cache
 def piece(m: int, k: int, n: int, across: bool) -> tuple[int, int] | None:
-    """The pieces of a product: all columns where that will do, and as large as may be.
+    """The pieces of a product: all columns if possible, and as large as allowed.
 
-    across: whether their rows are columns of the matrix as it lies: then only thick pieces of all columns are worth it.
+    across: whether their rows are columns of the contiguous matrix: then only thick pieces of all columns are worth it.
     """
     sizes = []
     for columns in divisors(n):
@@ -134,5 +134,5 @@ def divisors(n: int) -> list[int]:
 
 @cache
 def largest_divisor(n: int, most: int) -> int:
-    """The largest number up to `most` that divides n; 0 where `most` is."""
+    """The largest number up to `most` that divides n; 0 if `most` is 0."""
     return next((d for d in range(min(n, most), 0, -1) if n % d == 0), 0)

@@ -15,35 +15,35 @@ _local = threading.local()
 
 
 class _Errand:
-    """Work for a helper, unless the caller is done before one begins it."""
+    """Work for a helper thread, unless the caller finishes before one begins it."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work, self.done, self._claims, self._ended = work, False, dict[str, int](), threading.Lock()
         self._ended.acquire()
 
     def run(self) -> None:
-        """Do it, unless it was settled before."""
+        """Do the work, unless it was settled before."""
         if self._is_mine():
             self.work()
             self.done = True
             self._ended.release()
 
     def settle(self) -> None:
-        """Wait until it is done, or see to it that it never begins. An interrupted call can be made again."""
+        """Wait until it is done, or prevent it from beginning. An interrupted call can be repeated."""
         if not self._is_mine():
             while not self.done:
                 self._ended.acquire()
 
     def _is_mine(self) -> bool:
-        """Whether this thread was the first to ask."""
+        """Whether this thread is the first to claim it."""
         me = threading.get_ident()
         return self._claims.setdefault("first", me) == me
 
 
 class _Crew:
-    """The threads behind `map_shards`, which sleep until there is an errand: made when first needed, anew after a fork.
+    """The threads behind `map_shards`, which sleep until there is work: started on first use, and again after a fork.
 
-    An executor's futures would take as long as a small product.
+    The futures of an executor would take as long as a small product.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -51,13 +51,13 @@ class _Crew:
         self._lock, self._errands = threading.Lock(), SimpleQueue[_Errand]()
 
     def size(self) -> int:
-        """How many threads compute, the calling one included."""
+        """How many threads compute, including the calling one."""
         if self.threads is None:
             self.threads = _default_threads()
         return self.threads
 
     def give(self, errands: list[_Errand]) -> None:
-        """Wake a helper for each errand, where there is one that has nothing to do."""
+        """Wake a helper for each errand while there are idle ones."""
         with self._lock:
             while len(self._helpers) < self.size() - 1:
                 helper = threading.Thread(target=self._run_errands, name="nnlite", daemon=True)
@@ -100,22 +100,22 @@ def get_num_threads() -> int:
 
 
 def is_one_of_many() -> bool:
-    """Whether the calling thread is within `map_shards`, and there are other indices: whatever the number of threads."""
+    """Whether the calling thread is inside `map_shards` with more than one index, whatever the number of threads."""
     return getattr(_local, "busy", False)
 
 
 def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
     """Call `work(0)` ... `work(count - 1)`, begun in this order, on the calling thread and its helpers.
 
-    An exception stops the indices that have not begun and is raised here once all others are done; `on_error()` is called
-    at once, for those that wait for each other. Called from within such work it runs them one after another.
+    An exception cancels the indices that have not begun and is raised here once all others are done; `on_error()` is called
+    immediately, for those that wait for each other. Calls from within such work run the indices one after another.
     """
     if count == 1 or is_one_of_many():
         for index in range(count):
             work(index)
         return
     indices, errors, one_at_a_time = itertools.count(), list[BaseException](), threading.Lock()
-    # Helpers limit BLAS where the caller has; an optimiser's sweeps have no products, and the limit would cost as much as one.
+    # Helpers limit BLAS if the caller does; an optimiser's sweeps have no products, and the limit costs as much as a sweep.
     limit = single_threaded_blas if single_threaded_blas.is_on else nullcontext()
 
     def next_index() -> int:
@@ -160,13 +160,13 @@ class Turnstile:
 
     @contextmanager
     def turn(self, index: int) -> Iterator[None]:
-        """Run the block when all earlier shards have passed."""
+        """Run the block once all earlier shards have passed."""
         self._gates[index].get()
         yield
         self._gates[index + 1].put(None)
 
     def break_open(self) -> None:
-        """Let everybody through: a shard failed, its sum is lost anyway."""
+        """Let all shards through: one failed, so the sum is lost anyway."""
         for gate in self._gates:
             gate.put(None)
 
@@ -191,8 +191,8 @@ class _Visit:
 class ReadersWriterLock:
     """Many readers or one writer: inference reads the parameters, an optimiser's step writes them.
 
-    First come, first served, so nobody waits for ever. A thread that is inside may enter again, but for a reader that wants
-    to write.
+    First come, first served, so no thread waits for ever. A thread that is inside may enter again, except a reader that
+    wants to write.
     """
 
     def __init__(self) -> None:
@@ -200,21 +200,21 @@ class ReadersWriterLock:
         _locks.add(self)
 
     def renew(self) -> None:
-        """Nobody is inside: after a fork the threads that were do not exist."""
+        """Reset after a fork: the threads that were inside do not exist in the child."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._inside, self._queue = set[_Visit](), list[_Visit]()
 
     def reading(self) -> _Visit:
-        """Hold the parameters as they are."""
+        """Keep the parameters unchanged until the block ends."""
         return _Visit(self, writes=False)
 
     def writing(self) -> _Visit:
-        """Wait until nobody reads; nobody reads until the block ends."""
+        """Wait until there are no readers; none enter until the block ends."""
         return _Visit(self, writes=True)
 
     def enter(self, visit: _Visit) -> None:
-        """Wait for one's turn. The condition is entered by its lock: that is one step of Python's, which nothing interrupts."""
+        """Wait for the visit's turn. The condition is entered by its lock: a single step of Python that cannot be interrupted."""
         with self._lock:
             self._queue.append(visit)
             self._changed.wait_for(lambda: self._may_enter(visit))
@@ -222,7 +222,7 @@ class ReadersWriterLock:
             self._inside.add(visit)
 
     def leave(self, visit: _Visit) -> None:
-        """Let the others in, wherever the visit was."""
+        """End the visit, waiting or inside, and let others in."""
         with self._lock:
             self._inside.discard(visit)
             self._queue = [other for other in self._queue if other is not visit]
@@ -234,7 +234,7 @@ class ReadersWriterLock:
             return True
         if visit.writes:
             return not self._inside and self._queue[0] is visit
-        # Who reads already, or on behalf of one who does, would wait for a writer who waits for him.
+        # A thread that reads already, or works for one that does, would deadlock with a waiting writer.
         ahead = [] if own or is_one_of_many() else self._queue[: self._queue.index(visit)]
         return not any(other.writes for other in (*self._inside, *ahead))
 

@@ -1,7 +1,7 @@
-"""Transforms of overlapping tiles along one axis of images, as they lie: products of a small matrix with rows of pixels.
+"""Transforms of overlapping tiles along one axis of images, in place: products of a small matrix with rows of pixels.
 
-Pixels are x (outer, size, inner), tiles y (k, outer, count, inner); outer and inner are whatever else there is. Along a row
-of the images outer is the height, inner N C; along a column, outer is what the rows became, inner all that lies in a row.
+Pixels are x (outer, size, inner), tiles y (k, outer, count, inner); outer and inner are the remaining axes. Along a row
+of the images, outer is the height, inner N C; along a column, outer is the transformed rows, inner everything in a row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnlite.backend.window import Array
 
 @dataclass(frozen=True)
 class Part:
-    """Tiles of which as many places lie in the image, so that they are one product.
+    """Tiles with the same number of places inside the image, so that they are one product.
 
     places: those of all, or of the first and of the last. first: the pixel of the first place; pitch: pixels from tile to tile.
     """
@@ -46,7 +46,7 @@ class Axis:
     def __init__(self, backend: Operations, m: int, pad: int, size: int, outputs: int) -> None:
         self.backend, self.m, self.pad, self.size, self.count = backend, m, pad, size, -(-outputs // m)
         self.inputs, self.outputs = self._parts(m + 2, pad, size), self._parts(m, 0, outputs)
-        # Places that are one tile's alone, and the two others, where tiles overlap; a single tile has all pixels to itself.
+        # Places that belong to one tile, and the two where tiles overlap; a single tile does not share its pixels.
         own = m if self.count > 1 else m + 2 - pad
         self.own, self.covered = self._parts(own, 0, size), own + m * (self.count - 1)
         self.others = [i for i in range(m + 2) if not pad <= i < pad + m]
@@ -62,7 +62,7 @@ class Axis:
         return y.transpose(1, 2, 0, 3)[:, part.tiles]
 
     def met(self, i: int) -> tuple[slice, slice]:
-        """The pixels that are place i of a tile, and of which tiles."""
+        """The pixels at place i of a tile, and the tiles they belong to."""
         shift = i - self.pad
         first, last = -(shift // self.m) if shift < 0 else 0, min(self.count, (self.size - 1 - shift) // self.m + 1)
         start = self.m * first + shift
@@ -85,7 +85,7 @@ class Axis:
 
 
 class ToTiles:
-    """y = T x for each tile along an axis. The views of arrays that stay are made once: Python takes long for them."""
+    """y = T x for each tile along an axis. The views of permanent arrays are made once: they are slow in Python."""
 
     def __init__(self, axis: Axis, parts: list[Part], T: Array, x: Array | None, y: Array) -> None:
         self.axis, self.products = axis, list[Any]()
@@ -144,5 +144,5 @@ class AddTiles:
 
 
 def _product(T: Array, y: Array) -> Any:
-    """T times stacks of matrices with as many columns as y has values inside."""
+    """T times stacks of matrices, with y's inner values as columns."""
     return partial(quiet_matmul if 1 in (T.shape[-2], y.shape[3]) else np.matmul, T)

@@ -1,13 +1,13 @@
 """3 x 3 convolutions of stride 1 with fewer multiplications: Winograd's F(m x m, 3 x 3).
 
-Source: Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, equations 8 to 12; the transforms are made
-by the Toom-Cook construction. A tile d of (m + 2)^2 input pixels gives a tile y of m^2 output pixels: with p = (m + 2)^2,
+Source: Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, equations 8 to 12; the transforms follow
+the Toom-Cook construction. A tile d of (m + 2)^2 input pixels gives a tile y of m^2 output pixels: with p = (m + 2)^2,
 
     v = B d B'      for each channel      V: (p, tiles N, C)     M_k = V_k U_k,  k = 1 ... p: products (tiles N, C) (C, F)
     u = G w G'      for each filter       U: (p, C, F)           y = A m A',  for each filter
 
-Images lie pixel by pixel, (H, W, N C), so m + 2 neighbouring pixels of a row are a matrix (m + 2, N C) as they lie, which B
-multiplies; no tile is ever copied. Then the same along the columns. At the border of the image tiles have fewer pixels, and
+Images are stored pixel by pixel, (H, W, N C), so m + 2 neighbouring pixels of a row are a contiguous matrix (m + 2, N C),
+which B multiplies; no tile is ever copied. Then the same along the columns. At the border of the image tiles have fewer pixels, and
 B as many columns: nothing is padded. Everything is linear, so the gradients are the exact adjoints, at the same saving: with
 D = A' delta A for each filter, one transform for both,
 
@@ -36,15 +36,15 @@ from nnlite.backend.window import Array, Pair, Window
 
 TILES = (2, 3, 4)  # larger tiles save more products and lose more digits
 POINTS = (0, 1, -1, 2, -2)
-CONSTANT = 1  # of the points, 1 is the one whose powers are all the same
-WIDEST_PADDING = 2  # with more, a tile might lie outside the image
+CONSTANT = 1  # of the points, only the powers of 1 are all equal
+WIDEST_PADDING = 2  # with more, a tile might be outside the image
 
-# Values between the planes of all arrays that are transformed: planes a multiple of 4 KiB apart fall on the same lines of the
-# cache, and the transforms take up to twice as long.
+# Values between the planes of all arrays that are transformed: planes a multiple of 4 KiB apart compete for the same
+# cache lines, and the transforms take up to twice as long.
 PAD = 16
 
-# What a product, a transform, and a moved value cost, in multiplications of a product: measured on a Zen 4 server; what it
-# chooses holds on an Intel Xeon, too (`benchmarks/results/convolutions.md`).
+# The costs of a product, a transform, and a moved value, in multiplications of a product: measured on a Zen 4 server; the
+# choices are also right on an Intel Xeon (`benchmarks/results/convolutions.md`).
 TRANSFORM, MOVE, COL2IM = 1.8, 20, 25
 
 
@@ -68,7 +68,7 @@ class BothSides:
     """y = T x T' for the matrix x of every filter: x (k, k, filters), y (l, l, filters), T (l, k); `half` is T x."""
 
     def __init__(self, xp: Any, T: Array, x: Array, half: Array, y: Array) -> None:
-        self.multiply = quiet_matmul if x.shape[2] == 1 else xp.matmul  # a single one makes it a product with a vector
+        self.multiply = quiet_matmul if x.shape[2] == 1 else xp.matmul  # a single filter makes it a product with a vector
         self.T, self.half, self.y = T, half, y
         self.x_by_row, self.half_by_row = x.transpose(1, 0, 2), half.transpose(1, 0, 2)
 
@@ -93,7 +93,7 @@ class WinogradPlan(ConvPlan):
         self._transforms: dict[Any, tuple[Array, ...]] = {}
 
     def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
-        """U (p, C, F), its matrices transposed (p, F, C), because products like them better so, and b."""
+        """U (p, C, F), its transposed matrices (p, F, C), because products with them are faster, and b."""
         W = W.transpose(1, 2, 3, 0)
         return self._filter_points(W, "filters", memory), self._filter_points(W.swapaxes(2, 3), "transposed", memory), b
 
@@ -150,7 +150,7 @@ class WinogradPlan(ConvPlan):
         return u.reshape(self.p, *W.shape[2:])
 
     def _views(self, n: int, dtype: Any) -> Any:
-        """The scratch arrays of a shard of n images, seen in all the ways that are needed."""
+        """The scratch arrays of a shard of n images, in all the views needed."""
         return self.backend.views((self, n, dtype), lambda: self._make_views(n, dtype))
 
     def _make_views(self, n: int, dtype: Any) -> Any:
@@ -179,7 +179,7 @@ class WinogradPlan(ConvPlan):
         if self.taps > 1:
             (th, tw), (ph, pw, _) = self.pool, self.out_shape
             v.Y = self.backend.scratch("Y", (height, width, f), dtype)
-            # The largest of each row of a window, then of these: fewer calls than tap by tap, with the same ties.
+            # The largest of each row of a window, then of these: fewer calls than tap by tap, and ties are resolved alike.
             by_tap = v.Y.reshape(ph, th, pw, tw, f).transpose(3, 1, 0, 2, 4)
             v.columns, v.rows = list(by_tap), self.backend.scratch("row maxima", by_tap.shape[1:], dtype)
         self._add_filter_gradient(v, dtype)
@@ -205,7 +205,7 @@ class WinogradPlan(ConvPlan):
         return memory.keep("V", V.reshape(v.V.shape))
 
     def _delta_points(self, delta: Array, memory: Memory) -> Array:
-        """D, (p, tiles N, F); kept for whichever gradient comes second."""
+        """D, (p, tiles N, F); kept for whichever gradient is computed second."""
         v, pixels = self._views(len(delta), delta.dtype), self._pixels(delta)
         if self.taps > 1:
             spread_to_taps(self.backend.xp, pixels, memory, v.rows, "larger row")
@@ -219,12 +219,12 @@ class WinogradPlan(ConvPlan):
 
 
 def _planes(rows: Array, count: int) -> Array:
-    """(count count', size + PAD) as (count, count', size): without what keeps the planes apart."""
+    """View (count count', size + PAD) as (count, count', size), without the padding between planes."""
     return rows.reshape(count, -1, rows.shape[1])[:, :, :-PAD]
 
 
 def best_tile(window: Window, filters: int, pool: Pair) -> int | None:
-    """The m that makes a training step of this convolution cheapest, or None where the direct product does."""
+    """The m that makes a training step of this convolution cheapest, or None if the direct product is cheaper."""
     if not _possible(window):
         return None
     costs: dict[int | None, float] = {m: _winograd_cost(window, filters, m) for m in _tiles(pool)}
@@ -238,7 +238,7 @@ def _possible(window: Window) -> bool:
 
 
 def _tiles(pool: Pair) -> list[int]:
-    """The tiles that a pooling of this size does not cut."""
+    """The tile sizes that pooling of this size divides."""
     return [m for m in TILES if pool[0] == pool[1] and m % pool[0] == 0]
 
 
@@ -256,7 +256,7 @@ def _winograd_cost(window: Window, filters: int, m: int) -> float:
 
 
 class ConvAlgorithm:
-    """What `nn.set_conv_algorithm` chose, for plans made from then on."""
+    """The choice of `nn.set_conv_algorithm`, for plans made afterwards."""
 
     name = "auto"
 
@@ -276,9 +276,9 @@ conv_algorithm = ConvAlgorithm()
 def set_conv_algorithm(name: str) -> None:
     """Choose how the CPU computes 3 x 3 convolutions of stride 1, in models that are built, copied or loaded from now on.
 
-    "auto" (default): by a rule of the shape, Winograd's where that is faster. "direct": patches, exact to rounding.
-    "winograd": wherever it is possible. Its float32 error is below 2e-5 of the largest output with tiles of 4 x 4, 5e-6 with
-    3 x 3 and 1e-6 with 2 x 2 (the direct product's is below 1e-6). An infinite value or NaN makes all outputs NaN whose tiles
-    it lies in, not only those whose patches it lies in. Raises ValueError for another name.
+    "auto" (default): by a rule of the shape, Winograd's if that is faster. "direct": patches, exact to rounding.
+    "winograd": wherever possible. Its float32 error is below 2e-5 of the largest output with tiles of 4 x 4, 5e-6 with
+    3 x 3 and 1e-6 with 2 x 2 (the direct product's is below 1e-6). An infinite value or NaN makes all outputs of its tiles NaN,
+    not only those of its patches. Raises ValueError for another name.
     """
     conv_algorithm.name = choice("name", name, "auto", "direct", "winograd")

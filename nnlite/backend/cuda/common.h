@@ -1,4 +1,4 @@
-// What the kernels share. REAL (float or double) is given when a file is compiled; the tests compile the same text by g++.
+// Shared by all kernels. REAL (float or double) is defined when a file is compiled; the tests compile the same text with g++.
 // Images are (N, H, W, C). No atomics anywhere: every sum has one order, so a run repeats bit for bit.
 
 typedef REAL real;
@@ -31,7 +31,7 @@ template <int P> struct alignas(P * sizeof(real)) Values {
 
 #define WIDE (16 / (int)sizeof(real))
 
-// Whether WIDE channels may be taken at a time.
+// Whether WIDE channels may be processed at a time.
 __device__ inline bool is_wide(int channels, const void* a, const void* b)
 {
     return channels % WIDE == 0 && ((size_t)a | (size_t)b) % 16 == 0;
@@ -60,7 +60,7 @@ struct Window {
     __device__ int pixels() const { return height * width; }
     __device__ int positions() const { return out_height * out_width; }
 
-    // The row, or column, of the image that an output meets at a tap: perhaps one of the padding.
+    // The row, or column, of the image that an output meets at a tap: possibly in the padding.
     __device__ int row_at(int out_y, int tap_y) const { return out_y * stride_y() + tap_y * dilation_y - top; }
     __device__ int column_at(int out_x, int tap_x) const { return out_x * stride_x() + tap_x * dilation_x - left; }
     __device__ bool has_row(int y) const { return y >= 0 && y < height; }

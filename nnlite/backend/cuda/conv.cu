@@ -1,5 +1,5 @@
 // Patches of images and their adjoint. A row of threads takes one pixel of an output or of an image.
-// row: values of a row of patches, at least taps x channels; what is beyond is zero, so that rows begin at even addresses.
+// row: values of a row of patches, at least taps x channels; the rest is zero, so that rows begin at aligned addresses.
 
 // P[(n, y, x), (tap, c)] = a[n, pixel of (y, x) at tap, c], zero in the padding.
 template <int P>

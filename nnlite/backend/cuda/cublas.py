@@ -1,4 +1,4 @@
-"""Matrix products on a CUDA device by cuBLAS, each with its own precision: CuPy's is one for the whole process."""
+"""Matrix products on a CUDA device by cuBLAS, each with its own precision: CuPy has one setting for the whole process."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class Products:
             raise ValueError(f"a product is written to contiguous memory, not to strides {out.strides} for {out.shape}")
         kind, compute, numbers, algorithm = self._ready.get(dtype) or self._prepare(dtype)
         (a, a_turned, a_row), (b, b_turned, b_row) = self._as_rows(a), self._as_rows(b)
-        # cuBLAS counts along columns: what it takes for out', b' and a' are our out, b and a.
+        # cuBLAS is column-major: it sees our out, b and a as out', b' and a'.
         (m, n), k = out.shape, a.shape[1]
         one, zero = numbers.ctypes.data, numbers.ctypes.data + dtype.itemsize
         sizes = (n, m, k, one, b.data.ptr, kind, b_row, a.data.ptr, kind, a_row, one if add else zero)
@@ -49,7 +49,7 @@ class Products:
         return ready
 
     def _as_rows(self, a: Array) -> tuple[Array, int, int]:
-        """A matrix that is contiguous by rows or by columns, whether by columns, and the distance from one to the next."""
+        """A matrix that is contiguous by rows or by columns, whether by columns, and the stride between them."""
         (rows, columns), (down, across) = a.shape, (stride // a.itemsize for stride in a.strides)
         if (across == 1 or columns == 1) and (down >= columns or rows == 1):
             return a, 0, max(down if rows > 1 else columns, 1)

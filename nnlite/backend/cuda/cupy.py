@@ -39,5 +39,5 @@ class CupyBackend(CudaOperations, Backend):
 
 @functools.cache
 def get_cupy_backend(precision: Precision = "float32") -> CupyBackend:
-    """The one CUDA backend of a precision; raises DeviceError where there is none."""
+    """The one CUDA backend of a precision; raises DeviceError if there is no device."""
     return CupyBackend(precision)

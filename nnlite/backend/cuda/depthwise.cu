@@ -1,4 +1,4 @@
-// The depthwise convolution: one filter for each channel. A row of threads takes one pixel of an output or of an image.
+// The depthwise convolution: one filter per channel. A row of threads takes one pixel of an output or of an image.
 
 // z[n, y, x, c] = b[c] + sum over the taps of W[c, tap] a[n, pixel, c]; b may be null.
 KERNEL depthwise(const real* a, const real* W, const real* b, real* z, Window w, int images, int channels)

@@ -19,12 +19,12 @@ _TYPES = {
     "unsigned short": "uint16",
     "word": "uint64",
     "double": "float64",
-}  # the others, real and Sums, are of the dtype that the module is compiled for
+}  # the others, real and Sums, have the dtype that the module is compiled for
 _THREADS, _MOST_BLOCKS = 256, 1 << 12
 _MOST_IMAGES = (1 << 16) - 1  # of a grid's second axis
 _WIDE = 16  # bytes that a thread reads at once, where channels allow it
 
-# Windows with a module of their own, (kernel, stride): what networks are made of.
+# Windows with a module of their own, (kernel, stride): the most common ones.
 SPECIALISED = {((3, 3), (1, 1)), ((3, 3), (2, 2)), ((1, 1), (2, 2)), ((2, 2), (2, 2))}
 
 _FIELDS = "height width out_height out_width kernel_height kernel_width stride_y stride_x dilation_y dilation_x top left"
@@ -32,7 +32,7 @@ _WINDOW = np.dtype([(name, np.int32) for name in _FIELDS.split()])
 
 
 class Geometry:
-    """A window as the kernels take it: `value` is `struct Window` of common.h, `macros` what is known when it compiles."""
+    """A window in the form of the kernels: `value` is `struct Window` of common.h, `macros` the sizes known at compile time."""
 
     def __init__(self, window: Window) -> None:
         (top, _), (left, _) = window.padding
@@ -65,7 +65,7 @@ def kernels() -> dict[str, Kernel]:
 
 @cache
 def source(file: str) -> str:
-    """The text that is compiled: what all kernels share, and the file."""
+    """The text that is compiled: common.h and the file."""
     return (FOLDER / "common.h").read_text() + (FOLDER / file).read_text()
 
 
@@ -78,18 +78,18 @@ class Kernels:
         self._modules: dict[tuple[str, str, tuple[str, ...]], Any] = {}
 
     def values(self, name: str, dtype: Any, values: int, *args: Any) -> None:
-        """A kernel in which a thread takes a value."""
+        """Launch a kernel with a thread per value."""
         self.launch(name, dtype, (_blocks(values, _THREADS), 1, 1), (_THREADS, 1, 1), *args)
 
     def rows(self, name: str, a: Array, *args: Any) -> None:
-        """A kernel in which a row of threads takes a row of a matrix (..., C), its columns the channels."""
+        """Launch a kernel with a row of threads per row of a matrix (..., C); the columns are the channels."""
         width = _width(a.shape[-1], a.itemsize)
         height = _THREADS // width
         rows = a.size // max(1, a.shape[-1])
         self.launch(name, a.dtype, (_blocks(rows, height), 1, 1), (width, height, 1), *args)
 
     def images(self, name: str, dtype: Any, geometry: Geometry, shape: tuple[int, ...], *args: Any) -> None:
-        """A kernel in which a row of threads takes a pixel of images (N, H, W, C), its columns the channels.
+        """Launch a kernel with a row of threads per pixel of images (N, H, W, C); the columns are the channels.
 
         Window, images and channels are the last three parameters of each such kernel.
         """
@@ -108,7 +108,7 @@ class Kernels:
         *args: Any,
         macros: tuple[str, ...] = (),
     ) -> None:
-        """Run a kernel; numbers take the types of its parameters, None is a null pointer."""
+        """Launch a kernel; numbers are converted to the types of its parameters, None is a null pointer."""
         function, converters = self._ready.get((name, dtype, macros)) or self._prepare(name, dtype, macros)
         function(grid, block, tuple(convert(value) for convert, value in zip(converters, args, strict=True)))
 
@@ -138,7 +138,7 @@ def _blocks(work: int, a_block: int) -> int:
 
 @cache
 def _width(channels: int, itemsize: int) -> int:
-    """The columns of threads for so many channels, several of which a thread takes at once where that divides them."""
+    """The number of thread columns for `channels`; a thread takes several channels at once if their number is divisible."""
     wide = _WIDE // itemsize
     columns = channels // wide if channels % wide == 0 else channels
     return 1 << min(8, max(0, columns - 1).bit_length())
@@ -149,7 +149,7 @@ def _unchanged(value: Any) -> Any:
 
 
 def _read(cupy: Any, name: str, dtype: np.dtype[Any], array: Array | None) -> Any:
-    """An array that a kernel reads; one that is not contiguous, as a user may give it, is copied."""
+    """An array for a kernel to read; a user's array that is not contiguous is copied."""
     if array is None:
         return np.uint64(0)
     if array.dtype != dtype:

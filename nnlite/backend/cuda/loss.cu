@@ -1,4 +1,4 @@
-// Losses. Cross-entropy from logits: a warp takes a row (threadIdx.y: which of the block's), its lanes the classes.
+// Losses. Cross-entropy from logits: one warp per row (threadIdx.y: the row within the block), its lanes are the classes.
 
 __device__ inline real warp_max(real v)
 {
@@ -58,7 +58,7 @@ KERNEL one_hot(const long long* t, real* q, long long rows, int classes)
 }
 
 // sums += (loss weight, weight); state = (losses so far, the first that was not finite, counted from 1, or 0).
-// skip: losses that are not finite are left out of the sums, and state[1] says whether this one was such.
+// skip: losses that are not finite are left out of the sums, and state[1] says whether this one was left out.
 KERNEL note_loss(const double* loss, double weight, double* sums, int* state, int skip)
 {
     const bool bad = !isfinite(*loss);
@@ -73,7 +73,7 @@ KERNEL note_loss(const double* loss, double weight, double* sums, int* state, in
     sums[1] += weight;
 }
 
-// The same for a number that is no loss: the norm of the gradients of the step whose loss was noted last.
+// The same for a number that is not a loss: the norm of the gradients of the step whose loss was noted last.
 KERNEL note_number(const double* number, int* state)
 {
     if (!isfinite(*number) && !state[1])

@@ -1,4 +1,4 @@
-// Batch normalisation: sums of columns in two kernels, and what is done to each value. Arrays are (rows, channels).
+// Batch normalisation: sums of columns in two kernels, and the elementwise kernels. Arrays are (rows, channels).
 // A block of (32, 8) threads sums 32 columns (blockIdx.y) over every 8 gridDim.x-th row; one of (32, 16) adds the parts up.
 
 struct Sums {
@@ -24,7 +24,7 @@ struct Totals {
     double first, second;
 };
 
-// The partial sums of a column, added up in double, in a fixed order; right in the first row of threads.
+// The partial sums of a column, added up in double, in a fixed order; valid in the first row of threads.
 __device__ inline Totals add_partial(const Sums* partial, int parts, int channels)
 {
     __shared__ Totals totals[16][32];
@@ -130,7 +130,7 @@ KERNEL finish_deltas(const Sums* partial, const real* inv_std, real* dgamma, rea
     mean_delta_x[c] = total_x / count;
 }
 
-// y = gamma (a - mean) inv_std + beta, and where relu is set max(y, 0) of it; gamma and beta may be null.
+// y = gamma (a - mean) inv_std + beta, and with relu max(y, 0); gamma and beta may be null.
 template <int P>
 __device__ void normalize_by(const Values<P>* a, const real* mean, const real* inv_std, const real* gamma, const real* beta,
     Values<P>* y, long long rows, int channels, int relu)

@@ -1,6 +1,6 @@
 """A CUDA device through CuPy: products by cuBLAS, the kernels of `cuda/*.cu`. Importing this module does not import CuPy.
 
-Nothing here reads a value back from the device, which would wait for it.
+Nothing here reads a value back from the device, which would block.
 """
 
 import functools
@@ -19,7 +19,7 @@ from nnlite.errors import DataError, DeviceError
 
 Precision = Literal["float32", "tf32"]
 _PATCHES = 16  # the share of the device's memory that patches may take is 1 / _PATCHES
-_ROWS_A_BLOCK = 1024  # of a sum of columns: each block of 8 rows of threads takes about so many rows
+_ROWS_A_BLOCK = 1024  # of a sum of columns: each block of 8 rows of threads takes about this many rows
 _MASK = (1 << 64) - 1
 
 
@@ -42,7 +42,7 @@ class CudaOperations(Operations):
         self.room_for_patches = int(self.xp.cuda.runtime.memGetInfo()[1]) // _PATCHES
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """A real numeric array on the device; host data is moved."""
+        """An array of real numbers on the device; host data is copied."""
         if not hasattr(x, "__cuda_array_interface__"):
             x = host_array(x, dtype)
         array: Array = self.xp.asarray(x, dtype)
@@ -63,7 +63,7 @@ class CudaOperations(Operations):
         return DeviceTally(self, skip)
 
     def unless_bad(self, numbers: Sequence[Any], vector: Array, change: Callable[[], None]) -> None:
-        """As the base class: the change is made, and undone on the device where a number was bad."""
+        """The change is made, then undone on the device if a number was bad."""
         if not numbers:
             change()
             return
@@ -73,11 +73,11 @@ class CudaOperations(Operations):
         vector[...] = self.xp.where(good, vector, before)
 
     def halt_unless_finite(self, number: Any, halted: Any) -> None:
-        """As the base class, on the device."""
+        """On the device, without reading the number."""
         self.kernels.launch("note_number", "float32", (1, 1, 1), (1, 1, 1), number, halted)
 
     def unless_halted(self, halted: Any, vectors: list[Array], change: Callable[[], None]) -> None:
-        """As the base class: the change is made, and taken back on the device where it is halted."""
+        """The change is made, then undone on the device if it is halted."""
         if halted is None:
             change()
             return
@@ -87,29 +87,28 @@ class CudaOperations(Operations):
             self.kernels.values("take_back", vector.dtype, vector.size, vector, old, halted, vector.size)
 
     def wait(self) -> None:
-        """Until the device has done all that it was asked for."""
+        """Block until the device has finished all its work."""
         self.xp.cuda.runtime.deviceSynchronize()
 
     def has_room(self, size: int) -> bool:
-        """Whether `size` bytes may be kept: half of what is free."""
+        """Whether `size` bytes fit into half of the free memory."""
         free, _ = self.xp.cuda.runtime.memGetInfo()
         return 2 * size <= int(free)
 
     def out_of_memory(self, error: MemoryError) -> Exception:
-        """What to raise where the device has no memory left."""
+        """The exception to raise when device memory is exhausted."""
         free, total = self.xp.cuda.runtime.memGetInfo()
         return DeviceError(
             f"device 'cuda' has not enough memory: {error}; {free:,} of {total:,} bytes are free: use smaller batches"
         )
 
-    # ---- batches of images lie as their shape says
+    # ---- batches of images are stored in the order of their shape
 
     def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
-        """In the order of the shape, as the kernels take them."""
+        """In the order of the shape, as the kernels expect."""
         return flat.reshape(shape)
 
     def rows(self, a: Array) -> Array:
-        """Likewise."""
         return a.reshape(-1, a.shape[-1])
 
     # ---- products and convolutions
@@ -125,16 +124,16 @@ class CudaOperations(Operations):
         return sums
 
     def sum_columns(self, a: Array, out: Array) -> None:
-        """As the base class, without an array in between."""
+        """Without an intermediate array."""
         partial, blocks = self._partial("column_sums", a)
         self._finish("finish_sums", a, partial, out, blocks)
 
     def moments(self, a: Array) -> tuple[Array, Array]:
-        """Partial sums about the first row, and that row: what `combine_moments` makes the moments of."""
+        """Partial sums about the first row, and that row, from which `combine_moments` computes the moments."""
         return self._partial("column_moments", a)[0], a[0]
 
     def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
-        """As the base class, in one kernel."""
+        """In one kernel."""
         ((rows, partial, first_row),) = parts
         mean, unbiased, inv_std = self.xp.empty((3, len(first_row)), first_row.dtype)
         self._finish("finish_moments", first_row, partial, first_row, mean, unbiased, inv_std, eps, len(partial), rows)
@@ -149,18 +148,18 @@ class CudaOperations(Operations):
         return partial, blocks
 
     def _finish(self, name: str, like: Array, *args: Any) -> None:
-        """What a kernel makes of partial sums, column by column; `like` (..., C)."""
+        """Launch a kernel that finishes partial sums, column by column; `like` (..., C)."""
         channels = like.shape[-1]
         self.kernels.launch(name, like.dtype, (-(-channels // 32), 1, 1), (32, 16, 1), *args, channels)
 
     def normalization(
         self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int
     ) -> "CudaNormalization":
-        """The kernels take these as they are."""
+        """The kernels take these unchanged."""
         return CudaNormalization(self, mean, inv_std, gamma, beta)
 
     def lerp(self, a: Array, b: Array, weight: float) -> None:
-        """As the base class, in one sweep."""
+        """In one sweep."""
         self.kernels.values("lerp", a.dtype, a.size, a, b, weight, a.size)
 
     # ---- value by value
@@ -169,13 +168,13 @@ class CudaOperations(Operations):
         return self.xp.empty(a.shape, a.dtype) if out is None else out
 
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
-        """As the base class, in one sweep."""
+        """In one sweep."""
         da = self._like(delta, out)
         self.kernels.values("relu_delta", delta.dtype, delta.size, delta, y, da, delta.size)
         return da
 
     def add_bias(self, z: Array, b: Array, relu: bool = False) -> None:
-        """As the base class, in one sweep."""
+        """In one sweep."""
         self.kernels.rows("add_bias", z, z, b, z.size // z.shape[-1], z.shape[-1], relu)
 
     def gelu_tanh(self, a: Array, linear: float, cubic: float, out: Any) -> Array:
@@ -198,7 +197,7 @@ class CudaOperations(Operations):
         return result
 
     def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
-        """As the base class, bit for bit."""
+        """The bits of the base class."""
         bits = self.xp.empty((rows, words), "uint32")
         self.kernels.values("random_bits", "float32", rows * -(-words // 8), *_words(key), *stream, start, rows, words, bits)
         return bits
@@ -206,7 +205,7 @@ class CudaOperations(Operations):
     def dropout_mask(
         self, key: int, stream: tuple[int, int], start: int, shape: tuple[int, ...], rate: float, dtype: Any
     ) -> Array:
-        """As the base class, bit for bit, in one sweep."""
+        """The bits of the base class, in one sweep."""
         mask, words = self.xp.empty(shape, dtype), math.prod(shape[1:])
         numbers = (start, shape[0], words, int(rate * 2**32), 1 / (1 - rate))
         self.kernels.values("dropout_mask", dtype, shape[0] * -(-words // 8), *_words(key), *stream, *numbers, mask)
@@ -215,13 +214,13 @@ class CudaOperations(Operations):
     # ---- losses and optimisers
 
     def one_hot(self, t: Array, classes: int, dtype: Any) -> Array:
-        """As the base class; a label out of range gives NaN, so that the loss shows it."""
+        """A label out of range gives NaN, so that the loss shows it."""
         q = self.xp.empty((len(t), classes), dtype)
         self.kernels.rows("one_hot", q, self.xp.asarray(t, "int64"), q, len(t), classes)
         return q
 
     def cross_entropy(self, z: Array, q: Array, sums_to_one: bool) -> tuple[Array, Array]:
-        """As the base class, in one sweep."""
+        """In one sweep."""
         losses, delta = self.xp.empty(len(z), z.dtype), self.xp.empty(z.shape, z.dtype)
         rows = 4
         grid = (-(-len(z) // rows), 1, 1)
@@ -229,7 +228,7 @@ class CudaOperations(Operations):
         return losses, delta
 
     def norm(self, vector: Array) -> Array:
-        """As the base class, an array without axes on the device."""
+        """A 0-dimensional array on the device."""
         blocks = max(1, min(-(-len(vector) // (256 * 64)), 1 << 10))
         partial, norm = self.xp.empty(blocks, "float64"), self.xp.empty((), "float64")
         self.kernels.launch("squares", vector.dtype, (blocks, 1, 1), (256, 1, 1), vector, partial, len(vector))
@@ -237,7 +236,7 @@ class CudaOperations(Operations):
         return norm
 
     def scale_to_norm(self, vector: Array, norm: Array, most: float) -> None:
-        """As the base class, on the device."""
+        """On the device, without reading the number."""
         self.kernels.values("scale_to_norm", vector.dtype, len(vector), vector, norm, most, len(vector))
 
     def adam(
@@ -252,7 +251,7 @@ class CudaOperations(Operations):
 
 
 class CudaNormalization(NamedTuple):
-    """`Normalization` of `layers/norm.py` in one sweep each; there is one shard, so sums of it wait for `combine_deltas`."""
+    """`Normalization` of `layers/norm.py` in one sweep each; there is one shard, so its sums are finished in `combine_deltas`."""
 
     backend: CudaOperations
     mean: Array
@@ -292,7 +291,7 @@ class CudaNormalization(NamedTuple):
 
 
 class DeviceTally(Tally):
-    """Kept on the device, where it also stops the optimiser: `halted` says so to its kernels."""
+    """A tally on the device, which also stops the optimiser: its kernels read `halted`."""
 
     def __init__(self, backend: CudaOperations, skip: bool) -> None:
         super().__init__(skip)
@@ -300,7 +299,7 @@ class DeviceTally(Tally):
         self.sums, self.halted = backend.xp.zeros(2, "float64"), backend.xp.zeros(2, "int32")
 
     def add(self, value: Any, weight: float) -> None:
-        """Take in a number that may not have been computed yet."""
+        """Add a number that may not have been computed yet."""
         self.count += 1
         value = self.backend.xp.asarray(value, "float64")
         self.backend.kernels.launch(

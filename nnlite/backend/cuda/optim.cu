@@ -1,4 +1,4 @@
-// Optimisers: one sweep over the flat vectors. And what keeps them from a bad step: the norm of the gradients, and the way back.
+// Optimisers: one sweep over the flat vectors. And the guards against a bad step: the norm of the gradients, and the undo.
 
 // partial[block] = sum over this block's values of g^2, in double, so that no float overflows. A block of 256 threads.
 __device__ inline void write_total(double sum, double* result)
@@ -44,7 +44,7 @@ KERNEL scale_to_norm(real* g, const double* norm, double most, long long values)
         g[i] = g[i] * factor;
 }
 
-// state: of `note_loss`. after <- before, where a loss or a gradient was bad: what an update wrote is taken back.
+// state: of `note_loss`. after <- before, if a loss or a gradient was bad: undoes what an update wrote.
 KERNEL take_back(real* after, const real* before, const int* state, long long values)
 {
     if (!state[1])

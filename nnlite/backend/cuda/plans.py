@@ -1,4 +1,4 @@
-"""Convolutions and pooling on a CUDA device: the plans of `conv.py` and `pool.py`, by the kernels of `cuda/`."""
+"""Convolutions and pooling on a CUDA device: the plans of `conv.py` and `pool.py`, with the kernels of `cuda/`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,14 @@ from nnlite.backend.memory import Memory
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Array, Window
 
-_EVEN = 4  # values that a row of patches is a multiple of: cuBLAS reads as many at once
+_EVEN = 4  # a row of patches is a multiple of this many values: cuBLAS reads as many at once
 _MOST_TAPS = 1 << 16  # of a pooling window: the winner is kept in 16 bits
 
 
 class CudaConvPlan(ConvPlan):
     """Products with patches, of all images at once where memory allows.
 
-    row: values of a row of patches, those of the window and zeros behind them; the filters have as many.
+    row: values in a row of patches, those of the window followed by zeros; the filters have as many.
     """
 
     backend: "CudaOperations"
@@ -99,7 +99,7 @@ class CudaPointwisePlan(CudaConvPlan):
 
 
 class CudaDepthwisePlan(ConvPlan):
-    """One filter for each channel: a kernel for each direction."""
+    """One filter per channel: a kernel for each direction."""
 
     backend: "CudaOperations"
 
@@ -134,7 +134,7 @@ class CudaDepthwisePlan(ConvPlan):
 
 
 class CudaMaxPoolPlan(MaxPoolPlan):
-    """Max-pooling: which tap won is kept in 16 bits; each pixel then gathers from the windows that it lies in."""
+    """Max-pooling: the winning tap is kept in 16 bits; each pixel then gathers from the windows that contain it."""
 
     backend: "CudaOperations"
 
@@ -173,7 +173,7 @@ class CudaAveragePoolPlan(AveragePoolPlan):
 
 
 def _spread(plan: Any, name: str, delta: Array, more: list[Array | None], out: Array | None) -> Array:
-    """Deltas of windows to the pixels that lie in them."""
+    """Send the deltas of windows to the pixels in them."""
     da: Array = plan._out((len(delta), *plan.window.in_shape), delta.dtype, out)
     plan.backend.kernels.images(name, da.dtype, plan.geometry, da.shape, delta, *more, da)
     return da

@@ -1,6 +1,6 @@
-// What is done value by value.
+// Elementwise operations.
 
-// z += b by column, and where relu is set max(z, 0) of it.
+// z += b by column, and with relu max(z, 0).
 template <int P> __device__ void add_bias_by(Values<P>* z, const real* b, long long rows, int channels, int relu)
 {
     for (int c = threadIdx.x; c < channels; c += blockDim.x) {

@@ -32,7 +32,7 @@ KERNEL max_pool(const real* a, real* out, unsigned short* winner, Window w, int 
     }
 }
 
-// Each delta goes to the pixel that won its window: every pixel asks the windows that it lies in.
+// Each delta goes to the pixel that won its window: every pixel visits the windows that contain it.
 KERNEL max_pool_delta(const real* delta, const unsigned short* winner, real* da, Window w, int images, int channels)
 {
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
@@ -55,7 +55,7 @@ KERNEL max_pool_delta(const real* delta, const unsigned short* winner, real* da,
     }
 }
 
-// y = the mean of each window, padded zeros counted.
+// y = the mean of each window, padded zeros included.
 KERNEL average_pool(const real* a, real* out, Window w, int images, int channels)
 {
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
@@ -80,7 +80,7 @@ KERNEL average_pool(const real* a, real* out, Window w, int images, int channels
     }
 }
 
-// Each delta is shared out evenly over its window.
+// Each delta is spread evenly over its window.
 KERNEL average_pool_delta(const real* delta, real* da, Window w, int images, int channels)
 {
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
