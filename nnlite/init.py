@@ -1,7 +1,7 @@
 """Initialisers: functions (shape, rng) -> float64 array. Shapes are (n_out, n_in) or (filters, kh, kw, channels / groups).
 
-fan_in is the number of inputs of a unit, fan_out the number of outputs that an input reaches. `fans(shape)` gives both: by the
-axes of the shape, unless the layer that declared it said otherwise, as a convolution with groups does.
+fan_in is the number of inputs of a unit, fan_out the number of outputs that an input reaches. `fans(shape)` gives both: from the
+axes of the shape, unless the layer declared others, as a convolution with groups does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Initialiser = Callable[[Shape, Any], Any]
 
 
 class DeclaredShape(tuple[int, ...]):
-    """The shape of a layer's weights, as its initialiser gets it: with the fans that were declared, or None."""
+    """The shape of a layer's weights as passed to its initialiser: with the declared fans, or None."""
 
     fan_in: int | None
     fan_out: int | None
@@ -38,7 +38,7 @@ class DeclaredShape(tuple[int, ...]):
 
 
 def fans(shape: Shape) -> tuple[int, int]:
-    """(fan_in, fan_out) of weights of this shape, where nothing was declared by its axes; a vector has one input a unit."""
+    """(fan_in, fan_out) of weights of this shape, from its axes unless declared; a vector has one input per unit."""
     fan_in, fan_out = getattr(shape, "fan_in", None), getattr(shape, "fan_out", None)
     return fan_in or math.prod(shape[1:]), fan_out or shape[0] * math.prod(shape[1:-1])
 
@@ -97,7 +97,7 @@ class constant:
 
 
 def orthogonal(shape: Shape, rng: np.random.Generator) -> Values:
-    """Orthonormal rows (or columns, where there are more units than inputs). Source: Saxe et al. 2014, section 3."""
+    """Orthonormal rows (or columns, if there are more units than inputs). Source: Saxe et al. 2014, section 3."""
     rows, columns = shape[0], math.prod(shape[1:])
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))  # so that q is uniform over the orthogonal group (Mezzadri 2007)
@@ -105,7 +105,7 @@ def orthogonal(shape: Shape, rng: np.random.Generator) -> Values:
 
 
 def dirac(shape: Shape, rng: Any = None) -> Values:
-    """Filters that pass channel i on to output i, in each group, the rest zero: a convolution that begins as the identity."""
+    """Filters that pass channel i on to output i, in each group, the rest zero: a convolution that starts as the identity."""
     values = np.zeros(shape)
     by_group = _by_group(values, shape)
     _, filters, kh, kw, channels = by_group.shape
@@ -115,7 +115,7 @@ def dirac(shape: Shape, rng: Any = None) -> Values:
 
 
 def dirac_uniform(shape: Shape, rng: np.random.Generator) -> Values:
-    """As `dirac`, but filters beyond the channels of a group are drawn: uniform with variance 1 / (3 fan_in).
+    """Like `dirac`, but filters beyond the channels of a group are random: uniform with variance 1 / (3 fan_in).
 
     Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds, section 3.2.
     """
@@ -135,8 +135,8 @@ def _by_group(values: Values, shape: Shape) -> Values:
 class whitening:
     """Filters that whiten patches: the eigenvectors of their covariance, each divided by sqrt(eigenvalue + eps).
 
-    images: (N, H, W, C), some thousands, scaled as the convolution sees them. The initialiser gives W (filters, kh, kw, C): the
-    eigenvectors e_i, largest eigenvalue first, then -e_i, in turn as often as there are filters. Raises ValueError for other
+    images: (N, H, W, C), a few thousand, scaled like the inputs of the convolution. The initialiser gives W (filters, kh, kw, C): the
+    eigenvectors e_i, largest eigenvalue first, then -e_i, repeated for as many filters as there are. Raises ValueError for other
     shapes. Source: Page 2019, How to train your ResNet, part 8; with both signs Jordan 2024, section 3.1.
     """
 
@@ -191,7 +191,7 @@ def find(init: str | Initialiser) -> Initialiser:
 
 
 def initialiser(init: str | Initialiser) -> str | Initialiser:
-    """`init`, as it was given; raises ValueError for what is none."""
+    """`init`, unchanged; raises ValueError if it is not an initialiser."""
     find(init)
     return init
 

@@ -11,16 +11,16 @@ Shape = tuple[int, ...]
 
 
 class NoWeightError(DataError):
-    """The weights of a batch add up to zero: it has no mean, and in a longer one it counts nothing."""
+    """The weights of a batch add up to zero: it has no mean, and contributes nothing to a longer one."""
 
 
 class Loss:
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
-    A sample of weight 0 is not there: whatever its outputs and its target are, loss and delta have nothing of it.
-    A subclass writes `per_sample(backend, z, t) -> (J_n, dJ_n/dz_n)`, and where t has not the shape of z, `check`, too. Every
-    method is handed the backend whose arrays it gets, the model's as a rule: `backend.xp` is its NumPy. `takes_logits`: y is
-    sigmoid or softmax of z, so that a model that ends with one of these is refused by `Trainer`.
+    A sample of weight 0 is ignored: whatever its outputs and target, it changes neither loss nor the other deltas.
+    A subclass writes `per_sample(backend, z, t) -> (J_n, dJ_n/dz_n)`, and also `check` if t has another shape than z. Every
+    method is passed the backend of its arrays, usually the model's: `backend.xp` is its NumPy. `takes_logits`: y is
+    sigmoid or softmax of z, so `Trainer` refuses a model that ends with one of these.
     """
 
     takes_logits: ClassVar[bool] = False
@@ -30,15 +30,15 @@ class Loss:
     def __call__(self, z: Any, t: Any, sample_weight: Any = None) -> tuple[float, Array]:
         """z: (N, ...) outputs   t: targets   sample_weight: (N,) or None
 
-        The loss is a float; on a GPU an array of no axes on the device, so that nobody waits: `float(loss)` does.
+        The loss is a float; on a GPU a 0-dimensional array on the device, to avoid waiting: `float(loss)` waits.
         Raises ShapeError or DataError for targets and weights that do not fit.
         """
         backend = backend_of(z)
-        z = backend.xp.ascontiguousarray(_reals(backend.asarray(z)))  # NumPy's sums along rows lose no digits, others do
+        z = backend.xp.ascontiguousarray(_reals(backend.asarray(z)))  # NumPy sums pairwise only along contiguous rows
         return self.of_rows(backend, z, *self.prepare(z.shape, z.dtype, t, sample_weight, backend))
 
     def of_rows(self, backend: Backend, z: Array, t: Array, sample_weight: Array | None, total: float) -> tuple[float, Array]:
-        """Loss and delta of all rows of a batch, or of some: `prepare` gave the batch's t and weights, and its total."""
+        """Loss and delta of all samples of a batch, or of some: `prepare` returned the batch's t and weights, and its total."""
         if sample_weight is not None:
             z = _of_those_there(backend, z, sample_weight)
         losses, delta = self.per_sample(backend, z, t)
@@ -55,7 +55,7 @@ class Loss:
         """Targets and weights, checked and on the device of the outputs, and the total to divide by."""
         if z_shape[:1] == (0,):
             raise DataError("the batch is empty")
-        # What is on the host is checked there, before it is moved: reading back what is on a device would wait for it.
+        # Host data are checked before they are moved: reading them back from a device would wait for it.
         source = backend
         if backend.has_own_memory and not any(hasattr(data, "__cuda_array_interface__") for data in (t, sample_weight)):
             source = get_backend("cpu")
@@ -78,7 +78,7 @@ class Loss:
         return t, sample_weight, total
 
     def weigh(self, backend: Backend, z_shape: Shape, t: Array, sample_weight: Array | None, dtype: Any) -> Array | None:
-        """The weights of the samples, or of their positions (N, ...): 0 for those that their targets exclude."""
+        """The weights of the samples, or of their positions (N, ...): 0 for those excluded by their targets."""
         return sample_weight
 
     def total(self, backend: Backend, t: Array, sample_weight: Array | None) -> float:
@@ -86,7 +86,7 @@ class Loss:
         return float(len(t)) if sample_weight is None else float(sample_weight.sum(dtype="float64"))
 
     def check(self, backend: Backend, z_shape: Shape, t: Array, dtype: Any) -> Array:
-        """t as `per_sample` wants it: here, of the shape of z; (N, ...) will do for (N, ..., 1)."""
+        """t as `per_sample` needs it: here, in the shape of z; (N, ...) is accepted for (N, ..., 1)."""
         if len(z_shape) > 1 and (*t.shape, 1) == z_shape:
             t = t.reshape(z_shape)
         if t.shape != z_shape:
@@ -105,13 +105,13 @@ class CrossEntropy(Loss):
     z: (N, ..., C)     t: (N, ...) or (N, ..., 1) labels, or (N, ..., C): each position, such as a pixel, counts as a sample
 
     p is the target: t, or 1 at the label; with label_smoothing s it is (1 - s) p + s / C.
-    v: class_weight, (C,) or a dict {class: weight}; default 1, also of classes that are not in the dict.
+    v: class_weight, (C,) or a dict {class: weight}; default 1, also for classes that are not in the dict.
     Labels are averaged over the sum of class weight x sample weight, probabilities over the sum of sample weights.
     ignore_index: samples, or positions, with this label count as if their weight were 0; default None.
-    Raises ValueError for a label_smoothing outside [0, 1) and for class weights that are negative or no numbers, ShapeError
+    Raises ValueError for a label_smoothing outside [0, 1) and for class weights that are negative or not numbers, ShapeError
     for more or other classes than the outputs have, DataError for labels that are not integers or out of range, and for
-    probabilities outside [0, 1]; targets that already lie on a GPU are not read back to be checked: a label out of range
-    makes the loss NaN there.
+    probabilities outside [0, 1]; targets that are already on a GPU are not read back to be checked: there a label out of
+    range makes the loss NaN.
     Source: Bishop 2006, equations 4.108 and 4.109; label smoothing: Szegedy et al. 2015, section 7.
     """
 
@@ -169,13 +169,13 @@ class BinaryCrossEntropy(Loss):
     """J_n = -mean over outputs of (q_1 log y + q_0 log(1 - y)),  y = 1 / (1 + exp(-z)),  q_1 = p v_1 t,  q_0 = v_0 (1 - t).
 
     dJ_n/dz = (y (q_0 + q_1) - q_1) / outputs
-    z: (N, ...) logits   t: the same shape, in [0, 1]; (N, ...) will do for (N, ..., 1)
+    z: (N, ...) logits   t: the same shape, in [0, 1]; (N, ...) is accepted for (N, ..., 1)
 
-    p: pos_weight, a number or one for each of the last axis of outputs; default 1. The loss is averaged as without it.
+    p: pos_weight, a number or one for each of the last axis of outputs; default 1. It does not change the divisor of the average.
     v: class_weight, (v_0, v_1) or a dict {0: v_0, 1: v_1}; default 1. With it the loss is averaged over the sum of
-    sample weight x (v_1 t + v_0 (1 - t)), as CrossEntropy's of two classes.
-    Raises ValueError for weights that are negative or no numbers, ShapeError for weights of other outputs or classes, DataError
-    for targets outside [0, 1]; those that already lie on a GPU are not read back to be checked.
+    sample weight x (v_1 t + v_0 (1 - t)), like CrossEntropy of two classes.
+    Raises ValueError for weights that are negative or not numbers, ShapeError for weights of other outputs or classes, DataError
+    for targets outside [0, 1]; those already on a GPU are not read back to be checked.
     """
 
     takes_logits = True
@@ -259,12 +259,12 @@ def softmax(z: Any) -> Array:
 
 
 def _spread(weight: Array, like: Array) -> Array:
-    """(N,) as (N, 1, ...), to be multiplied with `like`; so with the weights of positions."""
+    """(N,) as (N, 1, ...), to broadcast with `like`; the weights of positions likewise."""
     return weight.reshape(*weight.shape, *[1] * (like.ndim - weight.ndim))
 
 
 def _of_those_there(backend: Backend, values: Array, weight: Array) -> Array:
-    """The values of samples whose weight is not zero, and zeros: their own, times zero, may be NaN."""
+    """The values of samples with non-zero weight, 0 for the others, whose values times zero may be NaN."""
     there: Array = backend.xp.where(_spread(weight, values), values, values.dtype.type(0))
     return there
 
@@ -275,7 +275,7 @@ def _reals(z: Array) -> Array:
 
 
 def _mean(losses: Array, delta: Array) -> tuple[Array, Array]:
-    """From values and slopes of each output to those of each sample."""
+    """From losses and slopes of each output to those of each sample."""
     delta /= max(1, delta[0].size)
     return losses.reshape(len(losses), -1).mean(axis=1), delta
 
@@ -295,7 +295,7 @@ def _of_labels(backend: Backend, weight: Any, t: Array) -> Array:
 
 
 def _are_labels(t: Array) -> bool:
-    """Of targets that were checked: probabilities are real."""
+    """Whether checked targets are labels: probabilities are floats."""
     return bool(t.dtype.kind in "iu")
 
 

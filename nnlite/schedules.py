@@ -2,7 +2,7 @@
 
     nn.SGD(learning_rate=nn.schedules.warmup(nn.schedules.cosine(0.1, steps=1000), steps=100))
 
-They are frozen dataclasses, so that they print, compare and pickle. After their last step the final value stays. Rates must not
+They are frozen dataclasses, so that they print, compare and pickle. After the last step the final value is kept. Rates must not
 be negative; numbers of steps are whole, at least 1. Raises ValueError otherwise.
 """
 
@@ -48,7 +48,7 @@ class step:
 
 @dataclass(frozen=True)
 class exponential:
-    """rate decay^(step / every): it falls by `decay` each `every` steps, smoothly"""
+    """rate decay^(step / every): it falls smoothly by a factor `decay` every `every` steps"""
 
     rate: float
     decay: float
@@ -66,7 +66,7 @@ class exponential:
 
 @dataclass(frozen=True)
 class _Ramp:
-    """What goes from `rate` to `final` in `steps` steps."""
+    """The base of schedules from `rate` to `final` in `steps` steps."""
 
     rate: float
     steps: int

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of an optimiser, a metric, a callback, a source of batches or an epoch under way."""
+"""What a checkpoint keeps of an optimiser, a metric, a callback, a source of batches or an unfinished epoch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,22 +15,22 @@ Arrays = dict[str, Any]
 
 
 class Stateful(Protocol):
-    """What can be kept. Its state holds numbers, text, None, arrays, and lists, tuples and dicts by text of them."""
+    """An object with a state: numbers, text, None, arrays, and lists, tuples and dicts with text keys of these."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """The state that a checkpoint keeps."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
 
 
 def is_stateful(thing: Any) -> TypeGuard[Stateful]:
-    """Whether it has both: a source of batches of the user's own may say where it is, and go on from there."""
+    """Whether it has both methods: a custom source of batches may save its position and resume from it."""
     return callable(getattr(thing, "state", None)) and callable(getattr(thing, "load_state", None))
 
 
 def state_of(thing: Stateful) -> dict[str, Any]:
-    """Its state; raises StateError, naming it, for what no checkpoint can keep."""
+    """Its state; raises StateError, naming the value, for what no checkpoint can keep."""
     state = thing.state()
     refuse_unkeepable(state, f"the state of {shortened(thing)}")
     return state
@@ -38,7 +38,7 @@ def state_of(thing: Stateful) -> dict[str, Any]:
 
 @contextmanager
 def faults_of_the_file() -> Iterator[None]:
-    """A state from a file can hold anything, and what it leads to is the file's fault."""
+    """Raise FileError for errors from a state that was read from a file, which can hold anything."""
     try:
         yield
     except NNLiteError:
@@ -48,7 +48,7 @@ def faults_of_the_file() -> Iterator[None]:
 
 
 def attributes(thing: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The attributes of an object, as its state; functions, schedules and modules are none.
+    """The attributes of an object, as its state, except functions, schedules and modules.
 
     Raises StateError, naming it, for one that a checkpoint cannot keep.
     """
@@ -71,7 +71,7 @@ def refuse_unkeepable(value: Any, name: str) -> None:
 
 
 def _unkeepable(value: Any) -> str:
-    """What of a value cannot be kept, or nothing."""
+    """A description of what in a value cannot be kept, or nothing."""
     kind = type(value)
     if kind in (list, tuple):
         return next(filter(None, map(_unkeepable, value)), "")
@@ -84,13 +84,13 @@ def _unkeepable(value: Any) -> str:
 
 
 def _is_array(value: Any) -> bool:
-    """NumPy's numbers, too, but nothing that is more than an array of numbers."""
+    """Whether it is an array or a NumPy scalar, and nothing more than numbers."""
     is_array = type(value) is np.ndarray or isinstance(value, np.generic) or hasattr(value, "__cuda_array_interface__")
     return is_array and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
 
 
 def pack(value: Any, name: str, arrays: Arrays) -> Any:
-    """The value as JSON can hold it; its arrays are copied into `arrays`, under names that begin with `name`."""
+    """The value in a form that JSON can hold; its arrays are copied into `arrays`, under names that begin with `name`."""
     if isinstance(value, dict):
         return {"dict": {key: pack(v, name, arrays) for key, v in value.items()}}
     if isinstance(value, list | tuple):
@@ -99,7 +99,7 @@ def pack(value: Any, name: str, arrays: Arrays) -> Any:
         return {"number": [value.dtype.name, value.item()]}
     if _is_array(value):
         host = backend_of(value).to_host(value)
-        if host is not value and host.ndim == 0:  # a device's number goes on as one of the host, which adds to both
+        if host is not value and host.ndim == 0:  # a device's number becomes a host number, which adds to either kind
             return pack(host[()], name, arrays)
         place = f"{name} {len(arrays)}"
         arrays[place] = np.array(host, host.dtype.newbyteorder("="), order="C")  # safetensors writes the bytes as they are

@@ -113,7 +113,7 @@ class Vectors:
         return sorted(slot.name for slot in (*self.trained, *self.kept) if slot.frozen)
 
     def freeze(self, pattern: str, statistics: bool) -> None:
-        """Freeze the parameters whose names match; with `statistics` also the statistics of layers whose parameters are then all frozen."""
+        """Freeze the parameters whose names match; with `statistics` also the statistics of layers that are then all frozen."""
         matching = self._matching(pattern)
         for slot in matching:
             if slot.parameter.trained:

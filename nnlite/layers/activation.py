@@ -1,4 +1,4 @@
-"""Activation functions: a = f(z), value by value (Softmax: row by row). Their input is called a, their output y."""
+"""Activation functions: y = f(a), value by value (Softmax: over the last axis). The input is called a, the output y."""
 
 import math
 from functools import partial
@@ -179,7 +179,7 @@ class SiLU(Elementwise):
 class Softmax(Layer):
     """y_i = exp(a_i) / sum over j of exp(a_j)      dJ/da_i = y_i (delta_i - sum over j of delta_j y_j)
 
-    Over the last axis. To train a classifier leave it out: `CrossEntropy` takes logits.
+    Over the last axis. Omit it to train a classifier: `CrossEntropy` takes logits.
     """
 
     keeps, shares_memory = "output", False

@@ -18,7 +18,7 @@ Init = str | Callable[[Shape, Any], Any]
 
 
 class Parameter(NamedTuple):
-    """An array that a layer declares: trained (a parameter) or only kept (a buffer, such as a running mean)."""
+    """An array that a layer declares: trained (a parameter) or not (a buffer, such as a running mean)."""
 
     shape: DeclaredShape
     init: Init
@@ -31,7 +31,7 @@ class Parameter(NamedTuple):
 
 
 class Shard:
-    """A piece of the batch: rows `start` to `start + rows` of training pass `pass_id`.  swept: backward follows at once."""
+    """A piece of the batch: samples `start` to `start + rows` of training pass `pass_id`.  swept: backward follows immediately."""
 
     start: int
     rows: int
@@ -44,12 +44,12 @@ class Shard:
 
 
 class Context(Memory):
-    """What one layer keeps of one shard between forward and backward; the layer adds what it likes.
+    """What one layer keeps of one shard between forward and backward; the layer may add attributes.
 
-    Given by the model: `dW`, `db`, ... (where backward writes the gradient of `W`, `b`, ...), `prepared` (what the layer's
-    `prepare` returned), `batch` (what `combine` returned, for layers that need the batch), `out` (an array of the result's
-    shape that forward or backward may write to, or None), `trained` (false where no gradient of the parameters is wanted)
-    and `needs_delta` (false where nobody wants dJ/da).
+    Set by the model: `dW`, `db`, ... (where backward writes the gradient of `W`, `b`, ...), `prepared` (what the layer's
+    `prepare` returned), `batch` (what `combine` returned, for a `BatchLayer`), `out` (an array of the result's
+    shape that forward or backward may write to, or None), `trained` (false if the gradients of the parameters are not
+    wanted) and `needs_delta` (false if dJ/da is not wanted).
     """
 
     def __init__(self, backend: Backend, layer_id: int, shard: Shard, dtype: Any) -> None:
@@ -65,7 +65,7 @@ class Context(Memory):
 
     if TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any: ...  # what the layer and the model add
+        def __getattr__(self, name: str) -> Any: ...  # added by the layer and the model
 
         def __setattr__(self, name: str, value: Any) -> None: ...
 
@@ -76,12 +76,12 @@ class Context(Memory):
 
     @property
     def swept(self) -> bool:
-        """Whether backward follows at once."""
+        """Whether backward follows immediately."""
         return self.shard.swept
 
     @property
     def out(self) -> Array | None:
-        """Where the result may be written; asked for at most once in a forward or backward pass."""
+        """Where the result may be written; read at most once per forward or backward pass."""
         if type(self._target) is tuple:
             number, shape = self._target
             shape = (self.shard.rows, *shape)
@@ -94,9 +94,9 @@ class Context(Memory):
         return self._target
 
     def aim(self, target: "Array | tuple[int | None, Shape] | None", like: Array | None = None) -> None:
-        """Choose what `out` gives: an array, or room for rows of a shape, the context's own or the thread's of a number.
+        """Set what `out` returns: an array, or memory for samples of a shape, the context's own or a numbered buffer of the thread.
 
-        like: an array whose order in memory the context's own room should have, if that is the order of its shape.
+        like: the context's own memory takes the memory order of this array, if that is the order of its shape.
         """
         self._target, self._like = target, like
 
@@ -105,13 +105,13 @@ class Layer:
     """The base of all layers. A subclass writes `build`, `forward` and `backward`, and keeps its constructor's
     arguments under their own names (they are its configuration: printed, copied and saved).
 
-    It also says what `plan.py` may rely on; the defaults are the careful ones. `samplewise`: each sample is treated by itself.
+    It also says what `engine/plan.py` may assume; the defaults are the safe ones. `samplewise`: each sample is treated by itself.
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
-    `shares_memory`: the result may be the input's memory, as with Flatten. And what a trainer relies on: `gives_probabilities`,
-    which a loss of logits must not be given; None where the layer gives them if it is given them. `saved_as`: the class that a
-    file names for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers as they are, such
+    `shares_memory`: the result may be the input's memory, as with Flatten. For trainers: `gives_probabilities`, which
+    a loss of logits must not be given; None if the outputs are probabilities whenever the inputs are. `saved_as`: the class that
+    files name for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers unconverted, such
     as the ids of an embedding; its backward may return None. Otherwise inputs are cast to the model's dtype.
-    `ends_with_relu`: set by `engine/rewrite.py` alone, on a twin of the layer whose outputs have gone through ReLU.
+    `ends_with_relu`: set only by `engine/rewrite.py`, on a twin of the layer whose outputs include the ReLU.
     """
 
     samplewise: ClassVar[bool] = True
@@ -131,7 +131,7 @@ class Layer:
     owner: "Layer | None" = None  # the whole model that holds the values
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Give every layer its bookkeeping, so that a subclass need not call `super().__init__()`."""
+        """Set up the bookkeeping, so that subclasses need not call `super().__init__()`."""
         if args or kwargs:
             cls._refuse_unnamed(args, kwargs)
         layer = super().__new__(cls)
@@ -155,9 +155,9 @@ class Layer:
         raise TypeError(f"{type(self).__name__} has no backward")
 
     def prepare(self, memory: Memory) -> Any:
-        """What all shards of a pass share, made once of the declared arrays alone: `ctx.prepared`.
+        """What all shards of a pass share, computed once from the declared arrays alone: `ctx.prepared`.
 
-        Inference takes it again as long as these have the same values. `memory`: for arrays that the next pass writes anew.
+        Inference reuses it while these keep the same values. `memory`: for arrays that the next pass overwrites.
         """
         return None
 
@@ -166,11 +166,11 @@ class Layer:
         return 0
 
     def weights(self) -> int:
-        """Values of parameters, in the form in which a shard uses them."""
+        """Number of parameter values, in the form that a shard uses."""
         return sum(p.size for p in self.declared.values() if p.trained)
 
     def temporaries(self) -> int:
-        """Values of temporary memory that one sample needs, besides input and output."""
+        """Values of temporary memory per sample, besides input and output."""
         return 0
 
     def declare(
@@ -183,10 +183,10 @@ class Layer:
         fan_in: int | None = None,
         fan_out: int | None = None,
     ) -> None:
-        """Declare an array; it is `self.<name>` once the model is built.
+        """Declare an array, which is `self.<name>` once the model is built.
 
         init: a name in `nn.init` or a function (shape, rng) -> array. fan_in, fan_out: the number of inputs of a unit, and of
-        outputs that an input reaches, for initialisers that look at them; default: those of weights (n_out, ..., n_in).
+        outputs that an input reaches, for initialisers that use them; default: those of weights (n_out, ..., n_in).
         """
         for fan in (fan_in, fan_out):
             if fan is not None:
@@ -194,7 +194,7 @@ class Layer:
         self.declared[name] = Parameter(DeclaredShape(map(index, shape), fan_in, fan_out), init, trained)
 
     def declare_shapes(self, in_shape: Shape) -> Shape:
-        """Build for `in_shape`, keeping both shapes."""
+        """Build for `in_shape`, and store both shapes."""
         self.declared.clear()
         in_shape = tuple(in_shape)
         out_shape = tuple(map(index, self.build(in_shape)))
@@ -208,16 +208,16 @@ class Layer:
     has_frozen_form: ClassVar[bool] = False
 
     def frozen_form(self) -> "Layer":
-        """What it is in training while parameters and statistics are frozen; for a layer whose `has_frozen_form` is true."""
+        """The layer that replaces it in training while parameters and statistics are frozen; if `has_frozen_form` is true."""
         return self
 
     @property
     def is_frozen_whole(self) -> bool:
-        """Whether all that it declares is frozen, statistics too."""
+        """Whether everything it declares is frozen, including statistics."""
         return bool(self.declared) and self.frozen >= self.declared.keys()
 
     def children(self) -> dict[str, "Layer"]:
-        """The layers inside this one, by the name they have in the model's names."""
+        """The layers inside this one, by their part of the model's names."""
         return {}
 
     @property
@@ -232,7 +232,7 @@ class Layer:
 
     @classmethod
     def _refuse_unnamed(cls, args: Any, kwargs: Any) -> None:
-        """Raise TypeError, saying what to write, for options without their names."""
+        """Raise TypeError, saying what to write, for options passed by position."""
         parameters = cls.arguments()
         if not parameters:
             raise TypeError(f"{cls.__name__}() takes no arguments")
@@ -249,7 +249,7 @@ class Layer:
         return {p.name: getattr(self, p.name) for p in self.arguments()}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Parameters are copied into the model's vector, so that a view stays a view."""
+        """Copy parameters into the model's vector, so that views stay views."""
         if name in self.__dict__ and name in self.declared:
             self._assign(name, value)
         else:
@@ -286,12 +286,12 @@ class Slot(NamedTuple):
 
     @property
     def frozen(self) -> bool:
-        """Whether it gets no gradient and no update."""
+        """Whether it is excluded from gradients and updates."""
         return self.attribute in self.layer.frozen
 
 
 class Elementwise(Layer):
-    """A function of each value, which may be written over its input. A subclass says what it `keeps`."""
+    """A function of each value, which may overwrite its input. A subclass says what it `keeps`."""
 
     elementwise, shares_memory = True, False
 
@@ -301,33 +301,33 @@ class BatchLayer(Layer):
 
     Forward:  `statistics(a)` of each shard -> `combine(all)` = `ctx.batch` -> `forward` of each shard; `commit(batch)` once.
     Backward: `delta_statistics(delta, ctx)` of each shard -> `combine_deltas(all, ctx)` = `ctx.delta_batch`, writing the
-    gradients -> `backward` of each shard. The model sets `ctx.a`, the shard's input, for what is done with each shard.
+    gradients -> `backward` of each shard. The model sets `ctx.a`, the shard's input, for the steps done with each shard.
     """
 
     samplewise, keeps, shares_memory = False, "input", False
 
     def statistics(self, a: Array) -> Any:
-        """A shard's part of what the batch must know."""
+        """A shard's part of what `combine` needs."""
         raise TypeError(f"{type(self).__name__} has no statistics")
 
     def combine(self, parts: list[Any]) -> Any:
-        """The parts, in the order of the shards, as one."""
+        """Combine the parts, in the order of the shards."""
         raise TypeError(f"{type(self).__name__} has no combine")
 
     def commit(self, batch: Any) -> None:
-        """Take the batch into the running statistics, once a training pass."""
+        """Update the running statistics from the batch, once per training pass."""
 
     def delta_statistics(self, delta: Array, ctx: Context) -> Any:
-        """A shard's part of what backward must know of the batch."""
+        """A shard's part of what `combine_deltas` needs."""
         raise TypeError(f"{type(self).__name__} has no delta_statistics")
 
     def combine_deltas(self, parts: list[Any], ctx: Context) -> Any:
-        """The parts as one; writes the gradients into `ctx`."""
+        """Combine the parts, and write the gradients into `ctx`."""
         raise TypeError(f"{type(self).__name__} has no combine_deltas")
 
 
 def wrong_input(wanted: Shape, shape: Shape) -> str:
-    """What to say of inputs of this shape that are not (N, *wanted), and how they become so, where that is plain."""
+    """The message for inputs of this shape that are not (N, *wanted), with the remedy if it is obvious."""
     remedies = {
         (*shape[1:], 1): ": x[..., None] adds the last axis, of one channel",
         shape: ": x[None] is a batch of this one sample",

@@ -12,7 +12,7 @@ class Dense(Layer):
 
     Backward, with delta = dJ/dz:   dJ/dW = delta' a    dJ/db = sum of delta over the batch    dJ/da = delta W
 
-    units: n_out.  bias: whether there is a b; it starts at zero.  init: of W, a name in `nn.init` or a function
+    units: n_out.  bias: whether there is a b, initially zero.  init: of W, a name in `nn.init` or a function
     (shape, rng) -> array; default "he_normal", for ReLU.
     Raises ShapeError for inputs that are not vectors: put `Flatten()` before it.
     """

@@ -15,13 +15,13 @@ FAR = 16  # standard deviations from zero: a mean beyond that is subtracted befo
 
 
 class Normalization:
-    """y = gamma x + beta,  x = (a - mean) inv_std,  channel by channel, and its derivative: what the shards of a pass share.
+    """y = gamma x + beta,  x = (a - mean) inv_std,  channel by channel, and its derivative; shared by the shards of a pass.
 
     a, y: (..., C)   mean, inv_std = 1 / sqrt(var + eps), gamma, beta: (C,); gamma and beta may be None, for 1 and 0.
-    rows: about how many values a channel has.
+    rows: about how many values per channel.
 
     No array holds x: y = (a - center) scale + shift, with center = mean. Where the mean is near zero nothing cancels, and
-    center = 0, None here, saves a sweep. A backend may have kernels for all this: see `Backend.normalization`.
+    center = 0, None here, saves a sweep. A backend may have kernels for this: see `Backend.normalization`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Normalization:
         return self.backend.affine(a, self.center, self.scale, self.shift, out, relu)
 
     def delta_sums(self, delta: Array, a: Array) -> tuple[Array, Array]:
-        """The sums of delta and of delta x over the rows of a shard."""
+        """The sums of delta and of delta x over a shard, by channel."""
         total = self.backend.column_sums(delta)
         if self.center is None:
             products = self.backend.column_products(delta, a) - self.mean * total
@@ -74,7 +74,7 @@ class Normalization:
 
 
 class Moments(NamedTuple):
-    """Of a batch: m values a channel, their mean and unbiased variance (C,), and the normalisation by mean and variance."""
+    """Of a batch: m values per channel, their mean and unbiased variance (C,), and the normalisation by mean and variance."""
 
     m: float
     mean: Array
@@ -85,15 +85,15 @@ class Moments(NamedTuple):
 class BatchNorm(BatchLayer):
     """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each channel over the batch and all pixels.
 
-    a, y: (N, C) or (N, H, W, C)   gamma, beta, running_mean, running_var: (C,)   m = N or N H W: values a channel
+    a, y: (N, C) or (N, H, W, C)   gamma, beta, running_mean, running_var: (C,)   m = N or N H W: values per channel
 
     Backward:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
                 dJ/da = gamma / sqrt(var + eps) (delta - dJ/dbeta / m - x dJ/dgamma / m)
 
     Inference uses running_mean and running_var: after each training pass running <- momentum running + (1 - momentum) batch,
-    with the unbiased variance. With one value a channel the output is beta, the gradient zero, running_var left alone.
+    with the unbiased variance. With one value per channel the output is beta, the gradient zero, running_var unchanged.
 
-    A model that freezes it freezes its statistics, too: see `FrozenBatchNorm`.
+    Freezing it also freezes its statistics: see `FrozenBatchNorm`.
     momentum: in [0, 1].  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
     Raises ValueError for other arguments.  Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
@@ -148,7 +148,7 @@ class BatchNorm(BatchLayer):
         return ctx.batch.normalization.backward(delta, ctx.a, *ctx.delta_batch, ctx.out)
 
     def running_normalization(self, rows: int) -> Normalization:
-        """The normalisation by the running mean and variance, of about so many values a channel."""
+        """The normalisation by the running mean and variance, for about `rows` values per channel."""
         return self._normalization(self.running_mean, 1 / self.xp.sqrt(self.running_var + float(self.eps)), rows)
 
     def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Normalization:
@@ -189,7 +189,7 @@ class LayerNorm(Layer):
     Backward, with d = gamma delta:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
                                       dJ/da = (d - mean of d - x mean of (d x)) / sqrt(var + eps)
 
-    A row of equal values gives beta.  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
+    A sample of equal values gives beta.  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
     Raises ValueError for other arguments.  Source: Ba, Kiros and Hinton 2016, equation 4.
     """
 
@@ -206,7 +206,7 @@ class LayerNorm(Layer):
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        # About the first value: equal ones give 0, which the rounded mean of them would not.
+        # About the first value: equal values give exactly 0; their rounded mean would not.
         x = a - a[..., :1]
         x -= x.mean(axis=-1, keepdims=True)
         squares = self.xp.multiply(x, x, out=ctx.out)

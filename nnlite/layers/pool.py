@@ -7,7 +7,7 @@ from nnlite.layers.base import Context, Layer, Shape
 
 
 class Pooling(Layer):
-    """What pooling layers have in common: of probabilities they give probabilities, and backward reads neither a nor y."""
+    """The base of pooling layers: pooled probabilities are probabilities, and backward reads neither a nor y."""
 
     keeps, shares_memory, gives_probabilities = None, False, None
 
@@ -16,7 +16,7 @@ class MaxPool2D(Pooling):
     """y = the largest a of each window, channel by channel.     a: (N, H, W, C)   y: (N, OH, OW, C)
 
     OH = (H + padding - size) // stride + 1. Padding counts as minus infinity.
-    Backward: each delta goes to the pixel that was largest; of equal ones the first, row by row.
+    Backward: each delta goes to the pixel that was largest; among equal ones the first, row by row.
 
     size, stride (default: size), padding: an integer or (height, width). Raises ShapeError for a window that does not fit.
     """
@@ -40,7 +40,7 @@ class MaxPool2D(Pooling):
 class AvgPool2D(Pooling):
     """y = the mean of a over each window, channel by channel.     a: (N, H, W, C)   y: (N, OH, OW, C)
 
-    Padded zeros are counted. Backward: each delta is shared out evenly over its window.
+    Padded zeros are included. Backward: each delta is spread evenly over its window.
 
     size, stride (default: size), padding: an integer or (height, width). Raises ShapeError for a window that does not fit.
     """
@@ -81,7 +81,7 @@ class GlobalAvgPool2D(Pooling):
 class GlobalMaxPool2D(Pooling):
     """y = the largest a of all pixels, channel by channel.     a: (N, H, W, C)   y: (N, C)
 
-    Backward: each delta goes to the pixel that was largest; of equal ones the first, row by row.
+    Backward: each delta goes to the pixel that was largest; among equal ones the first, row by row.
     """
 
     def build(self, in_shape: Shape) -> Shape:

@@ -9,9 +9,9 @@ from nnlite.layers.base import Context, Layer, Shape
 
 
 class Reshape(Layer):
-    """(N, ...) -> (N, *shape), in row-major order. One entry of shape may be -1: whatever is left.
+    """(N, ...) -> (N, *shape), in row-major order. One entry of shape may be -1: it is inferred.
 
-    Raises ShapeError for what is no such shape, and where the numbers of values differ.
+    Raises ShapeError for an invalid shape, and if the numbers of values differ.
     """
 
     keeps, shares_memory, gives_probabilities = None, True, None

@@ -10,7 +10,7 @@ from nnlite.layers.base import Context, Layer, Shape
 
 
 def build_chain(layers: dict[str, Layer], in_shape: Shape) -> Shape:
-    """Build layers one after another; a ShapeError names the layer that it comes from."""
+    """Build layers one after another; a ShapeError names the layer that raised it."""
     shape = in_shape
     for name, layer in layers.items():
         try:
@@ -22,7 +22,7 @@ def build_chain(layers: dict[str, Layer], in_shape: Shape) -> Shape:
 
 
 def check_layers(owner: str, layers: Sequence[Any], least: int = 1) -> None:
-    """Raise TypeError for what is no layer, ShapeError for fewer than `least`."""
+    """Raise TypeError for anything but layers, ShapeError for fewer than `least`."""
     for layer in layers:
         if not isinstance(layer, Layer):
             raise TypeError(f"{owner} expects layers, such as nn.ReLU(), not {shortened(layer)}")
@@ -48,7 +48,7 @@ class Residual(Layer):
     Backward: dJ/da = f'(delta) + s'(delta), each branch's own backward pass.
 
     layers: at least one.  shortcut: a layer or a list or tuple of layers, typically Conv2D(n, 1, stride=2), for branches that
-    change the shape. Raises ShapeError where the shapes of both branches differ.  Source: He et al. 2015, equations 1 and 2.
+    change the shape. Raises ShapeError if the shapes of the branches differ.  Source: He et al. 2015, equations 1 and 2.
     """
 
     def __init__(self, *layers: Layer, shortcut: Layer | Sequence[Layer] = ()) -> None:

@@ -16,7 +16,7 @@ class Adam(Optimizer):
     """m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      p <- p - r m' / (sqrt(v') + eps)
 
     m' = m / (1 - b1^t), v' = v / (1 - b2^t), betas = (b1, b2).  Source: Kingma and Ba 2015, algorithm 1.
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for betas outside [0, 1) and a negative
+    learning_rate, weight_decay, clip_norm: see `Optimizer`. Raises ValueError for betas outside [0, 1) and a negative
     eps. The state holds m / (1 - b1) and v / (1 - b2), which saves two sweeps.
     """
 
@@ -84,7 +84,7 @@ def adam(
 
 
 class AdamW(Adam):
-    """Adam, and p <- (1 - r weight_decay) p before it, in place of its penalty.
+    """Adam after p <- (1 - r weight_decay) p, instead of the L2 penalty.
 
     Source: Loshchilov and Hutter 2019, algorithm 2.
     """

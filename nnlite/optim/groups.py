@@ -12,12 +12,12 @@ from nnlite.state import attributes
 
 
 class ParameterGroups:
-    """Optimisers by name pattern: each parameter goes to the first pattern that its name matches.
+    """Optimisers by name pattern: each parameter belongs to the first pattern that its name matches.
 
         nn.ParameterGroups({"*.b": nn.SGD(0.1), "0.*": nn.Adam(1e-4), "*": nn.Adam(1e-3)})
 
-    Patterns are those of `fnmatch`; a parameter that none matches is left alone. clip_norm: over all groups together.
-    Raises ValueError for a pattern that matches nothing, what is no optimiser, and a group with a clip_norm of its own.
+    Patterns are those of `fnmatch`; a parameter that none matches is not updated. clip_norm: over all groups together.
+    Raises ValueError for a pattern that matches nothing, anything but an optimiser, and a group with its own clip_norm.
     """
 
     __repr__ = as_call
@@ -31,7 +31,7 @@ class ParameterGroups:
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
 
     def step(self, model: Trainable, halted: Any = None) -> None:
-        """One step of every group, as `Optimizer.step`."""
+        """One step of every group; see `Optimizer.step`."""
         self._refuse_idle_patterns([slot.name for slot in model.vectors.trained])
         if halted is None and model.backend.waits_for_reads:
             halted = next(iter(self.groups.values()))._halted_by_hand(model)
@@ -41,12 +41,12 @@ class ParameterGroups:
                 optimizer.update_slots(model, partial(self._is_in, pattern), halted)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: `clip_norm`, and the states of the groups."""
+        """The state that a checkpoint keeps: `clip_norm`, and the states of the groups."""
         states = {pattern: optimizer.state() for pattern, optimizer in self.groups.items()}
         return attributes(self, without=("groups",)) | {"groups": states}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         for pattern, optimizer in self.groups.items():
             optimizer.load_state(state["groups"][pattern])
         vars(self).update({**state, "groups": self.groups})

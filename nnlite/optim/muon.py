@@ -14,10 +14,10 @@ from nnlite.optim.optimizer import Optimizer, Rate, Trainable
 class Muon(Optimizer):
     """v <- momentum v + g      p <- p - r orthogonal(g + momentum v)      or, without nesterov, p <- p - r orthogonal(v)
 
-    For matrices and filters: p (n, ...) is seen as (n, all the rest). orthogonal(M) is M with all its singular values brought
+    For matrices and filters: p (n, ...) is viewed as (n, product of the rest). orthogonal(M) is M with all its singular values brought
     close to 1, by `iterations` of Newton and Schulz. weight_decay: p <- (1 - r weight_decay) p before the step.
-    renormalize: before the step p is scaled to the norm sqrt(n), which a batch norm behind it does not notice.
-    Raises StateError for a parameter that is a vector: give those to another optimiser, by `ParameterGroups`.
+    renormalize: before the step p is scaled to the norm sqrt(n), which does not change the output of a batch norm after it.
+    Raises StateError for a parameter that is a vector: give those to another optimiser with `ParameterGroups`.
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
     """
 
@@ -80,5 +80,5 @@ def orthogonalize(backend: Backend, M: Array, iterations: int) -> Array:
 
 
 def _norm(backend: Backend, M: Array) -> Any:
-    """Of Frobenius, in the dtype of M, without reading it from a device."""
+    """The Frobenius norm, in the dtype of M, without reading it from a device."""
     return backend.xp.sqrt((M * M).sum(dtype="float64")).astype(M.dtype)

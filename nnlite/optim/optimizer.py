@@ -1,4 +1,4 @@
-"""What all optimisers share: rates, state vectors, clocks, clipping, and the sweep over the parameters in blocks."""
+"""The base of optimisers: rates, state vectors, clocks, clipping, and the sweep over the parameters in blocks."""
 
 import math
 import weakref
@@ -14,10 +14,10 @@ from nnlite.layers.base import Slot
 from nnlite.state import attributes
 
 Rate = float | Callable[[int], float]
-_WORTH_THREADS = 1 << 16  # values of a block: for fewer, waking a thread takes longer than what it does
-_LINE = 16  # values of a line of the cache, where blocks begin
-_EVEN = 2  # blocks of a long vector are a multiple of it, so that 2 threads end together
-_LOOKS = 64  # steps after which a loop by hand asks a device whether a gradient was bad: asking waits for the device
+_WORTH_THREADS = 1 << 16  # values of a block: with fewer, waking a thread takes longer than its work
+_LINE = 16  # values of a cache line, where blocks begin
+_EVEN = 2  # the number of blocks of a long vector is a multiple of this, so that 2 threads end together
+_LOOKS = 64  # steps between checks of a hand-written loop for bad gradients on a device: each check waits for it
 
 
 class Places(Protocol):
@@ -32,7 +32,7 @@ class Places(Protocol):
 
 
 class Trainable(Protocol):
-    """What an optimiser updates: a `Sequential`, or whatever has these."""
+    """What an optimiser updates: a `Sequential`, or anything with these attributes."""
 
     backend: Backend
 
@@ -51,14 +51,14 @@ class Trainable(Protocol):
 
 
 class Optimizer:
-    """What all optimisers share: the rate, the state vectors, clipping, and the walk over the parameters in blocks.
+    """The base of optimisers: the rate, the state vectors, clipping, and the sweep over the parameters in blocks.
 
     learning_rate: a number, or a schedule, a function of the step (from 0); assignable at any time.
     weight_decay: of an L2 penalty; it is added to the gradient as weight_decay p.
     clip_norm: if the norm of all gradients is larger, they are scaled down to it (Pascanu et al. 2013, algorithm 1).
-    Raises ValueError for a negative rate or decay, a clip_norm that is not positive, and what is no number. One with a state
-    vector belongs to one model: `step` raises StateError for another.
-    `steps` counts the steps made, `missed` those in which a parameter was frozen: its own count is the difference.
+    Raises ValueError for a negative rate or decay, a clip_norm that is not positive, and anything but a number. An optimiser
+    with state vectors belongs to one model: `step` raises StateError for another.
+    `steps` counts the steps made, `missed` those in which a parameter was frozen: the parameter's own count is the difference.
     A subclass names its state vectors in `state_names` and writes `update`.
     """
 
@@ -73,21 +73,21 @@ class Optimizer:
         self.steps = 0
         self.missed: dict[str, int] = {}
         self.state_vectors: dict[str, Array] = {}
-        self._model: Any = None  # a weak reference to whose state it is
-        self._tally: Any = None  # of a loop by hand on a device
+        self._model: Any = None  # a weak reference to the model of the state
+        self._tally: Any = None  # of a hand-written loop on a device
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_model": None, "_tally": None}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: its attributes, the state vectors, steps and numbers among them, but no schedule.
+        """What a checkpoint keeps: the attributes, including state vectors, steps and numbers, but no schedule.
 
-        Raises StateError for an attribute of a subclass that none can keep.
+        Raises StateError for an attribute of a subclass that no checkpoint can keep.
         """
         return attributes(self, without=("_model", "_tally"))
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         vars(self).update(state)
 
     @property
@@ -102,9 +102,9 @@ class Optimizer:
     def step(self, model: Trainable, halted: Any = None) -> None:
         """Update the model's parameters, except the frozen ones, from its gradients.
 
-        Raises NonFiniteError, naming the first of them, where a gradient is not finite; nothing is changed then. On a device,
-        where asking for it would wait, nothing is updated from then on, and a loop by hand is told within 64 steps.
-        halted: of a device's tally of losses: after one that is not finite nothing is updated.
+        Raises NonFiniteError, naming the first of them, if a gradient is not finite; nothing is changed then. On a device,
+        where checking would wait, nothing is updated from then on, and a hand-written loop gets the error within 64 steps.
+        halted: of a device's tally of losses: nothing is updated after a loss that is not finite.
         """
         if halted is None and model.backend.waits_for_reads:
             halted = self._halted_by_hand(model)
@@ -113,7 +113,7 @@ class Optimizer:
             self.update_slots(model, halted=halted)
 
     def update_slots(self, model: Trainable, wanted: Callable[[Slot], bool] | None = None, halted: Any = None) -> None:
-        """One step for the parameters that are wanted (all, for None) and not frozen."""
+        """One step for the wanted (None: all), unfrozen parameters."""
         vectors, rate = [model.params, *self._state_of(model)], self.rate
         model.backend.unless_halted(halted, vectors, lambda: self._sweep(model, wanted, vectors, rate))
         self.steps += 1
@@ -141,7 +141,7 @@ class Optimizer:
                 update(i)
 
     def _clocks(self, model: Trainable, wanted: Callable[[Slot], bool] | None) -> list[tuple[int, list[slice]]]:
-        """The stretches that are updated, by the steps that their parameters have taken part in: frozen ones miss a step."""
+        """The stretches to update, by the number of updates of their parameters: frozen ones miss a step."""
         for slot in model.vectors.frozen:
             if wanted is None or wanted(slot):
                 self.missed[slot.name] = self.missed.get(slot.name, 0) + 1
@@ -186,7 +186,7 @@ class Optimizer:
 
 
 def check_and_clip(model: Trainable, clip_norm: float | None, halted: Any) -> None:
-    """Refuse gradients that are not finite; scale them so that their Euclidean norm is at most `clip_norm` (None: any)."""
+    """Refuse gradients that are not finite; scale them to a Euclidean norm of at most `clip_norm` (None: no limit)."""
     backend = model.backend
     norm = backend.norm(model.grads)
     if halted is not None:
@@ -201,7 +201,7 @@ def check_and_clip(model: Trainable, clip_norm: float | None, halted: Any) -> No
 
 
 def _blocks(places: list[slice], size: int) -> list[slice]:
-    """The places cut into blocks of about equal length, of about `size` values at most."""
+    """The places cut into blocks of about equal length, of at most about `size` values."""
     blocks = list[slice]()
     for place in places:
         length = place.stop - place.start

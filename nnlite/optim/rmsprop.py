@@ -11,7 +11,7 @@ from nnlite.optim.optimizer import Optimizer, Rate
 class RMSProp(Optimizer):
     """v <- alpha v + (1 - alpha) g^2      p <- p - r g / (sqrt(v) + eps)
 
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for alpha outside [0, 1) and a negative
+    learning_rate, weight_decay, clip_norm: see `Optimizer`. Raises ValueError for alpha outside [0, 1) and a negative
     eps.
     Source: Hinton 2012, lecture 6e of Neural Networks for Machine Learning.
     """

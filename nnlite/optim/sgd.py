@@ -13,7 +13,7 @@ from nnlite.optim.optimizer import Optimizer, Rate
 class SGD(Optimizer):
     """v <- momentum v + g      p <- p - r v      or, with nesterov, p <- p - r (g + momentum v)
 
-    learning_rate, weight_decay, clip_norm: as `Optimizer` has them. Raises ValueError for nesterov without momentum.
+    learning_rate, weight_decay, clip_norm: see `Optimizer`. Raises ValueError for nesterov without momentum.
     Source: Sutskever et al. 2013, section 2, in PyTorch's form.
     """
 
@@ -33,7 +33,7 @@ class SGD(Optimizer):
 
     @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """No velocity where there is no momentum."""
+        """A velocity only with momentum."""
         return ("velocity",) if self.momentum else ()
 
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:

@@ -255,7 +255,7 @@ class NumpyBackend(Backend):
         return out
 
     def drop(self, a: Array, mask: Array, out: Any) -> Array:
-        """In one sweep, repeated with a mask only if the result is not finite."""
+        """In one sweep; only if the result is not finite, dropped values are then set to 0."""
         y: Array = _quiet_multiply(a, mask, out=out)
         if not self.all_finite(y):
             np.copyto(y, 0, where=mask == 0)

@@ -214,7 +214,7 @@ class ReadersWriterLock:
         return _Visit(self, writes=True)
 
     def enter(self, visit: _Visit) -> None:
-        """Wait for the visit's turn. The condition is entered by its lock: a single step of Python that cannot be interrupted."""
+        """Wait for the visit's turn. The condition is entered by its lock: one step of Python that cannot be interrupted."""
         with self._lock:
             self._queue.append(visit)
             self._changed.wait_for(lambda: self._may_enter(visit))

@@ -7,8 +7,8 @@ the Toom-Cook construction. A tile d of (m + 2)^2 input pixels gives a tile y of
     u = G w G'      for each filter       U: (p, C, F)           y = A m A',  for each filter
 
 Images are stored pixel by pixel, (H, W, N C), so m + 2 neighbouring pixels of a row are a contiguous matrix (m + 2, N C),
-which B multiplies; no tile is ever copied. Then the same along the columns. At the border of the image tiles have fewer pixels, and
-B as many columns: nothing is padded. Everything is linear, so the gradients are the exact adjoints, at the same saving: with
+which B multiplies; no tile is ever copied. Then the same along the columns. At the border of the image tiles have fewer
+pixels, and B as many columns: nothing is padded. Everything is linear, so the gradients are the exact adjoints, at the same saving: with
 D = A' delta A for each filter, one transform for both,
 
     dU_k = D_k' V_k,  dw = G' du G          da = B' (D_k U_k') B,  overlapping tiles added

@@ -251,7 +251,7 @@ class CudaOperations(Operations):
 
 
 class CudaNormalization(NamedTuple):
-    """`Normalization` of `layers/norm.py` in one sweep each; there is one shard, so its sums are finished in `combine_deltas`."""
+    """`Normalization` of `layers/norm.py` in one sweep each; with one shard, its sums are finished in `combine_deltas`."""
 
     backend: CudaOperations
     mean: Array
