@@ -1,7 +1,7 @@
 """Initialisers: functions (shape, rng) -> float64 array. Shapes are (n_out, n_in) or (filters, kh, kw, channels / groups).
 
-fan_in is the number of inputs of a unit, fan_out the number of outputs that an input reaches. `fans(shape)` gives both: from the
-axes of the shape, unless the layer declared others, as a convolution with groups does.
+fan_in is the number of inputs of a unit, fan_out the number of outputs that an input reaches. `fans(shape)` gives both, from
+the axes of the shape unless the layer declared others, as a convolution with groups does.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def _by_group(values: Values, shape: Shape) -> Values:
 class whitening:
     """Filters that whiten patches: the eigenvectors of their covariance, each divided by sqrt(eigenvalue + eps).
 
-    images: (N, H, W, C), a few thousand, scaled like the inputs of the convolution. The initialiser gives W (filters, kh, kw, C): the
-    eigenvectors e_i, largest eigenvalue first, then -e_i, repeated for as many filters as there are. Raises ValueError for other
+    images: (N, H, W, C), a few thousand, scaled like the convolution's inputs. The initialiser gives W (filters, kh, kw, C): the
+    eigenvectors e_i, largest eigenvalue first, then -e_i, repeated to fill all filters. Raises ValueError for other
     shapes. Source: Page 2019, How to train your ResNet, part 8; with both signs Jordan 2024, section 3.1.
     """
 

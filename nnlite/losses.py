@@ -17,7 +17,7 @@ class NoWeightError(DataError):
 class Loss:
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
-    A sample of weight 0 is ignored: whatever its outputs and target, it changes neither loss nor the other deltas.
+    A sample of weight 0 is ignored: whatever its outputs and target, it adds nothing to loss and delta.
     A subclass writes `per_sample(backend, z, t) -> (J_n, dJ_n/dz_n)`, and also `check` if t has another shape than z. Every
     method is passed the backend of its arrays, usually the model's: `backend.xp` is its NumPy. `takes_logits`: y is
     sigmoid or softmax of z, so `Trainer` refuses a model that ends with one of these.
@@ -171,11 +171,11 @@ class BinaryCrossEntropy(Loss):
     dJ_n/dz = (y (q_0 + q_1) - q_1) / outputs
     z: (N, ...) logits   t: the same shape, in [0, 1]; (N, ...) is accepted for (N, ..., 1)
 
-    p: pos_weight, a number or one for each of the last axis of outputs; default 1. It does not change the divisor of the average.
+    p: pos_weight, a number or one for each of the last axis of outputs; default 1. The divisor of the mean ignores it.
     v: class_weight, (v_0, v_1) or a dict {0: v_0, 1: v_1}; default 1. With it the loss is averaged over the sum of
     sample weight x (v_1 t + v_0 (1 - t)), like CrossEntropy of two classes.
-    Raises ValueError for weights that are negative or not numbers, ShapeError for weights of other outputs or classes, DataError
-    for targets outside [0, 1]; those already on a GPU are not read back to be checked.
+    Raises ValueError for weights that are negative or not numbers, ShapeError for weights of other outputs or classes,
+    DataError for targets outside [0, 1]; those already on a GPU are not read back to be checked.
     """
 
     takes_logits = True
@@ -259,7 +259,7 @@ def softmax(z: Any) -> Array:
 
 
 def _spread(weight: Array, like: Array) -> Array:
-    """(N,) as (N, 1, ...), to broadcast with `like`; the weights of positions likewise."""
+    """(N,) as (N, 1, ...), to broadcast with `like`; also the weights of positions."""
     return weight.reshape(*weight.shape, *[1] * (like.ndim - weight.ndim))
 
 

@@ -31,7 +31,7 @@ class Parameter(NamedTuple):
 
 
 class Shard:
-    """A piece of the batch: samples `start` to `start + rows` of training pass `pass_id`.  swept: backward follows immediately."""
+    """Part of the batch: samples `start` to `start + rows` of training pass `pass_id`.  swept: backward follows directly."""
 
     start: int
     rows: int
@@ -94,7 +94,7 @@ class Context(Memory):
         return self._target
 
     def aim(self, target: "Array | tuple[int | None, Shape] | None", like: Array | None = None) -> None:
-        """Set what `out` returns: an array, or memory for samples of a shape, the context's own or a numbered buffer of the thread.
+        """Set what `out` returns: an array, or memory for samples of a shape: the context's own or a buffer of the thread.
 
         like: the context's own memory takes the memory order of this array, if that is the order of its shape.
         """
@@ -105,12 +105,12 @@ class Layer:
     """The base of all layers. A subclass writes `build`, `forward` and `backward`, and keeps its constructor's
     arguments under their own names (they are its configuration: printed, copied and saved).
 
-    It also says what `engine/plan.py` may assume; the defaults are the safe ones. `samplewise`: each sample is treated by itself.
+    It also says what `engine/plan.py` may assume; the defaults are the safe ones. `samplewise`: samples are independent.
     `elementwise`: `ctx.out` may be the input. `keeps`: what backward reads of forward's input and output.
     `shares_memory`: the result may be the input's memory, as with Flatten. For trainers: `gives_probabilities`, which
-    a loss of logits must not be given; None if the outputs are probabilities whenever the inputs are. `saved_as`: the class that
-    files name for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers unconverted, such
-    as the ids of an embedding; its backward may return None. Otherwise inputs are cast to the model's dtype.
+    a loss of logits must not be given; None if the outputs are probabilities whenever the inputs are. `saved_as`: the class
+    that files name for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers unconverted,
+    such as the ids of an embedding; its backward may return None. Otherwise inputs are cast to the model's dtype.
     `ends_with_relu`: set only by `engine/rewrite.py`, on a twin of the layer whose outputs include the ReLU.
     """
 

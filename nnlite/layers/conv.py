@@ -13,7 +13,7 @@ class Conv2D(Layer):
     """z[i, j] = W patch(a, i, j) + b: a Dense layer on every patch, with the same weights.
 
     a: (N, H, W, C)   W: (filters, kh, kw, C / groups)   b: (filters,)   z: (N, OH, OW, filters)
-    OH = (H + padding - dilation (kh - 1) - 1) // stride + 1, OW likewise.
+    OH = (H + padding - dilation (kh - 1) - 1) // stride + 1, and OW accordingly.
 
     Backward, with delta = dJ/dz:   dJ/dW = sum of delta[i, j] patch(a, i, j)'    dJ/db = sum of delta[i, j]
     dJ/da: each pixel collects W' delta[i, j] from every patch that contains it.

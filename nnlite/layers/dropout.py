@@ -6,7 +6,7 @@ from nnlite.layers.base import Context, Elementwise
 
 
 class Dropout(Elementwise):
-    """y = a m / (1 - rate),  m = 0 with probability rate, else 1, drawn anew in each training pass; inference: y = a.
+    """y = a m / (1 - rate),  m = 0 with probability rate, else 1, drawn in each training pass; inference: y = a.
 
     Backward: dJ/da = delta m / (1 - rate). The mask of a sample depends on the model's seed, the layer's place in the model,
     the number of the pass and the sample's place in the batch; not on threads, shards or the device.

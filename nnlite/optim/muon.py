@@ -14,8 +14,8 @@ from nnlite.optim.optimizer import Optimizer, Rate, Trainable
 class Muon(Optimizer):
     """v <- momentum v + g      p <- p - r orthogonal(g + momentum v)      or, without nesterov, p <- p - r orthogonal(v)
 
-    For matrices and filters: p (n, ...) is viewed as (n, product of the rest). orthogonal(M) is M with all its singular values brought
-    close to 1, by `iterations` of Newton and Schulz. weight_decay: p <- (1 - r weight_decay) p before the step.
+    For matrices and filters: p (n, ...) is viewed as (n, product of the rest). orthogonal(M) is M with all singular values
+    brought close to 1, by `iterations` of Newton and Schulz. weight_decay: p <- (1 - r weight_decay) p before the step.
     renormalize: before the step p is scaled to the norm sqrt(n), which does not change the output of a batch norm after it.
     Raises StateError for a parameter that is a vector: give those to another optimiser with `ParameterGroups`.
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.

@@ -8,13 +8,13 @@ the Toom-Cook construction. A tile d of (m + 2)^2 input pixels gives a tile y of
 
 Images are stored pixel by pixel, (H, W, N C), so m + 2 neighbouring pixels of a row are a contiguous matrix (m + 2, N C),
 which B multiplies; no tile is ever copied. Then the same along the columns. At the border of the image tiles have fewer
-pixels, and B as many columns: nothing is padded. Everything is linear, so the gradients are the exact adjoints, at the same saving: with
-D = A' delta A for each filter, one transform for both,
+pixels, and B as many columns: nothing is padded. Everything is linear, so the gradients are the exact adjoints, at the same
+saving: with D = A' delta A for each filter, one transform for both,
 
     dU_k = D_k' V_k,  dw = G' du G          da = B' (D_k U_k') B,  overlapping tiles added
 
 The bias is added to M, and its gradient taken from D, at the one point whose output is constant over the tile. (The paper's
-A' and B' are A and B here: what multiplies from the left.)
+A' and B' are A and B here: the factors on the left.)
 """
 
 from __future__ import annotations
