@@ -135,9 +135,9 @@ def _by_group(values: Values, shape: Shape) -> Values:
 class whitening:
     """Filters that whiten patches: the eigenvectors of their covariance, each divided by sqrt(eigenvalue + eps).
 
-    images: (N, H, W, C), a few thousand, scaled like the convolution's inputs. The initialiser gives W (filters, kh, kw, C): the
-    eigenvectors e_i, largest eigenvalue first, then -e_i, repeated to fill all filters. Raises ValueError for other
-    shapes. Source: Page 2019, How to train your ResNet, part 8; with both signs Jordan 2024, section 3.1.
+    images: (N, H, W, C), a few thousand, scaled like the convolution's inputs. The initialiser gives W (filters, kh, kw, C):
+    the eigenvectors e_i, largest eigenvalue first, then -e_i, repeated to fill all filters. Raises ValueError for other shapes.
+    Source: Page 2019, How to train your ResNet, part 8; with both signs Jordan 2024, section 3.1.
     """
 
     def __init__(self, images: Any, *, eps: float = 5e-4) -> None:
