@@ -55,8 +55,7 @@ def refuse_repeats(layers: list[tuple[str, Layer]]) -> None:
     for path, layer in layers:
         if id(layer) in seen:
             raise StateError(
-                f"the same {shortened(layer)} object is at {seen[id(layer)]} and {path}: "
-                "make two layers, or copy.deepcopy it"
+                f"the same {shortened(layer)} object is at {seen[id(layer)]} and {path}: make two layers, or copy.deepcopy it"
             )
         seen[id(layer)] = path
 
