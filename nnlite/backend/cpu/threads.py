@@ -63,8 +63,7 @@ class _Crew:
                 helper = threading.Thread(target=self._run_errands, name="nnlite", daemon=True)
                 try:
                     helper.start()
-                except RuntimeError:  # the system has no thread left: the caller does the work
-                    self.threads = 1 + len(self._helpers)
+                except RuntimeError:  # the system has no thread left: the others do the work
                     break
                 self._helpers.append(helper)
         for errand in errands:
@@ -95,8 +94,8 @@ _crew = _Crew()
 def set_num_threads(threads: int) -> None:
     """Set how many threads nnlite computes on. The results are the same bits for every number.
 
-    Default: `NNLITE_NUM_THREADS` where it is set, else `OMP_NUM_THREADS`, else the cores that this process may use; one where
-    no thread can be started.
+    Default: `NNLITE_NUM_THREADS` where it is set, else `OMP_NUM_THREADS`, else the cores that this process may use. Where
+    no thread can be started, those that run do all the work.
     Raises ValueError for anything but a positive integer.
     """
     _crew.threads = int(whole("threads", threads, 1))
