@@ -100,9 +100,13 @@ def pair(name: str, value: T, least: int = 1) -> T:
 
 
 def window_padding(value: T) -> T:
-    """The padding of a window: "same", "valid", or a pair."""
+    """The padding of a window: "same", "valid", a number, a pair, or a pair of pairs, ((top, bottom), (left, right))."""
     if isinstance(value, str) and value not in ("same", "valid"):
-        _refuse("padding", '"same", "valid", a whole number or a pair of them', value, ShapeError)
+        _refuse("padding", '"same", "valid", a whole number, or a pair of them or of pairs', value, ShapeError)
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, list | tuple) for side in value):
+        for side in value:
+            pair("padding", side, least=0)
+        return value
     return value if isinstance(value, str) else pair("padding", value, least=0)
 
 
