@@ -7,7 +7,7 @@ keeps its arguments as they are; they are converted where they are used.
 import math
 import reprlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
@@ -100,9 +100,13 @@ def pair(name: str, value: T, least: int = 1) -> T:
 
 
 def window_padding(value: T) -> T:
-    """The padding of a window: "same", "valid", or a pair."""
+    """The padding of a window: "same", "valid", a number, a pair, or a pair of pairs, ((top, bottom), (left, right))."""
     if isinstance(value, str) and value not in ("same", "valid"):
-        _refuse("padding", '"same", "valid", a whole number or a pair of them', value, ShapeError)
+        _refuse("padding", '"same", "valid", a whole number, or a pair of them or of pairs', value, ShapeError)
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, list | tuple) for side in value):
+        for side in value:
+            pair("padding", side, least=0)
+        return value
     return value if isinstance(value, str) else pair("padding", value, least=0)
 
 
@@ -194,6 +198,30 @@ def as_call(thing: object) -> str:
         elif value is not ... and not _is(value, p.default):
             named.append(f"{p.name}={_shown(value)}")
     return f"{type(thing).__name__}({', '.join(positional + named)})"
+
+
+class Configured:
+    """Made by a call whose arguments are attributes of the same names, so that it can be shown, copied and searched over.
+
+    `get_params` and `set_params` are scikit-learn's: its `clone` and its searches take such objects.
+    """
+
+    __repr__ = as_call
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments by name."""
+        return {p.name: getattr(self, p.name) for p in constructor(type(self))}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments by name, checked as the constructor does. Raises ValueError for other names."""
+        known = self.get_params()
+        for name in params:
+            if name not in known:
+                raise ValueError(f"{type(self).__name__} has no parameter {shortened(name)}: it has {listing(known)}")
+        type(self)(**{**known, **params})
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
 
 
 def _shown(value: Any) -> str:

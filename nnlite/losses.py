@@ -3,7 +3,7 @@
 import math
 from typing import Any, ClassVar
 
-from nnlite.arguments import as_call, class_weights, number, numbers, whole
+from nnlite.arguments import Configured, class_weights, number, numbers, whole
 from nnlite.backend import Array, Backend, backend_of, get_backend
 from nnlite.errors import DataError, ShapeError
 
@@ -14,7 +14,7 @@ class NoWeightError(DataError):
     """The weights of a batch add up to zero: it has no mean, and contributes nothing to a longer one."""
 
 
-class Loss:
+class Loss(Configured):
     """J = sum over samples of w_n J_n / total,  total = sum of w_n;  without weights the plain mean.
 
     A sample of weight 0 is ignored: whatever its outputs and target, it adds nothing to loss and delta.
@@ -24,8 +24,6 @@ class Loss:
     """
 
     takes_logits: ClassVar[bool] = False
-
-    __repr__ = as_call
 
     def __call__(self, z: Any, t: Any, sample_weight: Any = None) -> tuple[float, Array]:
         """z: (N, ...) outputs   t: targets   sample_weight: (N,) or None

@@ -147,6 +147,21 @@ class Sequential(Layer):
             return self.engine.backward(delta)
 
     @_says_what_memory_was_missing
+    def input_gradient(self, x: Any, delta: Any) -> Array:
+        """dJ/dx from delta = dJ/dz at the outputs of `model(x)`, as in inference: by running statistics, without dropout.
+
+        x: (N, *input_shape)   delta: (N, *out_shape)   dJ/dx: as x. Leaves `grads`, `buffers`, `passes` and a pass between
+        forward and backward alone. Raises ShapeError for what does not fit, StateError for a layer of your own that needs the
+        whole batch and has no frozen form.
+        """
+        x = self._input(x)
+        delta = self.backend.asarray(delta, self.dtype)
+        if delta.shape != (len(x), *self.out_shape):
+            raise ShapeError(f"delta must have the shape of the outputs {(len(x), *self.out_shape)}, not {delta.shape}")
+        with single_threaded_blas, self.lock.reading():
+            return self.engine.input_gradient(x, delta)
+
+    @_says_what_memory_was_missing
     def loss_and_grad(
         self,
         x: Any,

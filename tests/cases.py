@@ -39,7 +39,12 @@ def convolution(draw, depthwise=False):
         kernel_size=draw(pairs),
         stride=draw(pairs),
         padding=draw(
-            st.one_of(st.integers(0, 2), st.tuples(st.integers(0, 2), st.integers(0, 2)), st.sampled_from(["same", "valid"]))
+            st.one_of(
+                st.integers(0, 2),
+                st.tuples(st.integers(0, 2), st.integers(0, 2)),
+                st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+                st.sampled_from(["same", "valid"]),
+            )
         ),
         dilation=draw(st.one_of(st.integers(1, 2), st.tuples(st.integers(1, 2), st.integers(1, 2)))),
         groups=groups,
@@ -51,7 +56,7 @@ def convolution(draw, depthwise=False):
 @st.composite
 def three_by_three(draw):
     """What fast algorithms are written for: 3x3, stride 1, with all paddings and odd sizes."""
-    padding = draw(st.sampled_from([0, 1, "same", (1, 0)]))
+    padding = draw(st.sampled_from([0, 1, "same", (1, 0), ((0, 1), (2, 0))]))
     return [nn.Conv2D(draw(st.integers(1, 5)), 3, padding=padding)], (
         *draw(st.tuples(st.integers(3, 11), st.integers(3, 11))),
         draw(st.integers(1, 5)),
@@ -71,8 +76,9 @@ def pooling(draw, kind):
     size = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
     height, width = (size, size) if isinstance(size, int) else size
     stride = draw(st.one_of(st.none(), pairs))
-    both = st.tuples(st.integers(0, height - 1), st.integers(0, width - 1))
-    padding = draw(st.one_of(st.integers(0, min(height, width) - 1), both))
+    rows, columns = st.integers(0, height - 1), st.integers(0, width - 1)
+    sides = st.tuples(st.tuples(rows, rows), st.tuples(columns, columns))
+    padding = draw(st.one_of(st.integers(0, min(height, width) - 1), st.tuples(rows, columns), sides))
     return [kind(size, stride, padding=padding)], (*draw(sizes), draw(small))
 
 

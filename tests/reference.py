@@ -14,7 +14,7 @@ def pads(size, kernel, stride, dilation, padding):
         out = math.ceil(size / stride)
         total = max(0, (out - 1) * stride + dilation * (kernel - 1) + 1 - size)
         return total // 2, total - total // 2
-    return padding, padding
+    return both(padding)
 
 
 def both(value):

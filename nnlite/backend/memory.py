@@ -88,7 +88,7 @@ class Memory:
     """
 
     def __init__(self, backend: Operations, swept: bool = False) -> None:
-        self.backend, self._swept, self._training = backend, swept, False
+        self.backend, self._swept, self._needs_backward = backend, swept, swept
         self._own = Buffers(backend)
         self._kept: dict[str, Array] = {}
         self._parts: dict[int, Memory] = {}
@@ -98,7 +98,7 @@ class Memory:
         if i not in self._parts:
             self._parts[i] = Memory(self.backend)
         part = self._parts[i]
-        part._swept, part._training = self.swept, self.training
+        part._swept, part._needs_backward = self.swept, self.needs_backward
         return part
 
     @property
@@ -107,9 +107,9 @@ class Memory:
         return self._swept
 
     @property
-    def training(self) -> bool:
+    def needs_backward(self) -> bool:
         """Whether backward follows."""
-        return self.swept or self._training
+        return self._needs_backward
 
     def persist(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array that stays until backward."""

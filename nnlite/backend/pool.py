@@ -88,7 +88,7 @@ class MaxPoolPlan(_PoolPlan):
     def forward(self, a: Array, memory: Memory, out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C); keeps the number of the tap that won."""
         xp, y = self.backend.xp, self._out((len(a), *self.out_shape), a.dtype, out)
-        winner = memory.persist_batch("winner", y.shape, self.number) if memory.training else None
+        winner = memory.persist_batch("winner", y.shape, self.number) if memory.needs_backward else None
         a = self._laid_out(a) if self.overlaps else a
         self._largest(a, y, winner)
         if winner is not None:
@@ -188,7 +188,7 @@ class BlockMaxPoolPlan(_PoolPlan):
         blocks = a[:, : oh * kh, : ow * kw].reshape(len(a), oh, kh, ow, kw, c)
         of_rows = blocks.max(axis=4)
         y = of_rows.max(axis=2, out=self._out((len(a), oh, ow, c), a.dtype, out))
-        if memory.training:
+        if memory.needs_backward:
             i = of_rows.argmax(axis=2)
             row = xp.take_along_axis(blocks, i[:, :, None, :, None], axis=2)  # (N, OH, 1, OW, kw, C)
             j = row.argmax(axis=4)[:, :, 0]
@@ -208,7 +208,7 @@ class BlockMaxPoolPlan(_PoolPlan):
 
 def max_of_taps(xp: Any, taps: Sequence[Array], memory: Memory, out: Array, name: str = "larger") -> None:
     """The largest of taps[0], taps[1], ..., into `out`; keeps, as `name`, which were larger than all before."""
-    larger = memory.persist(name, (len(taps) - 1, *out.shape), bool) if memory.training else None
+    larger = memory.persist(name, (len(taps) - 1, *out.shape), bool) if memory.needs_backward else None
     best = taps[0]
     for k, candidate in enumerate(taps[1:]):
         if larger is not None:

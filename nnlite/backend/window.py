@@ -10,7 +10,7 @@ from nnlite.errors import ShapeError
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = tuple[int, int]
-Padding = int | Pair | Literal["same", "valid"]
+Padding = int | Pair | tuple[Pair, Pair] | Literal["same", "valid"]
 
 
 def both(value: int | Pair) -> Pair:
@@ -168,8 +168,8 @@ def _resolve_padding(size: tuple[int, ...], kernel: Pair, stride: Pair, dilation
         axes = zip(size, kernel, stride, dilation, strict=True)
         rows, columns = (_same_padding(*axis) for axis in axes)
         return rows, columns
-    ph, pw = both(padding)
-    return (ph, ph), (pw, pw)
+    of_rows, of_columns = padding if isinstance(padding, list | tuple) else (padding, padding)
+    return both(of_rows), both(of_columns)
 
 
 def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> Pair:

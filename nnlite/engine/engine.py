@@ -6,8 +6,8 @@ from typing import Any
 
 from nnlite.backend import Array
 from nnlite.backend.memory import Pool
-from nnlite.engine.passes import Stage, TrainingPass, cut_of, infer
-from nnlite.engine.plan import Run, Wrap, make_plan
+from nnlite.engine.passes import Stage, TrainingPass, cut_of, infer, input_gradient
+from nnlite.engine.plan import Plan, Run, Wrap, make_plan
 from nnlite.engine.vectors import Vectors, frozen_whole, is_trained, walk
 from nnlite.engine.workspace import RunMemory
 from nnlite.layers.base import Layer, Shape
@@ -26,12 +26,14 @@ class Engine:
         self.wrap: Wrap | None = None
         self.make_plan()
 
+    frozen_plan: Plan | None
+
     def make_plan(self) -> None:
         """Make the plan and forget all memory."""
         self.plan = make_plan(self.layers, self.in_shape, self.rewrite, self.wrap)
         self.frozen_whole = frozen_whole(self.layers)
         self.memories: dict[int, RunMemory] = {}
-        self.pool = Pool(self.vectors.backend)
+        self.pool, self.frozen_plan = Pool(self.vectors.backend), None
         self.under_way: TrainingPass | None = None
         self._find_wanted()
 
@@ -86,6 +88,12 @@ class Engine:
         current, self.under_way = self.under_way, None
         assert current is not None
         return current.backward(delta, self.all_wanted)
+
+    def input_gradient(self, x: Array, delta: Array) -> Array:
+        """dJ/dx from delta = dJ/dz by running statistics, without randomness; nothing else changes."""
+        if self.frozen_plan is None:
+            self.frozen_plan = make_plan(self.layers, self.in_shape, self.rewrite, self.wrap, frozen=True)
+        return input_gradient(self.frozen_plan, self.memory_of(self.frozen_plan.training[0]), x, delta)
 
     def loss_and_grad(
         self, x: Array, t: Array, criterion: Loss, sample_weight: Array | None, total: float, out: Array | None, pass_id: int

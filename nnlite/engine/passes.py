@@ -79,6 +79,29 @@ def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
     return out
 
 
+def input_gradient(plan: Plan, memory: RunMemory, x: Array, delta: Array) -> Array:
+    """dJ/dx from delta = dJ/dz, through a plan of frozen forms. Raises StateError where a layer needs the batch."""
+    run, vectors = memory.run, memory.vectors
+    if len(plan.training) > 1 or run.whole:
+        raise StateError("a layer needs the whole batch and has no frozen form: there is no gradient of the inputs")
+    stage = Stage(run, memory, cut_of(run, len(x), vectors), memory.keep_prepared())
+    dtype, wanted = dtype_of_input(plan, x, vectors), frozenset({0, *(step.makes for step in run.steps)})
+    dx: Array = vectors.backend.xp.empty((len(x), *plan.shapes[0]), vectors.dtype)
+
+    def work(i: int, rows: slice) -> None:
+        space, gradient = memory.workspace(), memory.gradient()
+        space.allow(wanted)
+        space.write_to(gradient)
+        space.begin(rows, 0, stage.prepared, training=False, swept=True)
+        space.forward({0: load(x, 0, rows, space, dtype)}, {})
+        dx[rows] = space.backward({plan.output: delta[rows]}, {})[0]
+        memory.workspaces.append(space)
+        memory.gradients.append(gradient)
+
+    stage.each(work)
+    return dx
+
+
 class TrainingPass:
     """Forward, keeping everything that backward needs, then backward.
 

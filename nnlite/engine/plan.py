@@ -83,15 +83,18 @@ class Plan(NamedTuple):
     takes_integers: bool
 
 
-def make_plan(layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, wrap: Wrap | None = None) -> Plan:
+def make_plan(
+    layers: dict[str, Layer], in_shape: Shape, rewrite: bool = True, wrap: Wrap | None = None, frozen: bool = False
+) -> Plan:
     """Flatten, rewrite and cut into runs.
 
     rewrite: whether neighbouring layers become joined and in-place steps.
+    frozen: whether all layers that have a frozen form use it, as when only dJ/dx is wanted.
     wrap: returns what is called instead of the layer at a path; sums of branches are not wrapped.
     """
     training, inference = flatten(layers), flatten(layers)
     for step in training:
-        if step.layer.has_frozen_form and step.layer.is_frozen_whole:
+        if step.layer.has_frozen_form and (frozen or step.layer.is_frozen_whole):
             step.layer = step.does = step.layer.frozen_form()
     if rewrite:
         training, inference = fuse(training), fuse(inference)

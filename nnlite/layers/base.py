@@ -75,6 +75,11 @@ class Context(Memory):
         return self.shard.training
 
     @property
+    def needs_backward(self) -> bool:
+        """Whether backward follows at all: in a training pass, and for the gradient of the inputs."""
+        return self.shard.training or self.shard.swept
+
+    @property
     def swept(self) -> bool:
         """Whether backward follows immediately."""
         return self.shard.swept

@@ -18,11 +18,11 @@ class Conv2D(Layer):
     Backward, with delta = dJ/dz:   dJ/dW = sum of delta[i, j] patch(a, i, j)'    dJ/db = sum of delta[i, j]
     dJ/da: each pixel collects W' delta[i, j] from every patch that contains it.
 
-    kernel_size, stride, padding, dilation: an integer or (height, width).  padding: also "valid" (none) or "same"
-    (OH = ceil(H / stride), surplus at bottom and right).  groups: each filter sees only its group of the channels;
-    groups = C is a depthwise convolution.  bias: whether there is a b, initially zero.  init: of W, a name in `nn.init`
-    or a function (shape, rng) -> array; default "he_normal", for ReLU.  Raises ShapeError for inputs that are no images, a
-    kernel larger than the padded input, and groups that do not divide the channels and the filters.
+    kernel_size, stride, padding, dilation: an integer or (height, width).  padding: also ((top, bottom), (left, right)),
+    "valid" (none) or "same" (OH = ceil(H / stride), surplus at bottom and right).  groups: each filter sees only its group of
+    the channels; groups = C is a depthwise convolution.  bias: whether there is a b, initially zero.  init: of W, a name in
+    `nn.init` or a function (shape, rng) -> array; default "he_normal", for ReLU.  Raises ShapeError for inputs that are not
+    images, a kernel larger than the padded input, and groups that do not divide the channels and the filters.
     """
 
     keeps, shares_memory = "input", False

@@ -27,4 +27,6 @@ class Dropout(Elementwise):
         return self.backend.drop(a, ctx.mask, ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
+        if not ctx.training:
+            return delta
         return self.backend.drop(delta, ctx.mask, ctx.out)

@@ -18,7 +18,8 @@ class MaxPool2D(Pooling):
     OH = (H + padding - size) // stride + 1. Padding counts as minus infinity.
     Backward: each delta goes to the pixel that was largest; among equal ones the first, row by row.
 
-    size, stride (default: size), padding: an integer or (height, width). Raises ShapeError for a window that does not fit.
+    size, stride (default: size), padding: an integer or (height, width); padding also ((top, bottom), (left, right)). Raises
+    ShapeError for a window that does not fit.
     """
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
@@ -42,7 +43,8 @@ class AvgPool2D(Pooling):
 
     Padded zeros are included. Backward: each delta is spread evenly over its window.
 
-    size, stride (default: size), padding: an integer or (height, width). Raises ShapeError for a window that does not fit.
+    size, stride (default: size), padding: an integer or (height, width); padding also ((top, bottom), (left, right)). Raises
+    ShapeError for a window that does not fit.
     """
 
     def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:

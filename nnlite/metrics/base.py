@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnlite.arguments import as_call
+from nnlite.arguments import Configured
 from nnlite.backend import backend_of, host_array
 from nnlite.errors import DataError
 from nnlite.state import attributes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Metric:
+class Metric(Configured):
     """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`.
 
     `greater_is_better`: True or False, for those that compare epochs, such as `EarlyStopping`; None where a result is neither.
@@ -27,8 +27,6 @@ class Metric:
 
     name: str
     greater_is_better: bool | None = None
-
-    __repr__ = as_call
 
     def columns(self, out_shape: tuple[int, ...]) -> list[str]:
         """The columns that a history has of it, where the outputs of a sample have this shape.

@@ -5,13 +5,13 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-from nnlite.arguments import as_call, listing, number, shortened
+from nnlite.arguments import Configured, listing, number, shortened
 from nnlite.layers.base import Slot
 from nnlite.optim.optimizer import Optimizer, Trainable, check_and_clip
 from nnlite.state import attributes
 
 
-class ParameterGroups:
+class ParameterGroups(Configured):
     """Optimisers by name pattern: each parameter belongs to the first pattern that its name matches.
 
         nn.ParameterGroups({"*.b": nn.SGD(0.1), "0.*": nn.Adam(1e-4), "*": nn.Adam(1e-3)})
@@ -19,8 +19,6 @@ class ParameterGroups:
     Patterns are those of `fnmatch`; a parameter that none matches is not updated. clip_norm: over all groups together.
     Raises ValueError for a pattern that matches nothing, anything but an optimiser, and a group with its own clip_norm.
     """
-
-    __repr__ = as_call
 
     def __init__(self, groups: Mapping[str, Optimizer], *, clip_norm: float | None = None) -> None:
         if not isinstance(groups, Mapping) or not all(isinstance(optimizer, Optimizer) for optimizer in groups.values()):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any, Protocol
 
-from nnlite.arguments import as_call, number
+from nnlite.arguments import Configured, number
 from nnlite.backend import Array, Backend, backend_of
 from nnlite.errors import NonFiniteError, StateError
 from nnlite.layers.base import Slot
@@ -50,7 +50,7 @@ class Trainable(Protocol):
     def updating(self) -> AbstractContextManager[None]: ...
 
 
-class Optimizer:
+class Optimizer(Configured):
     """The base of optimisers: the rate, the state vectors, clipping, and the sweep over the parameters in blocks.
 
     learning_rate: a number, or a schedule, a function of the step (from 0); assignable at any time.
@@ -63,7 +63,6 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
-    __repr__ = as_call
 
     def __init__(self, learning_rate: Rate, *, weight_decay: float = 0.0, clip_norm: float | None = None) -> None:
         if isinstance(learning_rate, type) or not callable(learning_rate):

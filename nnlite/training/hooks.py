@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from nnlite.arguments import as_call, shortened
+from nnlite.arguments import Configured, shortened
 from nnlite.losses import Loss
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
@@ -12,7 +12,7 @@ from nnlite.optim.groups import ParameterGroups
 from nnlite.training.history import History
 
 
-class Callback:
+class Callback(Configured):
     """Hooks that `Trainer.fit` calls; each may do nothing. `trainer.stop()` ends training after the epoch.
 
     `Trainer` raises ValueError for methods on_... that are none of these hooks.
@@ -28,8 +28,6 @@ class Callback:
     sets_weights: bool = False
     is_done: bool = False
     must_match: tuple[str, ...] = ()
-
-    __repr__ = as_call
 
     def check(self, trainer: "Training", columns: Collection[str]) -> None:
         """Before anything is done: raise what would fail later. columns: those that the history of this `fit` will have."""

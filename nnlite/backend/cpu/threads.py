@@ -61,7 +61,10 @@ class _Crew:
         with self._lock:
             while len(self._helpers) < self.size() - 1:
                 helper = threading.Thread(target=self._run_errands, name="nnlite", daemon=True)
-                helper.start()
+                try:
+                    helper.start()
+                except RuntimeError:  # the system has no thread left: the others do the work
+                    break
                 self._helpers.append(helper)
         for errand in errands:
             self._errands.put(errand)
@@ -77,6 +80,9 @@ def _default_threads() -> int:
         if not given.isdigit() or int(given) < 1:
             raise ValueError(f"NNLITE_NUM_THREADS must be a positive integer, not {shortened(given)}")
         return int(given)
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if given.isdigit() and int(given) >= 1:
+        return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -88,7 +94,8 @@ _crew = _Crew()
 def set_num_threads(threads: int) -> None:
     """Set how many threads nnlite computes on. The results are the same bits for every number.
 
-    Default: `NNLITE_NUM_THREADS` where it is set, else the cores that this process may use.
+    Default: `NNLITE_NUM_THREADS` where it is set, else `OMP_NUM_THREADS`, else the cores that this process may use. Where
+    no thread can be started, those that run do all the work.
     Raises ValueError for anything but a positive integer.
     """
     _crew.threads = int(whole("threads", threads, 1))

@@ -146,7 +146,7 @@ class CudaMaxPoolPlan(MaxPoolPlan):
 
     def forward(self, a: Array, memory: Memory, out: Array | None) -> Array:
         y = self._out((len(a), *self.out_shape), a.dtype, out)
-        winner = memory.persist("winner", y.shape, "uint16") if memory.training else None
+        winner = memory.persist("winner", y.shape, "uint16") if memory.needs_backward else None
         self.backend.kernels.images("max_pool", y.dtype, self.geometry, y.shape, a, y, winner)
         return y
 

@@ -1,0 +1,237 @@
+"""Models as ONNX files, which onnxruntime and others run: https://onnx.ai.
+
+Operators are those of opset 20. Images are (N, C, H, W) inside; at the border they are nnlite's (N, H, W, C), by one Transpose.
+"""
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from nnlite import layers
+from nnlite.arguments import choice, shortened
+from nnlite.atomic import write_whole
+from nnlite.backend import Window
+from nnlite.engine.plan import flatten
+from nnlite.engine.steps import Step
+from nnlite.errors import StateError
+from nnlite.layers.base import Elementwise, Layer, Shape
+from nnlite.layers.residual import Sum
+from nnlite.model import Sequential
+
+try:
+    from onnx import TensorProto, checker, helper, numpy_helper
+except ImportError as error:
+    raise ImportError("nnlite.interop.onnx needs onnx 1.17 or later: pip install 'nnlite-numpy[onnx]'") from error
+
+OPSET, IR_VERSION = 20, 10  # onnx's own defaults are newer than what many runtimes read
+TO_IMAGES, FROM_IMAGES = [0, 3, 1, 2], [0, 2, 3, 1]  # (N, H, W, C) to (N, C, H, W), and back
+
+
+def export(model: Sequential, path: str | PathLike[str], *, layout: str = "NHWC") -> None:
+    """Write the model, as it infers, to a file.
+
+    The graph has one input "x" and one output "z", of any number of samples, in the model's dtype.
+    layout: of images at the border: "NHWC", as in nnlite, or "NCHW".
+    Raises ValueError for another layout, StateError for a layer of your own, FileError where the file cannot be written.
+    """
+    choice("layout", layout, "NHWC", "NCHW")
+    write_whole(path, to_onnx(model, layout).SerializeToString())
+
+
+def to_onnx(model: Sequential, layout: str = "NHWC") -> Any:
+    """The model as an `onnx.ModelProto`, checked."""
+    graph = _Graph(model)
+    graph.run(layout)
+    made = helper.make_model(
+        helper.make_graph(graph.nodes, "nnlite", [graph.input], [graph.output], graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="nnlite",
+    )
+    checker.check_model(made, full_check=True)
+    return made
+
+
+class _Graph:
+    """Nodes and constants, step by step. names: of the values, by number; kept_order: those flattened as (C, H, W)."""
+
+    def __init__(self, model: Sequential) -> None:
+        self.model, self.dtype = model, np.dtype(model.dtype)
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.names: dict[int, str] = {}
+        self.kept_order: dict[int, Shape] = {}
+        self.steps = flatten(model.children())
+
+    def run(self, layout: str) -> None:
+        """Make the whole graph."""
+        shape, out_shape = self.model.in_shape, self.model.out_shape
+        self.input, self.names[0] = self._border("x", shape, layout), "x"
+        if len(shape) == 3 and layout == "NHWC":
+            self.names[0] = self.add("Transpose", "x", perm=TO_IMAGES)
+        for step in self.steps:
+            self._step(step)
+        name = self.names[self.steps[-1].makes]
+        if len(out_shape) == 3 and layout == "NHWC":
+            self.add("Transpose", name, output="z", perm=FROM_IMAGES)
+        else:
+            self.add("Identity", name, output="z")
+        self.output = self._border("z", out_shape, layout)
+
+    def _border(self, name: str, shape: Shape, layout: str) -> Any:
+        shape = (shape[2], *shape[:2]) if len(shape) == 3 and layout == "NCHW" else shape
+        kind = TensorProto.DOUBLE if self.dtype == np.float64 else TensorProto.FLOAT
+        return helper.make_tensor_value_info(name, kind, ["N", *shape])
+
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """A node; returns the name of its output."""
+        output = output or f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: Any, dtype: Any = None) -> str:
+        """A named array."""
+        array = np.ascontiguousarray(self.model.backend.to_host(self.model.backend.asarray(value)), dtype or self.dtype)
+        self.constants.append(numpy_helper.from_array(array, name))
+        return name
+
+    def _step(self, step: Step) -> None:
+        layer, inputs = step.layer, [self.names[v] for v in step.reads]
+        write = WRITERS.get(type(layer))
+        if write is None:
+            raise StateError(f"layer {step.path} {shortened(layer)} has no ONNX operator: your own layers have none")
+        if isinstance(layer, Elementwise) and step.reads[0] in self.kept_order:
+            self.kept_order[step.makes] = self.kept_order[step.reads[0]]
+        self.names[step.makes] = write(self, step, layer, *inputs)
+
+    def goes_to_dense(self, v: int) -> bool:
+        """Whether only Dense layers read a value, through functions of each value by itself."""
+        readers = [step for step in self.steps if v in step.reads]
+        through = [
+            isinstance(s.layer, Elementwise) and type(s.layer) is not layers.Normalize for s in readers
+        ]  # it has channels
+        return bool(readers) and all(
+            type(s.layer) is layers.Dense or (t and self.goes_to_dense(s.makes)) for s, t in zip(readers, through, strict=True)
+        )
+
+
+def _dense(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    W, order = graph.model.backend.to_host(layer.W), graph.kept_order.get(step.reads[0])
+    if order is not None:
+        W = W.reshape(-1, *order).transpose(0, 3, 1, 2).reshape(len(W), -1)
+    bias = [graph.constant(f"{step.path}.b", layer.b)] if layer.bias else []
+    return graph.add("Gemm", a, graph.constant(f"{step.path}.W", W), *bias, transB=1)
+
+
+def _window(window: Window) -> dict[str, Any]:
+    (top, bottom), (left, right) = window.padding
+    return {"kernel_shape": window.kernel, "strides": window.stride, "pads": [top, left, bottom, right]}
+
+
+def _conv(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    window = layer.plan.window
+    W = graph.constant(f"{step.path}.W", graph.model.backend.to_host(layer.W).transpose(0, 3, 1, 2))
+    bias = [graph.constant(f"{step.path}.b", layer.b)] if layer.bias else []
+    return graph.add("Conv", a, W, *bias, **_window(window), dilations=window.dilation, group=int(layer.groups))
+
+
+def _max_pool(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    return graph.add("MaxPool", a, **_window(layer.plan.window))
+
+
+def _average_pool(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    return graph.add("AveragePool", a, **_window(layer.plan.window), count_include_pad=1)
+
+
+def _global_pool(kind: str) -> Any:
+    return lambda graph, step, layer, a: graph.add("Flatten", graph.add(kind, a))
+
+
+def _batch_norm(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    channels = layer.in_shape[-1]
+    values = {
+        "gamma": layer.gamma if layer.scale else np.ones(channels),
+        "beta": layer.beta if layer.shift else np.zeros(channels),
+        "running_mean": layer.running_mean,
+        "running_var": layer.running_var,
+    }
+    names = [graph.constant(f"{step.path}.{name}", value) for name, value in values.items()]
+    return graph.add("BatchNormalization", a, *names, epsilon=float(layer.eps))
+
+
+def _layer_norm(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    is_image, channels = len(layer.in_shape) == 3, layer.in_shape[-1]
+    a = graph.add("Transpose", a, perm=FROM_IMAGES) if is_image else a
+    gamma = graph.constant(f"{step.path}.gamma", layer.gamma if layer.scale else np.ones(channels))
+    beta = graph.constant(f"{step.path}.beta", layer.beta if layer.shift else np.zeros(channels))
+    y = graph.add("LayerNormalization", a, gamma, beta, axis=-1, epsilon=float(layer.eps))
+    return graph.add("Transpose", y, perm=TO_IMAGES) if is_image else y
+
+
+def _normalize(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    mean, std = (np.broadcast_to(np.asarray(v, float), layer.in_shape[-1:]) for v in layer.constants)
+    shape = (-1, 1, 1) if len(layer.in_shape) == 3 else (-1,)
+    centred = graph.add("Sub", a, graph.constant(f"{step.path}.mean", mean.reshape(shape)))
+    return graph.add("Div", centred, graph.constant(f"{step.path}.std", std.reshape(shape)))
+
+
+def _activation(kind: str, **names: str) -> Any:
+    """names: attributes of the node by the layer's own."""
+    return lambda graph, step, layer, a: graph.add(kind, a, **{its: _plain(getattr(layer, own)) for its, own in names.items()})
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str) else float(value)
+
+
+def _silu(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    return graph.add("Mul", a, graph.add("Sigmoid", a))
+
+
+def _softmax(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    return graph.add("Softmax", a, axis=1 if len(layer.in_shape) == 3 else -1)
+
+
+def _dropout(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    return a
+
+
+def _reshape(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    shape, target = layer.in_shape, layer.out_shape
+    if len(shape) == 3:
+        if len(target) == 1 and graph.goes_to_dense(step.makes):
+            graph.kept_order[step.makes] = shape
+        else:
+            a = graph.add("Transpose", a, perm=FROM_IMAGES)
+    sizes = graph.constant(f"{step.path}.shape", [0, *target], np.int64)
+    y = graph.add("Reshape", a, sizes)
+    return graph.add("Transpose", y, perm=TO_IMAGES) if len(target) == 3 else y
+
+
+def _sum(graph: _Graph, step: Step, layer: Any, a: str, b: str) -> str:
+    return graph.add("Add", a, b)
+
+
+WRITERS: dict[type[Layer], Any] = {
+    layers.Dense: _dense,
+    layers.Conv2D: _conv,
+    layers.MaxPool2D: _max_pool,
+    layers.AvgPool2D: _average_pool,
+    layers.GlobalAvgPool2D: _global_pool("GlobalAveragePool"),
+    layers.GlobalMaxPool2D: _global_pool("GlobalMaxPool"),
+    layers.BatchNorm: _batch_norm,
+    layers.LayerNorm: _layer_norm,
+    layers.Normalize: _normalize,
+    layers.ReLU: _activation("Relu"),
+    layers.LeakyReLU: _activation("LeakyRelu", alpha="slope"),
+    layers.Sigmoid: _activation("Sigmoid"),
+    layers.Tanh: _activation("Tanh"),
+    layers.GELU: _activation("Gelu", approximate="approximate"),
+    layers.SiLU: _silu,
+    layers.Softmax: _softmax,
+    layers.Dropout: _dropout,
+    layers.Flatten: _reshape,
+    layers.Reshape: _reshape,
+    Sum: _sum,
+}
