@@ -49,7 +49,7 @@ def _side_by_side(a: Array, channels: int) -> int:
 
 @cache
 def _wide(size: int, channels: int) -> int:
-    """The length of the row that `by_column` uses for `size` values: up to 2 _WIDE, if a multiple of `channels` fits."""
+    """The length of the row that `by_column` uses for `size` values: _WIDE to 2 _WIDE if a divisor allows, else about _LONG."""
     rows = size // channels
     beside = largest_divisor(rows, 2 * _WIDE // channels)
     return channels * (beside if beside * channels >= _WIDE else largest_divisor(rows, max(1, _LONG // channels)))

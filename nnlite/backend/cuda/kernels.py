@@ -138,7 +138,7 @@ def _blocks(work: int, a_block: int) -> int:
 
 @cache
 def _width(channels: int, itemsize: int) -> int:
-    """The number of thread columns for `channels`; a thread takes several channels at once if their number is divisible."""
+    """Columns of threads for `channels`; a thread takes _WIDE bytes of channels at once if that divides them."""
     wide = _WIDE // itemsize
     columns = channels // wide if channels % wide == 0 else channels
     return 1 << min(8, max(0, columns - 1).bit_length())
