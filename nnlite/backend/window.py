@@ -82,7 +82,7 @@ class Window:
         ]
 
     def taps_inside(self, axis: int) -> list[tuple[int, slice, slice]]:
-        """For each place in the kernel along an axis that meets the image: it, the outputs with a pixel there, and these pixels."""
+        """For each place in the kernel along an axis that meets the image: it, outputs with a pixel there, and these pixels."""
         size, out, stride = self.in_shape[axis], self.out_size[axis], self.stride[axis]
         taps = list[tuple[int, slice, slice]]()
         for tap in range(self.kernel[axis]):

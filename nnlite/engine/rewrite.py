@@ -41,7 +41,7 @@ def _pool_before_relu(steps: list[Step]) -> list[Step]:
 
 
 def _relu_step(relu: ReLU, shape: Shape, like: Step, place: Step) -> Step:
-    """A step of this ReLU for samples of `shape`, with path and backend of `like`, that reads and makes the values of `place`."""
+    """This ReLU as a step for samples of `shape`, with path and backend of `like`, and the values of `place`."""
     relu.in_shape = relu.out_shape = shape
     relu.backend = like.layer.backend
     return Step(like.path, relu, place.reads, place.makes)
