@@ -66,7 +66,7 @@ class Pool:
         self._free: list[Array] = []
 
     def take(self, size: int, dtype: Any) -> Array:
-        """At least `size` uninitialised values: the smallest free array, at most twice as large; return it by `give`."""
+        """At least `size` uninitialised values: the smallest free array that fits, at most twice as large; `give` it back."""
         fitting = [flat for flat in self._free if flat.dtype == dtype and size <= flat.size <= 2 * size]
         if fitting:
             flat = min(fitting, key=len)
