@@ -252,8 +252,7 @@ def softmax(z: Any) -> Array:
         raise ShapeError(f"softmax expects outputs (..., C), got {z.shape}")
     z = xp.ascontiguousarray(z)
     e = xp.exp(z - z.max(axis=-1, keepdims=True))
-    y: Array = e / e.sum(axis=-1, keepdims=True)
-    return y
+    return e / e.sum(axis=-1, keepdims=True)
 
 
 def _spread(weight: Array, like: Array) -> Array:
@@ -263,8 +262,7 @@ def _spread(weight: Array, like: Array) -> Array:
 
 def _of_those_there(backend: Backend, values: Array, weight: Array) -> Array:
     """The values of samples with non-zero weight, 0 for the others, whose values times zero may be NaN."""
-    there: Array = backend.xp.where(_spread(weight, values), values, values.dtype.type(0))
-    return there
+    return backend.xp.where(_spread(weight, values), values, values.dtype.type(0))
 
 
 def _reals(z: Array) -> Array:
@@ -288,8 +286,7 @@ def _of_labels(backend: Backend, weight: Any, t: Array) -> Array:
     if not isinstance(weight, dict):
         return backend.asarray(_by_class(weight, len(weight)))[t]
     others = max(map(int, weight), default=0) + 1  # a class that is not in the dict
-    of_label: Array = backend.asarray(_by_class(weight, others + 1))[backend.xp.minimum(t.astype("int64"), others)]
-    return of_label
+    return backend.asarray(_by_class(weight, others + 1))[backend.xp.minimum(t.astype("int64"), others)]
 
 
 def _are_labels(t: Array) -> bool:

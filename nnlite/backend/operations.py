@@ -101,8 +101,7 @@ class Operations:
 
     def empty(self, size: int, dtype: Any) -> Array:
         """A new uninitialised vector of `size` values."""
-        vector: Array = self.xp.empty(size, dtype)
-        return vector
+        return self.xp.empty(size, dtype)
 
     def zeros(self, size: int, dtype: Any) -> Array:
         """A new vector of zeros."""
@@ -131,8 +130,7 @@ class Operations:
 
     def rows(self, a: Array) -> Array:
         """A batch (..., C) as (M, C), in the order of `lay_out`: a view if it is stored so, else a copy."""
-        rows: Array = (by_pixel(a) if a.ndim == 4 else a).reshape(-1, a.shape[-1])
-        return rows
+        return (by_pixel(a) if a.ndim == 4 else a).reshape(-1, a.shape[-1])
 
     def row_view(self, a: Array) -> Array:
         """`rows(a)` for writing. Raises ValueError if it would be a copy, as of an array that `lay_out` did not make."""
@@ -153,8 +151,7 @@ class Operations:
 
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
         """A view of `a`, from a[:, start] on, with other axes: windows that may overlap."""
-        view: Array = self.xp.lib.stride_tricks.as_strided(a[:, start:], shape, strides)
-        return view
+        return self.xp.lib.stride_tricks.as_strided(a[:, start:], shape, strides)
 
     def copy_runs(self, target: Array, source: Array) -> None:
         """target[...] = source, both of one dtype: many runs along the last axis, usually contiguous."""
@@ -195,13 +192,11 @@ class Operations:
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """The product a b of matrices or stacks of them, on this thread."""
-        result: Array = self.xp.matmul(a, b, out=out)
-        return result
+        return self.xp.matmul(a, b, out=out)
 
     def matmul_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """a' b for a (rows, m) and b (rows, n), with many rows, or stacks of them."""
-        result: Array = self.xp.matmul(a.swapaxes(-2, -1), b, out=out)
-        return result
+        return self.xp.matmul(a.swapaxes(-2, -1), b, out=out)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """The matrix product a b; large ones may be cut into fixed blocks of columns that threads share."""
@@ -213,8 +208,7 @@ class Operations:
 
     def column_sums(self, a: Array) -> Array:
         """The sums of the columns of `a` (M, C), in float64: every sum over rows comes from here or from `column_products`."""
-        sums: Array = a.sum(axis=0, dtype="float64")
-        return sums
+        return a.sum(axis=0, dtype="float64")
 
     def sum_columns(self, a: Array, out: Array) -> None:
         """Write the sums of the columns of `a` (M, C) to `out`."""
@@ -222,13 +216,11 @@ class Operations:
 
     def column_products(self, a: Array, b: Array) -> Array:
         """The sums of the columns of `a b`, value by value, in float64; both (M, C), or (H, W, C) and summed over H and W."""
-        sums: Array = (a * b).sum(axis=tuple(range(a.ndim - 1)), dtype="float64")
-        return sums
+        return (a * b).sum(axis=tuple(range(a.ndim - 1)), dtype="float64")
 
     def pixel_sums(self, a: Array) -> Array:
         """The sums over all pixels of images (N, H, W, C), in float64: (N, C)."""
-        sums: Array = a.sum(axis=(1, 2), dtype="float64")
-        return sums
+        return a.sum(axis=(1, 2), dtype="float64")
 
     def wide_row(self, row: Array, rows: int) -> Array:
         """`row` (C,) in the form that `by_column` uses fastest, for an array of about `rows` rows."""
@@ -240,8 +232,7 @@ class Operations:
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """xp's "add" or "multiply" of `a` (..., C) and `row` (C,), or its `wide_row`."""
-        result: Array = getattr(self.xp, name)(a, row, out=out)
-        return result
+        return getattr(self.xp, name)(a, row, out=out)
 
     def affine(self, a: Array, center: Array | None, scale: Array, shift: Array, out: Any, relu: bool = False) -> Array:
         """y = (a - center) scale + shift, by column, and with relu max(y, 0); center None is 0, the others may be wide rows."""
@@ -251,8 +242,7 @@ class Operations:
 
     def relu(self, a: Array, out: Any) -> Array:
         """max(a, 0)."""
-        result: Array = self.xp.maximum(a, 0, out=out)
-        return result
+        return self.xp.maximum(a, 0, out=out)
 
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
         """delta where y > 0, else 0."""
@@ -268,8 +258,7 @@ class Operations:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""
         t = 1 / (1 + 0.3275911 * abs(x))
         series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        result: Array = self.xp.copysign(1 - series * self.xp.exp(-x * x), x)
-        return result
+        return self.xp.copysign(1 - series * self.xp.exp(-x * x), x)
 
     def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
         """Rows `start` to `start + rows` of a random table of uint32 (rows, words); see `backend/random.py`."""

@@ -20,5 +20,4 @@ def random_bits(key: int, stream: tuple[int, int], start: int, rows: int, words:
     counter = (stream[1] << 192 | stream[0] << 128 | start * blocks) - 1
     generator = np.random.Philox(key=key, counter=counter % (1 << 256))
     raw: Any = generator.random_raw(rows * blocks * 4)
-    bits: Array = raw.view(np.uint32).reshape(rows, blocks * _WORDS_A_COUNT)[:, :words]
-    return bits
+    return raw.view(np.uint32).reshape(rows, blocks * _WORDS_A_COUNT)[:, :words]

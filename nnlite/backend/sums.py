@@ -21,8 +21,7 @@ def add_up(parts: Array, out: Array | None = None) -> Array:
         half = len(parts) // 2
         parts[:half] += parts[-half:]
         parts = parts[: len(parts) - half]
-    total: Array = np.add.reduce(parts, axis=0, out=out)
-    return total
+    return np.add.reduce(parts, axis=0, out=out)
 
 
 def column_sums(a: Array, ones: Array) -> Array:

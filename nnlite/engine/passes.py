@@ -124,8 +124,7 @@ class TrainingPass:
         for k in range(len(self.stages)):
             self._forward(k)
         self.commit()
-        outputs: Array = self.values.pop(self.plan.output)
-        return outputs
+        return self.values.pop(self.plan.output)
 
     def _forward(self, k: int) -> None:
         stage, run = self.stages[k], self.stages[k].run

@@ -52,8 +52,7 @@ class Step:
         if target is None:
             target = part if self.sum_in_place else (self.sum_buffer, part.shape[1:])
         ctx.aim(target)
-        total: Array = ctx.xp.add(part, others, out=ctx.out)
-        return total
+        return ctx.xp.add(part, others, out=ctx.out)
 
 
 class Join(Step):

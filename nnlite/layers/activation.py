@@ -124,8 +124,7 @@ def gelu_tanh(backend: Backend, a: Array, linear: float, cubic: float, out: Any)
     t = _tanh_u(backend, _bounded(backend, a), linear, cubic)
     t += 1
     t *= _bounded(backend, a, most=math.inf)  # at minus infinity, t is 0
-    y: Array = backend.xp.multiply(t, 0.5, out=out)
-    return y
+    return backend.xp.multiply(t, 0.5, out=out)
 
 
 def gelu_tanh_delta(backend: Backend, delta: Array, a: Array, linear: float, cubic: float, out: Any) -> Array:
@@ -141,13 +140,11 @@ def gelu_tanh_delta(backend: Backend, delta: Array, a: Array, linear: float, cub
     t += 1
     slope *= t
     slope *= delta
-    da: Array = xp.multiply(slope, 0.5, out=out)
-    return da
+    return xp.multiply(slope, 0.5, out=out)
 
 
 def _bounded(backend: Backend, a: Array, most: float = _FAR_OF_TANH) -> Array:
-    bounded: Array = backend.xp.clip(a, -_FAR_OF_TANH, most, out=backend.scratch_batch("gelu bounded", a.shape, a.dtype))
-    return bounded
+    return backend.xp.clip(a, -_FAR_OF_TANH, most, out=backend.scratch_batch("gelu bounded", a.shape, a.dtype))
 
 
 def _tanh_u(backend: Backend, a: Array, linear: float, cubic: float) -> Array:
@@ -155,8 +152,7 @@ def _tanh_u(backend: Backend, a: Array, linear: float, cubic: float) -> Array:
     t *= linear * cubic
     t += linear
     t *= a
-    result: Array = backend.xp.tanh(t, out=t)
-    return result
+    return backend.xp.tanh(t, out=t)
 
 
 class SiLU(Elementwise):

@@ -116,8 +116,7 @@ class NumpyBackend(Backend):
         kept = self._own.buffers.views(key, list)
         if not kept or len(kept[0]) < n:
             kept[:] = [make(n)]
-        rows: Array = kept[0][:n]
-        return rows
+        return kept[0][:n]
 
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
         """Takes a microsecond instead of eight: threads wait for each other while Python runs."""

@@ -43,8 +43,7 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
         return quiet_matmul(a, b, out=out)
     size = _size_of_pieces(a, b, m, k, n) if m * n > FLATTEST or m * k * n > LARGEST else None
     if size is None:
-        result: Array = np.matmul(a, b, out=out)
-        return result
+        return np.matmul(a, b, out=out)
     rows, columns = size
     out = np.empty((*a.shape[:-1], n), a.dtype) if out is None else out
     a, target = (x.reshape(*x.shape[:-2], m // rows, rows, x.shape[-1]) for x in (a, out))
@@ -67,8 +66,7 @@ def matmul_rows(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Arra
     half = rows // 2 // SUMMED * SUMMED
     halves = slice(half), slice(half, None)
     first, second = (matmul_rows(a[..., part, :], b[..., part, :], None, scratch) for part in halves)
-    total: Array = np.add(first, second, out=out)
-    return total
+    return np.add(first, second, out=out)
 
 
 def _add_pieces(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Array:

@@ -193,8 +193,7 @@ class CudaOperations(Operations):
         """The error function."""
         from cupyx.scipy.special import erf
 
-        result: Array = erf(x)
-        return result
+        return erf(x)
 
     def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
         """The bits of the base class."""
