@@ -39,7 +39,6 @@ def _says_what_memory_was_missing(method: Method) -> Method:
 class Sequential(Layer):
     """Layers one after another: a -> layers[0] -> ... -> z.     x: (N, *input_shape)   z: (N, *out_shape)
 
-
     input_shape: the shape of one sample. With it the model is built at once; without it, it is part of another model.
     seed: of the initial values and of the randomness in a pass. dtype: "float32" or "float64". `to` moves it to a GPU.
     Raises ShapeError, naming the layer and both shapes, if a layer does not fit the one before it, and for an invalid shape.
