@@ -124,7 +124,7 @@ def use_cores(threads: int) -> None:
 
 
 def environment(system: str, threads: int) -> dict[str, str]:
-    """Environment that sets a system's threads and silences it. Each library chooses its own kernels: a choice that the machine's
+    """Variables that set a system's threads and silence it. Each library chooses its own kernels: a choice that the machine's
     environment pins for NumPy alone is removed. Python caches its bytecode, as after an installation by pip."""
     count = str(SGEMM.get(system) or threads)
     names = ("NNLITE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")

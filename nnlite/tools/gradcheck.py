@@ -34,7 +34,7 @@ def gradcheck(layer_or_model: Layer, x: Any, *, seed: int = 0, tolerance: float 
     of ones would be blind for softmax and batch norm, whose outputs have constant sums.
 
     layer_or_model: not changed; a copy in float64 is checked. x: (N, ...) inputs; where a kink (ReLU at 0, a tie in
-    max-pool) lies between the two points of a difference, x and the copy's parameters are moved a little, with a warning.
+    max-pool) is between the two points of a difference, x and the copy's parameters are moved a little, with a warning.
     Random layers draw the masks of `pass_id` each time; running statistics are held.
     """
     for name, value in (("seed", seed), ("pass_id", pass_id)):

@@ -57,7 +57,7 @@ def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
         return
     name, base = shortened(value), kinds[0] if isinstance(kinds, tuple) else kinds
     is_class = isinstance(value, type) and issubclass(value, kinds)
-    remedy = f"write {name}(...)" if is_class else f"one of your own is a subclass of nn.{base.__name__}"
+    remedy = f"write {name}(...)" if is_class else f"a custom one is a subclass of nn.{base.__name__}"
     raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
 
 

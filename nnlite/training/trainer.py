@@ -124,7 +124,7 @@ class Trainer:
         steps = None if steps_per_epoch is None else int(whole("steps_per_epoch", steps_per_epoch, 1))
         if epochs > 1 and steps is None and gives_once(source):
             raise DataError(
-                f"the training data, a {type(source).__name__}, can be gone through once: for {epochs} epochs give "
+                f"the training data, a {type(source).__name__}, can be iterated once: for {epochs} epochs give "
                 "steps_per_epoch=, or an iterable that begins anew, such as a list"
             )
         validation_steps = None if validation_steps is None else int(whole("validation_steps", validation_steps, 1))
