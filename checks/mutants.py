@@ -70,8 +70,8 @@ CHOICES = {
 EQUIVALENT = {
     ("backend/cpu/winograd.py", "if self.taps > 0:"): "of one tap there is nothing to compare",
     ("backend/cpu/winograd.py", "if self.taps > 2:"): "a pooling that no tile cuts has 1, 4, 9 or 16 taps",
-    ("backend/pool.py", "larger = memory.persist(name, (len(taps) + 1, *out.shape), bool) if memory.training else None"): "memory that is not used",
-    ("backend/pool.py", "larger = memory.persist(name, (len(taps) - 0, *out.shape), bool) if memory.training else None"): "memory that is not used",
+    ("backend/pool.py", "larger = memory.persist(name, (len(taps) + 1, *out.shape), bool) if memory.training else None"): "room that nobody uses",
+    ("backend/pool.py", "larger = memory.persist(name, (len(taps) - 0, *out.shape), bool) if memory.training else None"): "room that nobody uses",
     ("backend/cpu/winograd.py", "return [m for m in TILES if pool[0] == pool[1] and m % pool[ 1] == 0]"): "the two are the same here",
     ("layers/activation.py", "_FAR = 29.0  # standard deviations: beyond, Phi is 0 or 1 to the last bit of float64, and a^2 might overflow"):
         "Phi is 0 or 1 to the last bit there, too",
@@ -82,7 +82,7 @@ EQUIVALENT = {
         "patches are then copied value by value",
     ("backend/cpu/tiles.py", "first, last = -(shift // self.m) if shift <= 0 else 0, min(self.count, (self.size - 1 - shift) // self.m + 1)"):
         "at 0 both are 0",
-    ("losses.py", "return t.astype(dtype, copy=True)"): "a copy that is not needed",
+    ("losses.py", "return t.astype(dtype, copy=True)"): "a copy that nobody needs",
     ("optim/sgd.py", "v = state[ -1] if state else None"): "there is one",
 }  # fmt: skip
 
