@@ -81,7 +81,8 @@ class Fit:
         elif not is_dataset(self.source) and not feed.placed:
             skipped = feed.done(trainer.epochs, 0 if counts is None or counts.complete else counts.batches)
             warnings.warn(
-                f"training continues with batches of {shortened(type(self.source))}: nothing checks that they are those of before"
+                f"training continues with batches of {shortened(type(self.source))}: nothing checks that they are those "
+                "of before"
                 + f", the first {skipped} are skipped by iterating over them" * bool(skipped)
                 + "; give it state() and load_state(state), then it continues from its own position",
                 UserWarning,
