@@ -1,4 +1,4 @@
-"""What each ingredient of a fast recipe buys: the recipe without it, on a validation split of the training images.
+"""What each ingredient of a fast recipe contributes: the recipe without it, on a validation split of the training images.
 
 usage: python benchmarks/cifar10_ablation.py [--recipe fast90] [--seeds 2] [--variants NAME ...] [--json FILE]
 
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--limit", type=int, help="use the first so many images only")
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT images")
     parser.add_argument("--validation", type=int, default=VALIDATION)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()

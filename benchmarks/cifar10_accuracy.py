@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
-PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # every system chooses its own kernels
+PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # removed, so that every system chooses its own kernels
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--torch-seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--limit", type=int, help="train and test on the first so many images")
+    parser.add_argument("--limit", type=int, help="train and test on the first LIMIT images")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -86,7 +86,7 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The recipe as asked for, the training set with its augmentations, the test set."""
+    """The recipe with the options applied, the training set with its augmentations, the test set."""
     from recipes import RECIPES
 
     import nnlite as nn
@@ -128,7 +128,7 @@ WORKERS = {"nnlite": nnlite_worker, "torch": torch_worker}
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine and the versions."""
     from importlib.metadata import version
 
     packages = [name for name in ("nnlite", "numpy", "torch") if find_spec(name)]

@@ -1,4 +1,4 @@
-"""Which algorithm a convolution gets, and what the others would take; strided, grouped and other kinds; masks beside products.
+"""Which algorithm a convolution uses, and the times of the others; strided, grouped and other kinds; masks next to products.
 
 usage: python benchmarks/convolutions.py [--rounds 9] [--out FILE]
 
@@ -21,7 +21,7 @@ from nnlite.backend.conv import ConvPlan
 from nnlite.backend.cpu.winograd import TILES, WinogradPlan, best_tile
 
 VALUES = 1 << 18  # of the larger of input and output of a shard
-COLOURS = 3  # channels of an image as it is given
+COLOURS = 3  # channels of an input image
 LEAST_SECONDS = 0.01  # of a measurement
 
 # (size, channels, filters, padding) of 3 x 3 convolutions of stride 1, most of them from `peers.py` and `nn.zoo`.
@@ -103,7 +103,7 @@ def kinds(rounds: int) -> list[str]:
 
 
 def masks(rounds: int) -> list[str]:
-    """Dropout and augmentation, beside the product that follows."""
+    """Dropout and augmentation, compared with the product that follows."""
     backend, rng = get_backend("cpu"), np.random.default_rng(0)
     a, W = rng.standard_normal((128, 512)).astype("float32"), rng.standard_normal((512, 512)).astype("float32")
     images = nn.data.Dataset(rng.integers(0, 256, (128, 32, 32, 3)).astype("uint8"), np.zeros(128, int))
@@ -131,7 +131,7 @@ def pass_of(plan: ConvPlan) -> tuple[Callable[[], None], int]:
     n = max(1, VALUES // max(h * w * c, plan.positions * plan.filters))
     empty = plan.backend.empty_batch
     z, delta, a, da = (empty((n, *shape), "float32") for shape in (plan.out_shape, plan.out_shape, (h, w, c), (h, w, c)))
-    if c <= COLOURS:  # the user's own images lie as usual
+    if c <= COLOURS:  # input images have NumPy's usual order
         a = np.empty(a.shape, "float32")
     a[...], delta[...] = rng.standard_normal(a.shape), rng.standard_normal(delta.shape)
     W = rng.standard_normal((plan.filters, *plan.window.kernel, c // plan.groups)).astype("float32")
@@ -148,7 +148,7 @@ def pass_of(plan: ConvPlan) -> tuple[Callable[[], None], int]:
 
 
 def medians(works: list[tuple[Callable[[], object], int]], rounds: int) -> list[float]:
-    """Seconds a sample of each, taken in turn."""
+    """Seconds a sample of each, measured in turn."""
     repeats = []
     for work, _ in works:
         work()

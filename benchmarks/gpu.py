@@ -1,20 +1,20 @@
-"""All that a few minutes on a GPU can tell, in one command: are nnlite's results right there, how fast is it, and why.
+"""All measurements that fit in a few minutes on a GPU, in one command: are nnlite's results right, how fast is it, and why.
 
 usage: python benchmarks/gpu.py [--quick] [--no-tests] [--only SECTION ...] [--deadline SECONDS] [--out FOLDER]
 
-Runs from a bare checkout with PYTHONPATH=. and needs CuPy and a CUDA device. What else is missing, such as torch, pytest or
-compute-sanitizer, is named, and what needs it is left out. The sections, in this order:
+Runs from a bare checkout with PYTHONPATH=. and needs CuPy and a CUDA device. Other missing parts, such as torch, pytest or
+compute-sanitizer, are named, and the sections that need them are left out. The sections, in this order:
 
     machine      device, driver, versions
     parity       a step of each network against float64 on the CPU
-    speed        training beside PyTorch, network by network; then PyTorch compiled
+    speed        training compared with PyTorch, network by network; then PyTorch compiled
     profile      the kernels that a step spends most time in
     operations   single operations alone, in GB/s and GFLOP/s
     fast90       the recipe of examples/recipes.py, on generated images
     tests        those of tests/cuda; then under compute-sanitizer: memcheck, racecheck
 
-Each is a process of its own, and gets its share of what is left until the deadline. Whatever happens to one, the next runs.
-FOLDER receives gpu.json and gpu.md, written anew with every row, and gpu.log: all that was printed, with whole tracebacks.
+Each is a separate process, and gets its share of the time left until the deadline. If one fails, the next still runs.
+FOLDER receives gpu.json and gpu.md, rewritten with every row, and gpu.log: all output, with whole tracebacks.
 """
 
 import argparse
@@ -45,7 +45,7 @@ LONG = {"speed, compiled", "fast90"}  # what --quick leaves out
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 where all that ran went well, else 1."""
+    """0 if every section that ran succeeded, else 1."""
     args = parse(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     report, log, deadline = Report(args.out), args.out / "gpu.log", Deadline(args.deadline)
@@ -62,16 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="less of all; no compiled PyTorch, no fast90")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds; no compiled PyTorch, no fast90")
     parser.add_argument("--no-tests", action="store_true", help="neither tests nor compute-sanitizer")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", default=[], help="machine, and those that begin so")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", default=[], help="machine, and sections with such names")
     parser.add_argument("--deadline", type=float, default=450, metavar="SECONDS", help="for all of it (default: 450)")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "benchmarks" / "results")))
     return parser.parse_args(arguments)
 
 
 def chosen(args: argparse.Namespace) -> list[Section]:
-    """The sections that were asked for, in their order."""
+    """The requested sections, in their order."""
     left_out = (TESTS if args.no_tests else set()) | (LONG if args.quick else set())
     wanted = ("machine", *args.only) if args.only else ("",)
     return [section for section in SECTIONS if section.name not in left_out and section.name.startswith(wanted)]

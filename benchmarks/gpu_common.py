@@ -1,4 +1,4 @@
-"""What the sections of `gpu.py` share: failures that cost one row, the device's clock, calls that are watched."""
+"""Shared by the sections of `gpu.py`: failures that cost one row, the device's clock, recorded calls."""
 
 import subprocess
 import time
@@ -27,7 +27,7 @@ def tasks() -> dict[str, net.Task]:
 
 
 def attempt(record: Record, name: str, work: Callable[..., Any], *args: Any) -> bool:
-    """Whether `work(*args)` succeeds; where it raises, the traceback is printed and the row gets one line of it."""
+    """Whether `work(*args)` succeeds; if it raises, the traceback is printed and the row gets one line of it."""
     try:
         work(*args)
     except Exception as error:
@@ -38,7 +38,7 @@ def attempt(record: Record, name: str, work: Callable[..., Any], *args: Any) -> 
 
 
 def one_line(error: BaseException) -> str:
-    """What was raised, in few words."""
+    """The error in one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:MESSAGE]
 
 
@@ -65,14 +65,14 @@ def elapsed(work: Callable[[], Any]) -> float:
 
 
 class Call(NamedTuple):
-    """A call that was watched; begin, end: events of the device around it."""
+    """A recorded call; begin, end: events of the device around it."""
 
     name: str
     begin: Any
     end: Any
 
     def seconds(self) -> float:
-        """Once the device is done."""
+        """Seconds of the call; valid once the device is done."""
         import cupy
 
         return float(cupy.cuda.get_elapsed_time(self.begin, self.end)) / 1e3
@@ -111,7 +111,7 @@ def watched_launches() -> Iterator[list[Call]]:
 
 
 def clocks_while(busy: Callable[[], Any]) -> str | None:
-    """What nvidia-smi says of the clocks while `busy()` runs again and again; None without nvidia-smi."""
+    """The clocks that nvidia-smi reports while `busy()` runs again and again; None without nvidia-smi."""
     if not which("nvidia-smi"):
         return None
     end = time.monotonic() + SMI_LIMIT

@@ -1,4 +1,4 @@
-"""A section of `gpu.py`: the time of the fast90 recipe on generated shapes, CIFAR-10's size. Its 90% are CIFAR-10's alone."""
+"""A section of `gpu.py`: the time of the fast90 recipe on generated shapes of CIFAR-10's size. 90% is for CIFAR-10 only."""
 
 import time
 from typing import Any
@@ -21,7 +21,7 @@ def fast90(record: Record, quick: bool) -> None:
 
 
 def shapes(images: int) -> tuple[nn.data.Dataset, nn.data.Dataset]:
-    """For training, drawn ones again and again, and for the test."""
+    """Images for training, the drawn ones repeated, and for the test."""
     drawn = nn.data.shapes(min(DRAWN, images), seed=0)
     return drawn.train[np.arange(images) % len(drawn.train)], drawn.test
 
@@ -38,7 +38,7 @@ def train(record: Record, precision: Any, recipe: Recipe, train_set: nn.data.Dat
 
 
 class Epochs(nn.Callback):
-    """Records what is there after each epoch."""
+    """Records the history so far after each epoch."""
 
     def __init__(self, record: Record, name: str) -> None:
         self.record, self.name = record, name

@@ -16,7 +16,7 @@ PROGRAMS = ("nvidia-smi", "compute-sanitizer", "g++")
 
 
 def machine(record: Record, quick: bool) -> None:
-    """Raises DeviceError where there is no device."""
+    """Raises DeviceError without a device."""
     import nnlite as nn
 
     packages = {name: installed(name) for name in PACKAGES}
@@ -30,7 +30,7 @@ def machine(record: Record, quick: bool) -> None:
 
 
 def installed(package: str) -> str | None:
-    """Its version, or None."""
+    """The version of a module, or None."""
     if not find_spec(package):
         return None
     try:
@@ -57,7 +57,7 @@ def device() -> dict[str, Any]:
 
 
 def print_settings() -> None:
-    """For the log."""
+    """Prints to the log."""
     import cupy
 
     if which("nvidia-smi"):

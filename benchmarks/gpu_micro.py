@@ -1,7 +1,7 @@
-"""A section of `gpu.py`: single operations alone, in bytes and FLOPs per second, beside a copy and a large product.
+"""A section of `gpu.py`: single operations alone, in bytes and FLOPs per second, next to a copy and a large product.
 
-The device gets something long to do first, so that all calls are enqueued before the first of them begins: what is measured
-is the device, never the host.
+The device gets a long task first, so that all calls are enqueued before the first of them starts: the device is
+measured, never the host.
 """
 
 import statistics
@@ -19,7 +19,7 @@ IMAGES, SIDE = 512, 32
 LONG = 4096  # rows and columns of the products that keep the device busy for some 10 ms
 CALLS, GROUPS = 20, 5
 AIM = 0.02  # seconds: of a group of calls, where an operation is slow
-SHORTEST = 1e-6  # seconds that an event tells from nothing
+SHORTEST = 1e-6  # seconds that an event can resolve
 FLOAT, WINNER = 4, 2  # bytes
 
 
@@ -38,7 +38,7 @@ def micro(record: Record, quick: bool) -> None:
 
 
 def operations(record: Record, images: int, side: int, long: int) -> None:
-    """A row for each, at the sizes of training with so many images of so many pixels on each side."""
+    """A row for each, at the sizes of training with `images` images of `side` pixels on each side."""
     bench = Bench(images, side, long)
     few, pixels = max(1, images // 8), side * side * images
     rows: dict[str, Callable[[], Operation]] = {
@@ -62,9 +62,9 @@ def operations(record: Record, images: int, side: int, long: int) -> None:
 
 
 class Bench:
-    """Makes operations of training with images of so many pixels on each side, and measures them.
+    """Makes operations of training with images of `side` pixels on each side, and measures them.
 
-    long: rows and columns of what keeps the device busy.
+    long: rows and columns of the product that keeps the device busy.
     """
 
     def __init__(self, images: int, side: int, long: int) -> None:
@@ -73,7 +73,7 @@ class Bench:
         self.long = self.array(long, long)
 
     def array(self, *shape: int) -> Any:
-        """Random values; a million of them, again and again."""
+        """Random values; a million of them, repeated."""
         return self.backend.asarray(np.resize(self.values, shape))
 
     # ---- what is measured
@@ -137,7 +137,7 @@ class Bench:
         record(name, kernels=self.kernels(operation.call))
 
     def alone(self, work: Callable[[], Any]) -> float:
-        """Seconds of the device for what is enqueued while it is still busy."""
+        """Seconds of the device for calls that are enqueued while it is still busy."""
         self.keep_busy()
         return elapsed(work)
 

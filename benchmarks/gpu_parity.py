@@ -12,12 +12,12 @@ from peers_parts.nnlite import translate
 import nnlite as nn
 
 BATCH = 32
-# Relative errors of the gradient that rounding explains: a ReLU at zero that rounding flips costs far more than the rounding.
+# Relative errors of the gradient that rounding explains: flipping a ReLU at zero costs far more than the rounding itself.
 LARGEST = {"float32": 1e-2, "tf32": 0.3, "float64": 1e-9}
 
 
 def parity(record: Record, quick: bool) -> None:
-    """float64 on the device last: its kernels are compiled for nothing else, and its errors are those of bugs alone."""
+    """float64 on the device last: its kernels are compiled for nothing else, and only bugs cause its errors."""
     for precisions in (("float32", "tf32"), ("float64",)):
         for title, task in tasks().items():
             attempt(record, title, compare, record, title, replace(task, batch=BATCH), precisions)

@@ -1,7 +1,7 @@
 """A section of `gpu.py`: the kernels of a training step, by torch.profiler, which sees those of CuPy and cuBLAS, too.
 
-Without torch, or where its profiler sees no kernel, events of the device around what nnlite calls stand in: they know
-nnlite's own kernels and products alone, and where the device waits for the host, that counts as time of the next call.
+Without torch, or if its profiler sees no kernel, events of the device around nnlite's calls are used instead: they see
+only nnlite's own kernels and products, and the time for which the device waits for the host counts for the next call.
 """
 
 import sys
@@ -60,7 +60,7 @@ def kernels_of(work: Callable[[], None]) -> tuple[str, Timed]:
     """How they were measured, and all kernels of `work`."""
     if find_spec("torch"):
         try:
-            by_profiler(work)  # the first time starts the profiler up
+            by_profiler(work)  # the first call starts the profiler
             kernels = by_profiler(work)
         except Exception:
             traceback.print_exc()

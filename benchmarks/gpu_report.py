@@ -1,4 +1,4 @@
-"""The report of `gpu.py`: gpu.json and gpu.md, complete after every row, and what they say."""
+"""The report of `gpu.py`: gpu.json and gpu.md, complete after every row, and their text."""
 
 import json
 import os
@@ -15,7 +15,7 @@ Sections = dict[str, dict[str, Any]]
 
 
 class Report:
-    """What is known so far, section by section, in files of a folder."""
+    """The results so far, section by section, in files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,12 +46,12 @@ class Report:
         return f"{name}: {section['outcome']} ({section['seconds']:.0f} s)"
 
     def error(self, name: str) -> str:
-        """Of the section itself, or nothing."""
+        """The error of the section itself, or nothing."""
         rows = self.sections.get(name, {}).get("rows", {})
         return str(rows.get("section", {}).get("error", ""))
 
     def passed(self) -> bool:
-        """Nothing that ran failed."""
+        """Whether nothing that ran failed."""
         return all(section["passed"] is not False for section in self.sections.values())
 
     def write(self) -> None:
@@ -67,7 +67,7 @@ class Report:
 
 
 def replace(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file atomically."""
     draft = path.with_suffix(".part")
     draft.write_text(text)
     os.replace(draft, path)
@@ -81,7 +81,7 @@ def markdown(sections: Sections) -> str:
 
 
 def summary(sections: Sections) -> str:
-    """All but the kernels."""
+    """All tables except the kernels."""
     parts = [
         "# nnlite on a GPU",
         machine(rows_of(sections, "machine")),
@@ -97,12 +97,12 @@ def summary(sections: Sections) -> str:
 
 
 def rows_of(sections: Sections, name: str) -> Rows:
-    """Of all sections whose names begin so."""
+    """The rows of all sections whose names begin so."""
     return {key: row for title, section in sections.items() if title.startswith(name) for key, row in section["rows"].items()}
 
 
 def cell(row: dict[str, Any], key: str, form: str = "", scale: float = 1) -> str:
-    """A value of a row, or nothing where it is not there."""
+    """A value of a row, or nothing if it is missing."""
     value = row.get(key)
     return "" if value is None else f"{value * scale:{form}}" if form else str(value)
 

@@ -1,4 +1,4 @@
-"""Runs the sections of `gpu.py`: each in a process group of its own, within what is left of one deadline."""
+"""Runs the sections of `gpu.py`: each in a process group of its own, within one deadline."""
 
 import contextlib
 import json
@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (ROOT, ROOT / "benchmarks", ROOT / "examples")
 WORKER = Path(__file__).with_name("gpu_worker.py")
-LOG_LIMIT = 1 << 20  # bytes of a section's output that are kept: the first and the last half
-LEAST = 5.0  # seconds: a section with less than these and less than its share is not begun
+LOG_LIMIT = 1 << 20  # bytes kept of a section's output: the first and the last half
+LEAST = 5.0  # seconds: a section with less than this and less than its share is not started
 POLL = 0.1  # seconds
-PATIENCE = 10.0  # seconds for a process that was killed: one that waits for a driver may never end
+PATIENCE = 10.0  # seconds to wait for a killed process: one that waits for a driver may never end
 
 
 class Section(NamedTuple):
@@ -36,7 +36,7 @@ class Section(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a section ended. passed: None where it did not run."""
+    """How a section ended. passed: None if it did not run."""
 
     text: str
     passed: bool | None
@@ -44,19 +44,19 @@ class Outcome(NamedTuple):
 
 
 class Deadline:
-    """When all must be done."""
+    """The time when everything must be done."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.end = clock() + seconds
 
     def share(self, seconds: float) -> float:
-        """So many seconds, or what is left."""
+        """`seconds`, or the time left if that is less."""
         return min(seconds, self.end - self.clock())
 
 
 def run(section: Section, deadline: Deadline, log: Path, record: Callable[[str, dict[str, Any]], None], quick: bool) -> Outcome:
-    """Run a section and hand on every row as it comes; what it prints is added to the log."""
+    """Run a section and pass on every row as it arrives; its output is added to the log."""
     missing = [name for name in section.needs if not is_there(name)]
     if missing:
         return Outcome(f"left out: {', '.join(missing)} missing", None)
@@ -73,7 +73,7 @@ def run(section: Section, deadline: Deadline, log: Path, record: Callable[[str, 
 
 
 def is_there(name: str) -> bool:
-    """As a module or as a program."""
+    """Whether it exists as a module or as a program."""
     return find_spec(name) is not None or which(name) is not None
 
 
@@ -82,7 +82,7 @@ def command(section: Section, rows: str, seconds: float, quick: bool) -> list[st
 
 
 def environment() -> dict[str, str]:
-    """That of this process, with the project's folders before what else Python looks through."""
+    """The environment of this process, with the project's folders first in Python's path."""
     paths = [*map(str, FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
@@ -94,14 +94,14 @@ class Rows:
         self.file, self.record, self.rest = file, record, ""
 
     def take(self) -> None:
-        """Hand on those that are complete since the last time."""
+        """Pass on the lines completed since the last call."""
         *lines, self.rest = (self.rest + self.file.read()).split("\n")
         for line in lines:
             self.record(*json.loads(line))
 
 
 def supervise(command: list[str], seconds: float, output: BinaryIO, rows: Rows, clock: Callable[[], float]) -> tuple[str, bool]:
-    """How a process ended, and whether well: it gets so many seconds, and nothing that it started outlives it."""
+    """How a process ended, and whether well: it gets `seconds`, and nothing that it started survives it."""
     end = clock() + seconds
     process = subprocess.Popen(
         command,
@@ -127,7 +127,7 @@ def supervise(command: list[str], seconds: float, output: BinaryIO, rows: Rows, 
 
 
 def has_ended(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
-    """Within so many seconds."""
+    """Whether it ends within `seconds`."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return process.returncode is not None
@@ -142,7 +142,7 @@ def ending(code: int) -> str:
 
 
 def shorten(log: Path, start: int) -> None:
-    """Leave the middle out of what was added since the log had `start` bytes, where that is long."""
+    """Remove the middle of what was added since the log had `start` bytes, if that is long."""
     surplus = log.stat().st_size - start - LOG_LIMIT
     if surplus <= 0:
         return

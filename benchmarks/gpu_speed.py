@@ -1,7 +1,7 @@
 """Sections of `gpu.py`: the training speed of nnlite and PyTorch, with launches, memory, clocks and the time of the host.
 
-Rounds take the systems in turn, PyTorch first: an illegal address in one of nnlite's kernels would spoil the process for what
-comes after it. A round is timed by two events of the device around its steps, after a warm-up, with the data on the device.
+Rounds take the systems in turn, PyTorch first: an illegal address in one of nnlite's kernels would break the process for later
+systems. A round is timed by two events of the device around its steps, after a warm-up, with the data on the device.
 """
 
 import math
@@ -36,7 +36,7 @@ COMPILED = tuple(System("torch", precision, compiled=True) for precision in ("tf
 
 
 def installed(systems: tuple[System, ...]) -> list[System]:
-    """Those whose library is there; what is missing is named by the section machine."""
+    """The systems whose library is installed; the section machine names the others."""
     return [system for system in systems if find_spec(system.library)]
 
 
@@ -53,7 +53,7 @@ def compiled(record: Record, quick: bool) -> None:
 
 
 def compare(record: Record, title: str, task: net.Task, systems: Iterable[System], steps: int, rounds: int) -> None:
-    """A row for each system: it is there after the first round, and complete after the last. One that fails stays out."""
+    """A row for each system: written after the first round, complete after the last. One that fails is left out."""
     batches = net.make_batches(task)
     runs: dict[str, Run] = {}
     alive = {f"{title}, {system}": system for system in systems}
@@ -90,7 +90,7 @@ class Run:
         self.values |= {"pool_bytes": library.pool_bytes() - before, "host_ms": self.host_ms(), "launches": self.launches()}
 
     def steps(self, count: int) -> None:
-        """Enqueue so many training steps."""
+        """Enqueue `count` training steps."""
         self.built.begin()
         for _ in range(count):
             self.loss = self.built.step(self.i)
@@ -105,7 +105,7 @@ class Run:
             raise FloatingPointError(f"the loss is {float(self.loss)}")
 
     def host_ms(self) -> float:
-        """Milliseconds that the host takes to enqueue a step while the device is idle, the median of some."""
+        """Milliseconds that the host takes to enqueue a step while the device is idle, the median of several."""
         times = []
         for _ in range(7):
             synchronize()
@@ -147,7 +147,7 @@ class Nnlite:
         self.data = [(cupy.asarray(x), cupy.asarray(t)) for x, t in batches]
 
     def begin(self) -> None:
-        """Nothing: the precision is the model's own."""
+        """Nothing to do: the precision belongs to the model."""
 
     def step(self, i: int) -> Any:
         x, t = self.data[i % len(self.data)]
@@ -157,7 +157,7 @@ class Nnlite:
 
     @staticmethod
     def trim() -> None:
-        """Give memory that nobody uses back to the device."""
+        """Return unused memory to the device."""
         import cupy
 
         cupy.get_default_memory_pool().free_all_blocks()
@@ -192,7 +192,7 @@ class Torch:
 
         self.loss_of = bf16_loss_of if system.precision == "bf16" else loss_of
         if system.compiled:
-            torch.compiler.reset()  # it gives up compiling a function that it has compiled in several variants
+            torch.compiler.reset()  # it stops compiling a function that it has compiled in several variants
             self.loss_of = torch.compile(self.loss_of)
 
     def begin(self) -> None:

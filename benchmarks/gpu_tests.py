@@ -21,7 +21,7 @@ SANITIZER_TOTAL = re.compile(r"^=+ (ERROR|RACECHECK) SUMMARY: (.*)")
 
 
 def tests(record: Record, quick: bool) -> None:
-    """Kernels first; quick: those alone."""
+    """Kernels first; quick: only those."""
     run(record, [*python(), *files(KERNELS if quick else KERNELS + OTHERS)])
 
 
@@ -31,7 +31,7 @@ def memcheck(record: Record, quick: bool) -> None:
 
 
 def racecheck(record: Record, quick: bool) -> None:
-    """Threads that meet in shared memory without a barrier."""
+    """Races in shared memory: accesses without a barrier."""
     run(record, [*SANITIZER, "racecheck", *python(), *files(KERNELS), "-k", RACES])
 
 
@@ -44,7 +44,7 @@ def files(patterns: tuple[str, ...]) -> list[str]:
 
 
 def run(record: Record, command: list[str]) -> None:
-    """Print what the command prints, and record counts and failures as they come. Raises where it ends with an error."""
+    """Print what the command prints, and record counts and failures as they arrive. Raises if it ends with an error."""
     environment = os.environ | {"NNLITE_TEST_GPU": "1"}
     counts: dict[str, int] = {}
     with subprocess.Popen(
@@ -59,7 +59,7 @@ def run(record: Record, command: list[str]) -> None:
 
 
 def note(record: Record, counts: dict[str, int], line: str) -> None:
-    """What a line of the output says."""
+    """Parse a line of the output."""
     if match := PROGRESS.match(line):
         test, outcome = match.groups()
         counts[outcome] = counts.get(outcome, 0) + 1

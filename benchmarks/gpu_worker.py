@@ -2,7 +2,7 @@
 
 usage: python benchmarks/gpu_worker.py ROWS SECONDS QUICK MODULE FUNCTION [ARGUMENT ...]
 
-Calls the function with record, quick and the arguments; what it records is appended to the file ROWS, a line of JSON each.
+Calls the function with record, quick and the arguments; its records are appended to the file ROWS, a line of JSON each.
 Shortly before SECONDS are over, when it will be killed, it prints where it is.
 """
 

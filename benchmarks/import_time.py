@@ -1,4 +1,4 @@
-"""Seconds that `import nnlite` takes beyond `import numpy`: medians of fresh processes, taken in turn.
+"""Seconds that `import nnlite` takes beyond `import numpy`: medians of fresh processes, run in turn.
 
 usage: python benchmarks/import_time.py [--runs 15]
 """
@@ -14,7 +14,7 @@ NUMPY = "import time; s = time.perf_counter(); import numpy; print(time.perf_cou
 
 
 def seconds(code: str) -> float:
-    # Python keeps what it compiles, as pip does where it installs.
+    # Python caches its bytecode, as after an installation by pip.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return float(subprocess.check_output([sys.executable, "-c", code], env=environment))
 

@@ -1,4 +1,4 @@
-"""The TensorFlow tutorial's CIFAR-10 CNN in Keras itself: the accuracy that nnlite is held to.
+"""The TensorFlow tutorial's CIFAR-10 CNN in Keras itself: the reference accuracy for nnlite.
 
 usage: NNLITE_DATA=FOLDER python benchmarks/keras_tutorial.py --seeds 0 1 2 3 4 --out benchmarks/results/keras_tutorial.json
 

@@ -1,4 +1,4 @@
-"""Peak memory of the tutorial CNN's `loss_and_grad` at two batch sizes, inputs and what the imports take set aside.
+"""Peak memory of the tutorial CNN's `loss_and_grad` at two batch sizes, without inputs and imports.
 
 usage: python benchmarks/memory.py [--batches 256 4096]     (each batch size in a process of its own)
 """
@@ -18,7 +18,7 @@ def peak(batch: int) -> float:
 
     model, rng = nn.zoo.tutorial_cnn(), np.random.default_rng(0)
     x, t = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), rng.integers(0, 10, batch)
-    model.loss_and_grad(x[:1], t[:1], nn.CrossEntropy())  # threads and libraries are loaded
+    model.loss_and_grad(x[:1], t[:1], nn.CrossEntropy())  # loads threads and libraries
     before = rss()
     for _ in range(5):
         model.loss_and_grad(x, t, nn.CrossEntropy())

@@ -1,6 +1,6 @@
 """nnlite against PyTorch: layers, losses and optimisers, on drawn configurations, in float64 and float32.
 
-usage: python benchmarks/parity.py [--cases 20] [--out FILE]     (needs torch; exits with 1 where anything disagrees)
+usage: python benchmarks/parity.py [--cases 20] [--out FILE]     (needs torch; exits with 1 if anything disagrees)
 
 A layer agrees when outputs, dJ/dx, all parameter gradients and running statistics do. Left out: Dropout, whose masks differ,
 and Muon, whose matrices PyTorch makes orthogonal in bfloat16.

@@ -4,12 +4,12 @@ usage: python benchmarks/peers.py [--quick] [--json FILE] [--markdown FILE] [--t
                                   [--free-threaded PYTHON]
 
 All systems run the same network, optimiser (Adam), batch, dtype (float32) and number of threads, each in its own process
-that is held to as many cores. Within a round the systems take turns, so a ratio compares what ran within seconds of each
+that is pinned to as many cores. Within a round the systems take turns, so a ratio compares what ran within seconds of each
 other; the table shows medians over the rounds, and the least and the greatest ratio. Inputs rotate among several batches.
 Needs Linux and the `bench` extra; a system that is not installed is left out by name. Nothing else should run meanwhile:
-what other processes used is in the notes, and threads that wait for each other, as PyTorch's, suffer most from it.
+the CPU use of other processes is in the notes, and threads that wait for each other, as PyTorch's, suffer most from it.
 
-peers_parts/tasks.py      the networks and tasks, and what they cost
+peers_parts/tasks.py      the networks and tasks, and their costs
 peers_parts/<system>.py   how a system builds and runs a task
 peers_parts/worker.py     the process of one system
 peers_parts/processes.py  the same from outside; memory, imports, size on disk
@@ -79,7 +79,7 @@ def parse() -> argparse.Namespace:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Measure everything, and write the report as far as it has come after every task."""
+    """Measure everything, and write the report so far after every task."""
     systems = [system for system in SYSTEMS if system in args.systems and processes.is_installed(system)]
     report: dict[str, Any] = {
         "machine": machine(),
@@ -116,7 +116,7 @@ def jobs(args: argparse.Namespace, systems: list[str], report: dict[str, Any]) -
 
 
 def measure_task(task: Task, pythons: dict[str, str], report: dict[str, Any]) -> None:
-    """One task, in all systems that know it, each in its Python."""
+    """One task, in all systems that support it, each in its Python."""
     taking_part = {system: python for system, python in pythons.items() if takes_part(system, task)}
     if task == SGEMM_TASK:
         taking_part |= dict.fromkeys(worker.SGEMM, sys.executable)

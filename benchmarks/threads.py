@@ -1,9 +1,9 @@
-"""What a second thread brings: training on one thread, on two threads, and in two processes of one thread each.
+"""The gain from a second thread: training on one thread, on two threads, and in two processes of one thread each.
 
 usage: python benchmarks/threads.py [--seconds 1.5] [--rounds 3] [--free-threaded PYTHON] [--out FILE]
 
-On two cores that nobody else uses. --free-threaded: an interpreter without Python's global lock, to run two threads in as
-well. What a thread that waits for that lock loses depends on how long a sleeping thread takes to wake: that is measured, too.
+On two otherwise idle cores. --free-threaded: an interpreter without Python's global lock, to run two threads in as
+well. The time lost in waiting for that lock depends on how long a sleeping thread takes to wake: that is measured, too.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def version(python: str) -> str:
 
 
 def wake_seconds(turns: int = 10_000) -> float:
-    """From the moment that a thread lets another go until that one runs, on another core: both wait for each other in turn."""
+    """Seconds from the moment that a thread releases another until that one runs, on another core: they wait in turn."""
     ping, pong, cores = threading.Lock(), threading.Lock(), os.sched_getaffinity(0)
 
     def answer() -> None:
@@ -86,14 +86,14 @@ def wake_seconds(turns: int = 10_000) -> float:
 
 
 def measure(key: str, python: str, processes: int, threads: int, seconds: float) -> float:
-    """The rates of so many processes at the same time, added up."""
+    """The summed rates of `processes` processes at the same time."""
     command = [python, __file__, "--seconds", str(seconds), "--worker", key, str(threads)]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     return sum(float(worker.communicate()[0]) for worker in workers)
 
 
 def rate(key: str, threads: int, seconds: float) -> float:
-    """Samples a second, after a warm-up of as long again."""
+    """Samples a second, after a warm-up of the same length."""
     task = TASKS[key]
     step = next(iter(build(task, make_batches(task), threads, "nnlite").variants.values()))
     for _ in range(2):

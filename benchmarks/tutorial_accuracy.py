@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def train(seed: int, epochs: int) -> dict:
-    """One run of the example in a process of its own."""
+    """One run of the example in a separate process."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "examples" / "cifar10.py"), "--data", "cifar10", "--out", out]
         subprocess.run([*command, "--seed", str(seed), "--epochs", str(epochs)], check=True, stdout=subprocess.DEVNULL)

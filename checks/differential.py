@@ -5,7 +5,7 @@ usage: python checks/differential.py [--networks 2000] [--first SEED] [--out FIL
 Each network is drawn from a seed: layers, shapes, loss, optimiser, what is frozen and when, number of threads; shards are
 forced. PyTorch computes it from the same initial values, by autograd. Losses, parameters and running statistics must agree
 to 1e-9 after each step. A difference is explained where PyTorch disagrees with itself as much after inputs moved by 1e-12, or
-where a normalisation meets equal values only, so that rounding alone is divided by sqrt(eps); any other fails.
+where a normalisation has only equal values, so that rounding alone is divided by sqrt(eps); any other fails.
 """
 
 import argparse
@@ -151,7 +151,7 @@ def draw_optimizer(rng):
 
 
 class InTorch:
-    """The network of a drawn one in PyTorch, from the values that it has now."""
+    """The network of a drawn one in PyTorch, from its current values."""
 
     def __init__(self, drawn):
         self.model, self.loss = drawn.model, drawn.loss
@@ -225,7 +225,7 @@ class InTorch:
         return {nn.ReLU: F.relu, nn.Tanh: torch.tanh, nn.Sigmoid: torch.sigmoid, nn.SiLU: F.silu}[type(layer)](a)
 
     def note_equal_values(self, rows):
-        """Whether any of the rows that are normalised holds one value alone, but for rounding."""
+        """Whether any of the normalised matrix rows holds a single value, up to rounding."""
         spread = (rows - rows[..., :1]).abs().amax(dim=-1)
         self.normalises_equal_values |= bool((spread <= 1e-12 * rows[..., 0].abs()).any())
 
@@ -284,7 +284,7 @@ def train_in_torch(network, drawn, x):
 
 
 def distance(first, second):
-    """The largest relative difference of any array, beside its largest value."""
+    """The largest difference of any array, relative to its largest value."""
     gaps = [abs(a - b).max(initial=0) / (1 + abs(b).max(initial=0)) for a, b in zip(first, second, strict=True)]
     return max(gaps)
 

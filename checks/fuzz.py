@@ -1,4 +1,4 @@
-"""`make fuzz`: damaged files of every kind that nnlite reads, behind their checksums: only its own errors, little memory.
+"""`make fuzz`: damaged files of every kind that nnlite reads, with valid checksums: only its own errors, little memory.
 
 usage: python checks/fuzz.py [--files 20000] [--out FILE]
 """
@@ -21,8 +21,8 @@ from nnlite.data import cifar, download, idx
 from nnlite.training import checkpoint, contents
 from nnlite.training.counts import Counts
 
-MEMORY = 20  # a reader may hold so many times the file's size,
-SPARE = 4 << 20  # and so many bytes more
+MEMORY = 20  # a reader may hold this many times the file's size,
+SPARE = 4 << 20  # plus this many bytes
 
 
 def mutate(data, changes):
@@ -67,7 +67,7 @@ class Files:
         x, t = rng.standard_normal((20, 6, 6, 2)), rng.integers(0, 3, 20)
         trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(), [nn.Accuracy()], [nn.WeightAverage()])
         trainer.fit((x, t), batch_size=8, progress=False, checkpoint=self.folder / "run", every=2)
-        (self.folder / "run" / "step-000000003.safetensors").unlink()  # the one before is of the middle of the epoch
+        (self.folder / "run" / "step-000000003.safetensors").unlink()  # the previous one is from the middle of the epoch
         self.arrays, self.description = checkpoint.read(checkpoint.Folder(self.folder / "run", 1).files()[-1])
         self.trainer = trainer
 
@@ -89,7 +89,7 @@ class Files:
         return path.stat().st_size, lambda: nn.load(path)
 
     def model_description(self, mutation):
-        """The container is whole, what nnlite wrote into it is not."""
+        """The container is intact, its contents by nnlite are not."""
         from safetensors.numpy import load, save
 
         with io.BytesIO(self.model) as file:
@@ -100,7 +100,7 @@ class Files:
         return path.stat().st_size, lambda: nn.load(path)
 
     def checkpoint_behind_its_digest(self, mutation):
-        """The digest is made anew over the damaged text, as somebody would who wants to be read."""
+        """The digest is recomputed over the damaged text, as an attacker would."""
         from safetensors.numpy import save
 
         text = mutate(json.dumps(self.description).encode(), mutation).decode("utf-8", "replace")
@@ -115,7 +115,7 @@ class Files:
             Counts(self.trainer).load_state(progress["counts"])
 
     def archive(self, mutation):
-        """Members with names from anywhere, links, folders: nothing lands outside the target folder."""
+        """Members with arbitrary names, links, folders: nothing is written outside the target folder."""
         rng = random.Random(str(mutation))
         names = ["../evil", "/tmp/nnlite-evil", "cifar-10-batches-py/../../evil", "cifar-10-batches-py/data_batch_1", "a/b"]
         with io.BytesIO() as file:
@@ -182,7 +182,7 @@ def fuzz_reader(files, name, examples):
 
 
 def run(total):
-    """All readers; hypothesis leaves out what it has tried already, so each goes on until its share is reached."""
+    """All readers; hypothesis skips repeated examples, so each continues until its share is reached."""
     with tempfile.TemporaryDirectory() as folder:
         files = Files(folder)
         return {name: fuzz_reader(files, name, -(-total // len(READERS))) for name in READERS}

@@ -112,7 +112,7 @@ MUTANTS = [
 
 
 def pytest_configure():
-    """As a plugin: take the kernels from the folder of the planted ones."""
+    """As a plugin: load the kernels from the folder of the planted ones."""
     from nnlite.backend.cuda import kernels
 
     kernels.FOLDER = Path(os.environ[VARIABLE])

@@ -2,8 +2,8 @@
 
 usage: python checks/kills.py [--kills 30] [--seed 0] [--out FILE]
 
-Half of the kills wait until a checkpoint is being written. The final weights and the history, but for its timing columns,
-must be those of the undisturbed run, bit for bit.
+Half of the kills wait until a checkpoint is being written. The final weights and the history, except its timing columns,
+must equal those of the undisturbed run, bit for bit.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def train(folder):
 
 
 def start(folder):
-    """The run in a process of its own."""
+    """The run in a separate process."""
     command = [sys.executable, __file__, "--train", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
@@ -84,7 +84,7 @@ def run_and_kill(folder, rng, while_writing, longest):
 
 
 def wait_for_a_write(process, folder, skip):
-    """Until a temporary file lies there, after `skip` of them."""
+    """Wait until a temporary file exists, after `skip` of them."""
     seen = set()
     while process.poll() is None:
         new = {path.name for path in folder.glob(".step-*")} - seen if folder.exists() else set()
@@ -105,7 +105,7 @@ def results(folder):
 
 
 def run(kills, seed):
-    """Kill so many processes, over as many runs as that takes; returns what happened."""
+    """Kill `kills` processes, over as many runs as needed; returns the counts."""
     rng, counts = random.Random(seed), {"kills": 0, "while writing": 0, "resumed in mid-epoch": 0, "runs": 0, "same bits": 0}
     with tempfile.TemporaryDirectory() as temporary:
         undisturbed = Path(temporary) / "undisturbed"

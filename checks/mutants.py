@@ -3,7 +3,7 @@
 usage: python checks/mutants.py [--mutants 300] [--seed 0] [--processes 2] [--out FILE]
 
 A seeded sample over layers, losses, optimisers and the convolutions and pooling of the CPU, made by cosmic-ray; and bugs that
-others really shipped, planted by hand. Survivors are listed; those known to change nothing stand in EQUIVALENT, with reasons.
+others really shipped, planted by hand. Survivors are listed; those known to change nothing are in EQUIVALENT, with reasons.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def why_equivalent(mutant):
 
 
 def every_mutant():
-    """All that cosmic-ray's operators make of the files."""
+    """All mutants that cosmic-ray's operators make of the files."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -153,7 +153,7 @@ def every_mutant():
 
 
 def is_python(code):
-    """Some changes, as of the star in f(*a), leave none."""
+    """The changed source; some changes, such as of the star in f(*a), leave none."""
     try:
         compile(code, "mutant", "exec")
     except SyntaxError:

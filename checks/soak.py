@@ -1,4 +1,4 @@
-"""`make soak`: training for 2,000 steps, memory and answers watched.
+"""`make soak`: training for 2,000 steps, with memory and answers monitored.
 
 usage: python checks/soak.py [--steps 2000] [--out FILE]
 
@@ -16,11 +16,11 @@ import numpy as np
 
 import nnlite as nn
 
-FLAT = 512  # bytes a step: beyond that something grows
+FLAT = 512  # bytes a step: more than this is a leak
 
 
 def resident():
-    """Bytes of this process that lie in memory."""
+    """Resident bytes of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

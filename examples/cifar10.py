@@ -3,7 +3,7 @@
 python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results in out/cifar10
 python examples/cifar10.py --model fast90        # 90% in minutes; fast94: 94%; all settings are those of recipes.py
 python examples/cifar10.py --limit 2000 --epochs 1 --data shapes    # a quick look, offline
-python examples/cifar10.py --resume              # go on with what was interrupted: checkpoints lie in --out
+python examples/cifar10.py --resume              # resume an interrupted run from the checkpoints in --out
 """
 
 import argparse
@@ -32,29 +32,29 @@ OPTIMIZERS = {
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=RECIPES, default="tutorial", help="what the other defaults follow from, too")
+    parser.add_argument("--model", choices=RECIPES, default="tutorial", help="also decides the other defaults")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float, help="with --optimizer; default: 0.001, 0.05 for sgd")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="another than the recipe's, with a constant rate")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="instead of the recipe's, with a constant rate")
     parser.add_argument("--seed", type=int, default=0, help="of initial values and order of the data")
     parser.add_argument("--threads", type=int, help="default: the cores that this process may use")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--data", choices=["auto", "cifar10", "shapes"], default="auto")
     parser.add_argument("--data-dir", type=Path, help="default: NNLITE_DATA, else the user's cache folder")
-    parser.add_argument("--limit", type=int, help="train and test on the first so many images only")
+    parser.add_argument("--limit", type=int, help="train and test on the first LIMIT images only")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in --out; a new run sets it aside"
+        "--resume", action="store_true", help="resume from the last checkpoint in --out; a new run sets it aside"
     )
     parser.add_argument("--out", type=Path, default=Path("out/cifar10"))
     args = parser.parse_args(arguments)
     if args.learning_rate and not args.optimizer:
-        parser.error("--learning-rate needs --optimizer: a recipe has rates of its own")
+        parser.error("--learning-rate needs --optimizer: a recipe has its own rates")
     return args
 
 
 def load_data(args: argparse.Namespace) -> nn.data.Datasets:
-    """CIFAR-10 where it is found or can be had; else, with --data auto, the generated shapes."""
+    """CIFAR-10 if it is found or can be downloaded; else, with --data auto, the generated shapes."""
     if args.data == "shapes":
         return nn.data.shapes(n=args.limit or 20_000, seed=args.seed)
     try:
@@ -67,7 +67,7 @@ def load_data(args: argparse.Namespace) -> nn.data.Datasets:
 
 
 def choose_recipe(args: argparse.Namespace) -> Recipe:
-    """The model's recipe, with what the command line says otherwise."""
+    """The model's recipe, with the changes of the command line."""
     changes: dict[str, Any] = {"epochs": args.epochs, "batch_size": args.batch_size}
     if args.optimizer:
         changes["optimizer"] = lambda model, recipe, steps: OPTIMIZERS[args.optimizer](args.learning_rate)
@@ -75,7 +75,7 @@ def choose_recipe(args: argparse.Namespace) -> Recipe:
 
 
 def score(trainer: nn.Trainer, recipe: Recipe, test: nn.data.Dataset) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Logits of the test images, the confusion matrix, and the measures that are one number."""
+    """Logits of the test images, the confusion matrix, and the metrics that are single numbers."""
     logits = trainer.predict(test.images)
     matrix, f1 = nn.ConfusionMatrix(n_classes=10), nn.F1(average="macro")
     for metric in (matrix, f1):

@@ -1,4 +1,4 @@
-"""The pictures that the examples write: a confusion matrix, and predictions on test images; and how they are written."""
+"""The pictures that the examples write: a confusion matrix, and predictions on test images; and their writing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +48,6 @@ def sample_picture(
 
 
 def write(figure: Figure, path: Path) -> None:
-    """As a PNG, which is never half there."""
+    """Write a PNG atomically."""
     with replacing(path) as file:
         figure.savefig(file, dpi=110)

@@ -71,7 +71,7 @@ class Airbench(NamedTuple):
 
 
 class FreezeAfter(nn.Callback):
-    """Train the parameters of this pattern for so many epochs only; what lies before them then needs no backward pass."""
+    """Train the parameters of this pattern for `epochs` epochs only; the layers before them then need no backward pass."""
 
     def __init__(self, epochs: int, pattern: str) -> None:
         self.epochs, self.pattern = epochs, pattern

@@ -67,7 +67,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`nn.data`, `nn.insight` and `nn.zoo` are loaded when they are first used: not everybody trains on CIFAR-10."""
+    """`nn.data`, `nn.insight` and `nn.zoo` are loaded on first use, so that `import nnlite` is fast."""
     if name in ("data", "insight", "zoo"):
         from importlib import import_module
 

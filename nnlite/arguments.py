@@ -1,4 +1,4 @@
-"""Arguments: one check for each kind of them, and how they are shown.
+"""Arguments: one check for each kind, and how they are shown.
 
 Each check returns the very value that it was given, or raises ValueError with its name and what it must be. So a constructor
 keeps its arguments as they are; they are converted where they are used.
@@ -22,7 +22,7 @@ _LONGEST = 80  # characters of an argument in a message
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is an integer of Python's or NumPy's; True and 16.0 are none."""
+    """Whether it is a Python or NumPy integer; True and 16.0 are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
 
 
@@ -127,7 +127,7 @@ def _refuse(name: str, wanted: str, value: object, error: type[ValueError] = Val
 
 
 def _as_float(value: object) -> float:
-    """NaN for what is no number, and for integers that no float can hold."""
+    """The value as a float; NaN for anything but a number, and for integers that no float can hold."""
     if isinstance(value, bool | np.timedelta64) or not isinstance(value, int | float | np.integer | np.floating):
         return math.nan
     try:
@@ -140,7 +140,7 @@ def _as_float(value: object) -> float:
 
 
 class _Short(reprlib.Repr):
-    """The first few values of what is long; numbers of NumPy's as Python's, functions and classes by name."""
+    """The first few values of a long argument; NumPy numbers as Python's, functions and classes by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class _Short(reprlib.Repr):
             if show is object.__repr__:
                 return as_call(x)
             return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
-        except Exception:  # a `repr` that fails must not hide the message that it is for
+        except Exception:  # a failing `repr` must not hide the message
             return f"<{type(x).__name__}>"
 
     def repr_ndarray(self, x: Any, level: int) -> str:
@@ -225,11 +225,11 @@ class Configured:
 
 
 def _shown(value: Any) -> str:
-    """What is shown as a call shortens its own arguments."""
+    """The text of a value; one shown as a call shortens its own arguments."""
     show: Any = type(value).__repr__
     return show(value) if show is as_call else shortened(value)
 
 
 def _is(value: Any, default: Any) -> bool:
-    """Whether it is the default; an empty list is an empty tuple."""
+    """Whether it is the default; an empty list counts as an empty tuple."""
     return repr(tuple(value) if isinstance(value, list) else value) == repr(default)

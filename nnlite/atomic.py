@@ -1,6 +1,6 @@
-"""Writing files so that there is never half of one: a temporary file beside it, which takes its place when it is whole.
+"""Atomic writing of files: a temporary file beside the target replaces it when it is complete.
 
-Logs grow line by line instead: `append`. What may be written is the same for both.
+Logs are appended to instead: `append`. The same paths are refused by both.
 """
 
 import os
@@ -28,16 +28,16 @@ def write_whole(path: str | PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` when the block ends; after an error, what was there is still there.
+    """A file to write to, which replaces `path` when the block ends; after an error, the old file is unchanged.
 
     As with `open(path, "wb")`, links are followed, and an existing file keeps its mode, and its owner and group where that is
-    permitted. Raises FileError, naming `path`, before anything is written for what is no regular file, for one that is
-    write-protected and for a missing folder, and later where the system refuses.
+    permitted. Raises FileError, naming `path`, before anything is written for all but a regular file, for one that is
+    write-protected and for a missing folder, and later if the system refuses.
     """
     path, target = Path(path), Path(os.path.realpath(path))
     with _reported(path):
         before = _status(path)
-        temporary, handle = _open_beside(target, 0o666 if before is None else 0o600)  # less the umask, as for every new file
+        temporary, handle = _open_beside(target, 0o666 if before is None else 0o600)  # minus the umask, as for every new file
     file = os.fdopen(handle, "wb")
     try:
         yield file
@@ -50,14 +50,14 @@ def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
             os.replace(temporary, target)
             _sync_folder(target.parent)
     except BaseException:
-        with suppress(OSError):  # what is left in its buffer
+        with suppress(OSError):  # flushing its buffer may fail
             file.close()
         temporary.unlink(missing_ok=True)
         raise
 
 
 def append(path: str | PathLike[str], data: bytes) -> None:
-    """Write behind what a file has. Raises FileError as `replacing` does."""
+    """Append to a file. Raises FileError as `replacing` does."""
     path = Path(path)
     with _reported(path):
         _status(path)
@@ -66,7 +66,7 @@ def append(path: str | PathLike[str], data: bytes) -> None:
 
 
 def check_writable(path: str | PathLike[str]) -> None:
-    """Raise FileError, as `replacing` does, where a file cannot be written; nothing is changed."""
+    """Raise FileError, as `replacing` does, if a file cannot be written; nothing is changed."""
     path = Path(path)
     with _reported(path):
         _status(path)
@@ -82,7 +82,7 @@ def _open_beside(target: Path, mode: int) -> tuple[Path, int]:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """Of the file that is there, None where there is none; raises FileError unless it may be replaced."""
+    """The status of an existing file, None if there is none; raises FileError unless it may be replaced."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -98,13 +98,13 @@ def _status(path: Path) -> os.stat_result | None:
 def _keep_owner_and_mode(before: os.stat_result, path: Path) -> None:
     if hasattr(os, "chown"):
         for user, group in ((-1, before.st_gid), (before.st_uid, -1)):
-            with suppress(OSError):  # only the superuser may give files away
+            with suppress(OSError):  # only the superuser may change the owner
                 os.chown(path, user, group)
     os.chmod(path, stat.S_IMODE(before.st_mode))
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut; a folder cannot be opened for that everywhere."""
+    """Flush the folder, so that the new name survives a power cut; not every system can open a folder."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -115,7 +115,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _reported(path: Path) -> Iterator[None]:
-    """Errors of the system name the path that the user gave, not that of a temporary file."""
+    """Raise system errors as FileError with the user's path, not that of the temporary file."""
     try:
         yield
     except FileError:
@@ -127,6 +127,6 @@ def _reported(path: Path) -> Iterator[None]:
 
 
 def shown(path: str | PathLike[str]) -> str:
-    """A path for a message, the end of a long one."""
+    """A path for a message; of a long one only the end."""
     text = os.fspath(path)
     return text if len(text) <= _SHOWN else f"...{text[-_SHOWN:]}"

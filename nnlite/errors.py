@@ -1,8 +1,8 @@
-"""The errors that nnlite raises. Each is also the built-in kind that a reader would expect to catch."""
+"""The errors that nnlite raises. Each is also the built-in exception that a reader would expect to catch."""
 
 
 class NNLiteError(Exception):
-    """The base of every error of nnlite's own."""
+    """The base of all nnlite errors."""
 
 
 class ShapeError(NNLiteError, ValueError):
@@ -10,11 +10,11 @@ class ShapeError(NNLiteError, ValueError):
 
 
 class DataError(NNLiteError, ValueError):
-    """A data set or a batch is unusable: wrong labels, lengths that differ, nothing in it, a damaged file."""
+    """A data set or a batch is unusable: wrong labels, different lengths, no samples, a damaged file."""
 
 
 class DownloadError(DataError, OSError):
-    """A data set was not found and could not be fetched. The message says what was tried and what to do."""
+    """A data set was not found and could not be downloaded. The message says what was tried and what to do."""
 
 
 class FileError(NNLiteError, ValueError, OSError):
@@ -22,7 +22,7 @@ class FileError(NNLiteError, ValueError, OSError):
 
 
 class DeviceError(NNLiteError, RuntimeError):
-    """No such device, or arrays of two devices were mixed. The message names both sides."""
+    """A device does not exist, or arrays of two devices were mixed. The message names both sides."""
 
 
 class StateError(NNLiteError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Saved models, read."""
+"""Reading saved models."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -18,8 +18,8 @@ from nnlite.weights import Arrays, renamed, take
 def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: str = "cpu") -> Sequential:
     """The model that `model.save(path)` wrote.
 
-    layers: the user's own layer classes that it contains. Raises FileError for a damaged file, an unknown layer, or values
-    that do not fit; FileNotFoundError where there is no such file.
+    layers: the custom layer classes that it contains. Raises FileError for a damaged file, an unknown layer, or values
+    that do not fit; FileNotFoundError if there is no such file.
     """
     arrays, description = read_model(path)
     try:
@@ -29,13 +29,13 @@ def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: 
         model.passes = int(description["passes"])
     except FileError:
         raise
-    except Exception as error:  # a description from anywhere can make layers raise anything
+    except Exception as error:  # an untrusted description can make layers raise anything
         raise FileError(f"{shown(path)}: its configuration does not describe a model: {error}") from error
     return model.to(device)
 
 
 def _build_whole(description: dict[str, Any], classes: dict[str, type[Layer]], arrays: Arrays) -> Sequential:
-    """The model, but only if the file holds its values: a few bytes of description must not claim all the memory."""
+    """The model, but only if the file holds its values: a few bytes of description must not allocate all memory."""
     in_shape = tuple(description["input_shape"])
     model: Sequential = build(description | {"input_shape": None}, classes)
     if type(model) is not Sequential:

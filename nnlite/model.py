@@ -19,7 +19,7 @@ from nnlite.serialize import read_model, save
 from nnlite.summary import summary
 from nnlite.weights import Taken, check_names, renamed, take
 
-# What `assemble` makes: no part of a copy.
+# Attributes set by `assemble`, not copied.
 _MADE_ANEW = {"owner", "vectors", "engine", "_moved_to", "in_shape", "out_shape"}
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -39,9 +39,9 @@ def _says_what_memory_was_missing(method: Method) -> Method:
 class Sequential(Layer):
     """Layers one after another: a -> layers[0] -> ... -> z.     x: (N, *input_shape)   z: (N, *out_shape)
 
-    input_shape: the shape of one sample. With it the model is built at once; without it, it is a part of another model.
+    input_shape: the shape of one sample. With it the model is built at once; without it, it is part of another model.
     seed: of the initial values and of the randomness in a pass. dtype: "float32" or "float64". `to` moves it to a GPU.
-    Raises ShapeError, naming the layer and both shapes, where a layer does not fit the one before it, and for what is no shape.
+    Raises ShapeError, naming the layer and both shapes, if a layer does not fit the one before it, and for an invalid shape.
     """
 
     vectors: Vectors
@@ -50,7 +50,7 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer, input_shape: Shape | None = None, seed: int = 0, dtype: str = "float32") -> None:
         check_layers("Sequential", layers)
-        dtype = getattr(dtype, "__name__", getattr(dtype, "name", dtype))  # numpy.float32 will do, and its dtype
+        dtype = getattr(dtype, "__name__", getattr(dtype, "name", dtype))  # numpy.float32 and its dtype are accepted
         self.layers = list(layers)
         self.input_shape = None if input_shape is None else sample_shape("input_shape", input_shape)
         self.seed, self.dtype, self.passes = whole("seed", seed), choice("dtype", dtype, "float32", "float64"), 0
@@ -70,7 +70,7 @@ class Sequential(Layer):
     def assemble(self, input_shape: Shape) -> None:
         """Make this a whole model: infer all shapes, gather the values of all layers in flat vectors, make the plan.
 
-        An error leaves all layers as they were, and so the models that they belong to.
+        An error leaves all layers, and the models that they belong to, unchanged.
         """
         every = dict(everything(self))
         owners = [(layer, layer.owner) for layer in every.values() if layer.owner is not None]
@@ -106,7 +106,7 @@ class Sequential(Layer):
     def rewrite(self) -> bool:
         """Whether neighbouring layers may become joined and in-place steps (default: yes).
 
-        The results are the same bits, but for a convolution joined with the max-pooling behind it: the same to rounding.
+        The results have the same bits, except that a convolution joined with the max-pooling after it agrees to rounding.
         """
         return self.engine.rewrite
 
@@ -125,7 +125,7 @@ class Sequential(Layer):
 
     @_says_what_memory_was_missing
     def forward(self, x: Any, training: bool = False, pass_id: int | None = None) -> Array:  # type: ignore[override]
-        """As a call; with training=True, as in training (batch statistics, dropout), and `backward` may follow.
+        """Like `model(x)`; with training=True, as in training (batch statistics, dropout), and `backward` may follow.
 
         pass_id: the number of the training pass, which dropout draws from; default: the next.
         """
@@ -175,9 +175,9 @@ class Sequential(Layer):
     ) -> Any:
         """The loss of a batch; fills `grads`. The same bits as forward, criterion and backward, in less memory and time.
 
-        The loss is a float; on a GPU an array of no axes on the device, so that nobody waits: `float(loss)` does.
+        The loss is a float; on a GPU a 0-d array on the device, so that the call does not wait: `float(loss)` does.
         x: (N, *input_shape)   t: targets as the criterion takes them   sample_weight: (N,)   out: (N, *out_shape), receives z
-        total: what the criterion divides by, where `prepare_batch` has given it with x, t and sample_weight.
+        total: what the criterion divides by, if `prepare_batch` returned it with x, t and sample_weight.
         """
         if total is None:
             x, t, sample_weight, total = self.prepare_batch(x, t, criterion, sample_weight, out)
@@ -201,12 +201,12 @@ class Sequential(Layer):
         return x, *criterion.prepare(shape, self.params.dtype, t, sample_weight, self.backend)
 
     def updating(self) -> AbstractContextManager[None]:
-        """Hold inference off while the parameters change: `with model.updating(): ...`."""
+        """Block inference while the parameters change: `with model.updating(): ...`."""
         return self.lock.writing()
 
     @property
     def lock(self) -> ReadersWriterLock:
-        """Between inference and what changes parameters or statistics: one for the whole model."""
+        """The lock between inference and changes of parameters or statistics: one for the whole model."""
         self._root()
         return self.vectors.lock
 
@@ -220,7 +220,7 @@ class Sequential(Layer):
         return x
 
     def _root(self) -> "Sequential":
-        """The model that holds the values: this one, or the one that it is a part of."""
+        """The model that holds the values: this one, or the one that it is part of."""
         if self.owner is None:
             raise StateError("this Sequential has no input_shape: give it one, or make it a part of a model that has one")
         root = cast(Sequential, self.owner)
@@ -239,7 +239,7 @@ class Sequential(Layer):
 
     @property
     def params(self) -> Array:
-        """All trained values in one vector; layers and names are views of it."""
+        """All trained values in one vector; layers hold views of it."""
         return self.vectors.params
 
     @params.setter
@@ -257,7 +257,7 @@ class Sequential(Layer):
 
     @property
     def buffers(self) -> Array:
-        """What is kept but not trained: running statistics."""
+        """Values that are saved but not trained: running statistics."""
         return self.vectors.buffers
 
     @buffers.setter
@@ -287,12 +287,12 @@ class Sequential(Layer):
         return self.vectors.named(self.vectors.kept, self.buffers)
 
     def snapshot(self) -> tuple[Array, Array]:
-        """Copies of params and buffers, between two updates."""
+        """Copies of params and buffers, taken between two updates."""
         with self.lock.reading():
             return self.params.copy(), self.buffers.copy()
 
     def restore(self, snapshot: tuple[Array, Array]) -> None:
-        """Take the values of a snapshot."""
+        """Restore the values of a snapshot."""
         with self.updating():
             self.params[...], self.buffers[...] = (self.backend.asarray(v) for v in snapshot)
 
@@ -305,7 +305,7 @@ class Sequential(Layer):
         self._refresh()
 
     def unfreeze(self, pattern: str) -> None:
-        """Train the parameters whose names match again; the statistics of their layers go on, too."""
+        """Train the parameters whose names match again; the statistics of their layers are updated again, too."""
         self.vectors.unfreeze(pattern)
         self._refresh()
 
@@ -315,7 +315,7 @@ class Sequential(Layer):
         self._refresh()
 
     def _refresh(self) -> None:
-        """Take up a change of what is frozen, in the whole model."""
+        """Apply a change of what is frozen to the whole model."""
         for _, model in everything(self._root()):
             if isinstance(model, Sequential):
                 model.vectors.refresh()
@@ -328,7 +328,7 @@ class Sequential(Layer):
         return self.backend.device
 
     def to(self, device: str, precision: Literal["float32", "tf32"] = "float32") -> "Sequential":
-        """Move the model to "cpu" or "cuda"; raises DeviceError where there is none. Returns the model.
+        """Move the model to "cpu" or "cuda"; raises DeviceError if there is none. Returns the model.
 
         precision: of float32 products on "cuda": "tf32" is faster, its factors have 10 bits.
         """
@@ -355,15 +355,15 @@ class Sequential(Layer):
             self.assemble(self.input_shape)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file for `nnlite.load`. StateError for a layer's argument that none can hold: a function."""
+        """Write a safetensors file for `nnlite.load`. StateError for a layer's argument that cannot be saved: a function."""
         with self.lock.reading():
             save(self, self.vectors, self.passes, path)
 
     def load_weights(self, path: str | PathLike[str], strict: bool = True, names: Mapping[str, str] | None = None) -> Taken:
-        """Take values by name from a saved model. Returns the names that were taken; `left_out` of it says what was not.
+        """Take values by name from a saved model. Returns the names that were taken; its `left_out` lists the others.
 
         strict: raise FileError, naming extra, missing and wrong-shaped entries; otherwise take what fits, if anything does.
-        names: {"old.*": "new.*"}: what others in the file are called here; * stands for the same on both sides.
+        names: {"old.*": "new.*"}: names in the file and the names here; * matches the same text on both sides.
         """
         flag("strict", strict)
         check_names(names)
@@ -387,7 +387,7 @@ Sequential.saved_as = Sequential  # of a subclass, the layers are saved
 
 
 def _refuse_own_passes(path: str, layer: Layer) -> None:
-    """Raise StateError for a layer with layers inside that is more than a chain or a Residual: only those would be run."""
+    """Raise StateError for a layer with layers inside that is more than a chain or a Residual: only its layers would run."""
     has_own_forward = type(layer).forward not in (Layer.forward, Sequential.forward)
     if path and layer.children() and (has_own_forward or layer.declared):
         raise StateError(

@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def save(model: Layer, vectors: Vectors, passes: int, path: str | PathLike[str]) -> None:
-    """Write a model's configuration and values, as `nnlite.atomic` writes: an old file is whole until the end.
+    """Write a model's configuration and values, atomically: an old file is intact until the end.
 
     Raises StateError for a layer that `describe` cannot describe, FileError where the file cannot be written.
     """
@@ -38,7 +38,7 @@ def describe(layer: Layer) -> dict[str, Any]:
     become tuples.
 
     A subclass of Sequential is described as a Sequential of its layers. An initialiser that is a function is left out: it
-    cannot be saved, and the values that it gave are. Raises StateError for all else that JSON cannot hold.
+    cannot be saved, but its values are. Raises StateError for anything else that JSON cannot hold.
     """
     kind = layer.saved_as or type(layer)
     inits = [parameter.init for parameter in layer.declared.values()]
@@ -89,7 +89,7 @@ def read_tensors(path: str | PathLike[str], what: str) -> tuple[Arrays, dict[str
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         description = json.loads(metadata["nnlite"])
         if not isinstance(description, dict):
             raise TypeError(f"its description is {type(description).__name__}")
@@ -101,7 +101,7 @@ def read_tensors(path: str | PathLike[str], what: str) -> tuple[Arrays, dict[str
 
 
 def read_model(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
-    """The values of a saved model by name, and its description; FileError for what is no saved model."""
+    """The values of a saved model by name, and its description; FileError for anything but a saved model."""
     arrays, description = read_tensors(path, "a model")
     if description.keys() == {"digest", "state"}:
         raise FileError(

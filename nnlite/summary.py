@@ -5,7 +5,7 @@ from nnlite.layers.base import Layer
 
 
 def summary(model: Layer, vectors: Vectors) -> str:
-    """A line a layer: its name and kind, output shape, parameters, MFLOP of a forward pass for one sample; and the sums."""
+    """A line a layer: its name and kind, output shape, parameters, MFLOP of a forward pass for one sample; and the totals."""
     rows = [("layer", "output shape", "parameters", "MFLOP")]
     rows += [("input", str(model.in_shape), "", "")]
     rows += [_row(path, layer) for path, layer in _lines(model)]

@@ -1,4 +1,4 @@
-"""Values for a model, by name: from one that may call them otherwise, and may have others."""
+"""Values for a model, by name, from a model that may have other names and other values."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Arrays = dict[str, Any]
 
 
 class Taken(list[str]):
-    """The names of the values that a model took from a file.   left_out: a text for each value that was left out, and why."""
+    """The names of the values that a model took from a file.   left_out: the others, each with the reason."""
 
     def __init__(self, names: Iterable[str], left_out: list[str]) -> None:
         super().__init__(names)
@@ -24,12 +24,12 @@ class Taken(list[str]):
 
 
 def entries(vectors: Vectors) -> Arrays:
-    """What a file has of a model: views of its parameters and buffers by name."""
+    """The values of a model that a file stores: views of its parameters and buffers by name."""
     return vectors.named(vectors.trained, vectors.params) | vectors.named(vectors.kept, vectors.buffers)
 
 
 def check_names(names: Any) -> None:
-    """Raise ValueError for what is no dict of patterns, with one * on both sides or on neither."""
+    """Raise ValueError unless `names` is a dict of patterns, with one * on both sides or on neither."""
     if names is not None and not isinstance(names, Mapping):
         raise ValueError(f'names must be a dict {{"name in the file": "name here"}}, not {shortened(names)}')
     for there, here in (names or {}).items():
@@ -38,9 +38,9 @@ def check_names(names: Any) -> None:
 
 
 def renamed(arrays: Arrays, names: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
-    """By the names that they have here, by the first pattern that fits: the name in the file, and the array.
+    """By name here, from the first pattern that matches: the name in the file, and the array.
 
-    Raises ValueError where a pattern fits nothing, and for two arrays with one name.
+    Raises ValueError for a pattern without a match, and for two arrays with one name.
     """
     idle, found = set(names), dict[str, tuple[str, Any]]()
     for there, array in arrays.items():
@@ -56,7 +56,7 @@ def renamed(arrays: Arrays, names: Mapping[str, str]) -> dict[str, tuple[str, An
 
 
 def _stands_for(pattern: str, name: str) -> str | None:
-    """What * is in a name, "" where the pattern has none; None where it does not fit."""
+    """The text that * matches in a name, "" if the pattern has none; None if it does not match."""
     before, star, behind = pattern.partition("*")
     if not star:
         return "" if name == pattern else None
@@ -65,7 +65,7 @@ def _stands_for(pattern: str, name: str) -> str | None:
 
 
 def take(vectors: Vectors, given: Mapping[str, tuple[str, Any]], strict: bool, path: Any) -> Taken:
-    """Copy what fits into the model. Raises FileError where something does not, if it is to be strict, or nothing does."""
+    """Copy what fits into the model. Raises FileError if nothing fits, or with `strict` if anything does not."""
     own = entries(vectors)
     faults = {name: _fault(name, own.get(name), *given.get(name, (name, None))) for name in sorted(own.keys() | given.keys())}
     taken, left_out = [name for name in own if not faults[name]], [fault for fault in faults.values() if fault]
@@ -78,7 +78,7 @@ def take(vectors: Vectors, given: Mapping[str, tuple[str, Any]], strict: bool, p
 
 
 def _fault(here: str, own: Any, there: str, array: Any) -> str:
-    """Why a value is not taken; nothing for one that is."""
+    """Why a value is not taken; "" if it is."""
     name = here if here == there else f"{here} ({there} in the file)"
     if array is None:
         return f"missing {name}"

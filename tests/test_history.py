@@ -227,7 +227,7 @@ def test_training_goes_on_where_the_log_fails_and_the_next_epoch_mends_it(tmp_pa
                 path.rmdir() if path.is_dir() else None
 
     trainer = make_trainer(callbacks=[Trouble(), nn.CSVLog(path)])
-    with pytest.warns(RuntimeWarning, match=r"log\.csv .*; training goes on"):
+    with pytest.warns(RuntimeWarning, match=r"log\.csv .*; training continues"):
         history = fit(trainer, epochs=4)
     assert path.read_text() == whole(history, tmp_path)
 

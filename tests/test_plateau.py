@@ -106,7 +106,7 @@ SCHEDULED = {
 def test_a_schedule_is_refused_before_the_first_step(tmp_path, name, rate):
     trainer = make_trainer(callbacks=[nn.ReduceOnPlateau()])
     trainer.optimizer = SCHEDULED[name](rate)
-    words = rf"{re.escape(repr(name))} is the schedule .*, which sets the rate anew each step: give a number"
+    words = rf"{re.escape(repr(name))} is the schedule .*, which sets the rate at each step: give a number"
     with pytest.raises(ValueError, match=words):
         fit(trainer, checkpoint=tmp_path / "run")
     assert trainer.steps == 0 and not (tmp_path / "run").exists()

@@ -272,7 +272,7 @@ ONCE = {
 @pytest.mark.parametrize("make", ONCE.values(), ids=ONCE)
 def test_what_can_be_gone_through_once_is_refused_for_several_epochs(make, tmp_path):
     trainer, data = make_trainer(), [(X, T)]
-    with pytest.raises(nn.DataError, match=r"gone through once: for 2 epochs give steps_per_epoch="):
+    with pytest.raises(nn.DataError, match=r"iterated once: for 2 epochs give steps_per_epoch="):
         trainer.fit(make(data), epochs=2, progress=False, checkpoint=tmp_path / "run")
     assert trainer.steps == 0 and not (tmp_path / "run").exists()
     trainer.fit(make(data), epochs=1, progress=False)
@@ -314,7 +314,7 @@ def train(callbacks=(), folder=None, kind="data set", **options):
     return trainer
 
 
-unchecked = pytest.mark.filterwarnings("ignore:training goes on with batches of:UserWarning")  # that nobody can check
+unchecked = pytest.mark.filterwarnings("ignore:training continues with batches of:UserWarning")  # that nobody can check
 
 
 @unchecked

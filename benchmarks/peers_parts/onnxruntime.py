@@ -23,7 +23,7 @@ def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str)
 
 
 def export(task: Task) -> onnx.ModelProto:
-    """The network with random weights. The value behind layer i is called a<i + 1>."""
+    """The network with random weights. The value after layer i is called a<i + 1>."""
     nodes, weights, shape = [], [], task.in_shape
     for i, layer in enumerate(task.network):
         operator, attributes, values = translate(layer, shape)

@@ -1,4 +1,4 @@
-"""The workers of `peers.py` seen from outside, and what is measured on a whole process: memory, imports, size on disk."""
+"""The workers of `peers.py` seen from outside, and measurements of whole processes: memory, imports, size on disk."""
 
 import importlib.metadata
 import importlib.util
@@ -15,8 +15,8 @@ from peers_parts.tasks import Task
 from peers_parts.worker import environment
 
 SCRIPT = Path(__file__).parent.with_name("peers.py")
-MODULES = {"torch.compile": "torch", "keras": "tensorflow", "sgemm": "numpy", "sgemm-1": "numpy"}  # the others: their names
-IMPORTS = {"keras": "keras", "sklearn": "sklearn.neural_network"}  # the others: as above
+MODULES = {"torch.compile": "torch", "keras": "tensorflow", "sgemm": "numpy", "sgemm-1": "numpy"}  # others: their names
+IMPORTS = {"keras": "keras", "sklearn": "sklearn.neural_network"}  # others: as above
 DISTRIBUTIONS = {
     "nnlite": ("nnlite",),
     "torch": ("torch",),
@@ -51,7 +51,7 @@ class Process:
         return cls(system, threads, ["--tasks", task.key], python)
 
     def wait(self) -> dict[str, Any]:
-        """The next answer. Raises WorkerError where the process ended without one."""
+        """The next answer. Raises WorkerError if the process ended without one."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -81,7 +81,7 @@ def is_installed(system: str) -> bool:
 
 
 def peak_memory(system: str, threads: int) -> int:
-    """Bytes that training the tutorial CNN takes, without imports and inputs."""
+    """Bytes of training the tutorial CNN, without imports and inputs."""
     worker = Process(system, threads, ["--memory"])
     try:
         return int(worker.wait()["bytes"])
@@ -90,7 +90,7 @@ def peak_memory(system: str, threads: int) -> int:
 
 
 def import_seconds(systems: list[str], repeats: int) -> dict[str, float]:
-    """Median time of the import, less that of bare Python, files being in the cache of the operating system."""
+    """Median time of the import, less that of bare Python, with files in the cache of the operating system."""
     bare = start_seconds("pass", "numpy", repeats)
     statements = {system: f"import {IMPORTS.get(system, MODULES.get(system, system))}" for system in systems}
     return {system: start_seconds(statement, system, repeats) - bare for system, statement in statements.items()}
@@ -106,7 +106,7 @@ def start_seconds(statement: str, system: str, repeats: int) -> float:
 
 
 def installed_bytes(system: str) -> tuple[int, int]:
-    """Of a system alone, and with all that it needs beyond NumPy. Compiled Python files are not counted."""
+    """Installed size of a system alone, and with all that it needs beyond NumPy. Compiled Python files are not counted."""
     name = distribution_of(system)
     needed = requirements({name}) - requirements({"numpy"})
     return distribution_bytes(name), sum(map(distribution_bytes, needed))
@@ -157,7 +157,7 @@ def is_editable(distribution: importlib.metadata.Distribution) -> bool:
 
 
 def versions(systems: list[str]) -> dict[str, str]:
-    """Of everything that was measured."""
+    """The versions of everything that was measured."""
     names = {"numpy", *(distribution_of(system) for system in systems if system in DISTRIBUTIONS)}
     names |= {"keras", "jaxlib"} & requirements(names)
     return {name: importlib.metadata.version(name) for name in sorted(names)}

@@ -17,7 +17,7 @@ NOT_PEERS = (*OURS, "sgemm", "sgemm-1")
 IDLE_LIMIT, OTHERS_LIMIT = 0.02, 0.1  # cores
 RESULTS = Path(__file__).parent.with_name("results")
 PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns of README's table
-FASTEST = {"torch": "PyTorch", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}  # the others: as they are
+FASTEST = {"torch": "PyTorch", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}  # others: unchanged
 CNN = ("cnn@32", "cnn@128", "cnn@512")
 ROWS = (  # of README's table: title, rounds, ours, tasks
     ("tutorial CNN, training, batch 32 / 128 / 512", "peers", "nnlite", CNN),
@@ -137,7 +137,7 @@ def cost_table(costs: dict[str, Any]) -> str:
 
 
 def notes(report: dict[str, Any]) -> str:
-    """What was left out, what failed, which variant was the faster, who did not rest, and how quiet the machine was."""
+    """What was left out, what failed, which variant was faster, which systems did not rest, and how quiet the machine was."""
     lines = [f"Not installed: {', '.join(report['left_out'])}."] if report["left_out"] else []
     for key, task in report["tasks"].items():
         lines += [f"{key}: {system} failed: {error}" for system, error in task["failed"].items()]

@@ -123,7 +123,7 @@ class Task:
 
     @property
     def n_batches(self) -> int:
-        """How many different batches the inputs rotate among."""
+        """The number of different batches that the inputs rotate among."""
         return 64 if self.is_mlp else 8
 
     @property
@@ -153,7 +153,7 @@ class Built:
     """A task built in one system.
 
     variants: ways to make the step, by name; the fastest is kept. A step takes the number of the batch.
-    finish: wait until all that was begun is done. steps_per_call: of batches that one call goes through.
+    finish: wait until all started work is done. steps_per_call: number of batches in one call.
     """
 
     variants: dict[str, Callable[[int], Any]]
@@ -189,7 +189,7 @@ def products(network: Network, shape: Shape) -> Iterator[Product]:
 
 
 def out_shape(layer: Layer, shape: Shape) -> Shape:
-    """The shape of one sample behind a layer."""
+    """The shape of one sample after a layer."""
     match layer:
         case Conv():
             size = tuple((n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in shape[:2])

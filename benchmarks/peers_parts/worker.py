@@ -1,7 +1,7 @@
 """One system in its own process: build a task, then measure when told to. The other end is `processes.py`.
 
 Commands come as lines of JSON, every one is answered by a line of JSON:
-    {"warm_up": seconds} -> {"variant": name}        choose the fastest way to make a step
+    {"warm_up": seconds} -> {"variant": name}        choose the fastest variant of a step
     {"measure": seconds} -> {"samples_per_second": ..., "idle_cpu": ..., "others_cpu": ...}
 The last two are in cores: what this process used between its turns, and what others used during this turn.
 """
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from peers_parts.tasks import MEMORY_TASK, Built, Task, count_parameters, make_batches
 
-MODULES = {"torch.compile": "torch", "nnlite-ft": "nnlite"}  # of the other systems: their names
+MODULES = {"torch.compile": "torch", "nnlite-ft": "nnlite"}  # others: their names
 SGEMM = {"sgemm": None, "sgemm-1": 1}  # and the threads of each, None being --threads
 SGEMM_SIZE = 1024
 MEMORY_STEPS = 4
@@ -71,7 +71,7 @@ def build_sgemm() -> Built:
 
 
 class Worker:
-    """The task in this process, and where it stands among its batches."""
+    """The task in this process, and its position among the batches."""
 
     def __init__(self, task: Task, built: Built, samples_per_call: int) -> None:
         self.built, self.samples_per_call = built, samples_per_call
@@ -119,13 +119,13 @@ def import_system(system: str) -> Any:
 
 
 def use_cores(threads: int) -> None:
-    """Hold the process to as many cores as it has threads."""
+    """Pin the process to as many cores as it has threads."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def environment(system: str, threads: int) -> dict[str, str]:
-    """What sets the threads of a system, and keeps it quiet. Each library chooses its own kernels: a choice that the machine's
-    environment pins for NumPy alone is taken away. Python keeps what it compiles, as pip does where it installs."""
+    """Variables that set a system's threads and silence it. Each library chooses its own kernels: a choice that the machine's
+    environment pins for NumPy alone is removed. Python caches its bytecode, as after an installation by pip."""
     count = str(SGEMM.get(system) or threads)
     names = ("NNLITE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
@@ -149,7 +149,7 @@ def memory(entry: str) -> int:
 
 
 def take_stdout() -> TextIO:
-    """Keep stdout for the answers: what libraries print goes to stderr."""
+    """Keep stdout for the answers: output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers

@@ -1,4 +1,4 @@
-"""Data sets, found, fetched, checked and gone through in seeded, augmented batches."""
+"""Data sets: found, downloaded, checked and iterated in seeded, augmented batches."""
 
 from nnlite.data.augment import AlternatingFlip, Augmentation, Cutout, RandomCrop, RandomFlip, mirror, views
 from nnlite.data.cifar import cifar10, parse_cifar_binary

@@ -1,4 +1,4 @@
-"""Augmentation of image batches (N, H, W, C). The draw of a sample follows from (seed, epoch, its place in the data set) alone.
+"""Augmentation of image batches (N, H, W, C). The draw for a sample depends only on (seed, epoch, its place in the data set).
 
 Each kind is called as `augmentation(images, index, epoch, seed)`, index: (N,) places in the data set; it returns new images
 of the same shape and dtype, and raises DataError for a batch that is not (N, H, W, C).
@@ -20,7 +20,7 @@ Augmentation = Callable[[Array, Array, int, int], Array]
 
 
 def draws(index: Array, epoch: int, seed: int, kind: int) -> tuple[Array, Array]:
-    """Two uint64 (N,), each of 32 random bits: SplitMix64 (Steele, Lea and Flood 2014) of a key and the place."""
+    """Two uint64 (N,), each of 32 random bits: SplitMix64 (Steele, Lea and Flood 2014) of a key and a place."""
     z = (index.astype(np.uint64) ^ _key(seed, epoch, kind)) + 0x9E3779B97F4A7C15
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB
@@ -39,7 +39,7 @@ class RandomFlip:
 class AlternatingFlip:
     """Mirror left and right: half of the images in the first epoch, drawn at random, the other half in the next, and so on.
 
-    So that two epochs show every image in both ways. Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds, section 3.6.
+    Two epochs thus show every image both ways. Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds, section 3.6.
     """
 
     def __call__(self, images: Array, index: Array, epoch: int, seed: int) -> Array:
@@ -70,7 +70,7 @@ class RandomCrop:
         return np.asarray(windows[np.arange(len(rows)), top, left * channels]).reshape(images.shape)
 
     def _gather(self, backend: Backend, images: Array, top: Array, left: Array) -> Array:
-        """The same, pixel by pixel, as a device does it best."""
+        """The same, pixel by pixel, which is fastest on a device."""
         (n, height, width, _), p = images.shape, int(self.padding)
         self._check_size(images)
         y, x = top[:, None] + np.arange(height) - p, left[:, None] + np.arange(width) - p
@@ -128,7 +128,7 @@ class Cutout:
 def mirror(images: Array, chosen: Any = slice(None)) -> Array:
     """New images (N, H, W, C), the chosen ones mirrored left and right (default: all)."""
     backend, rows = backend_of(images), _as_rows(images).copy()
-    values = np.arange(rows.shape[2]).reshape(images.shape[2:])  # (W, C): where in its row each value stands
+    values = np.arange(rows.shape[2]).reshape(images.shape[2:])  # (W, C): the position of each value in its image row
     mirrored = backend.asarray(values[::-1].ravel())
     chosen = chosen if isinstance(chosen, slice) else backend.asarray(chosen)
     rows[chosen] = backend.xp.take(rows[chosen], mirrored, axis=2)
@@ -138,7 +138,7 @@ def mirror(images: Array, chosen: Any = slice(None)) -> Array:
 def views(shift: int = 0) -> list[Callable[[Array], Array]]:
     """For `Trainer.predict(x, augment=nn.data.views())`: the images as they are and mirrored left and right.
 
-    shift: with both, also moved by so many pixels up and left, and down and right, reflected at the border (six views).
+    shift: with both, also moved by `shift` pixels up and left, and down and right, reflected at the border (six views).
     """
     shift = int(whole("shift", shift))
     places = [0] if not shift else [0, -shift, shift]
@@ -165,7 +165,7 @@ def _key(seed: int, epoch: int, kind: int) -> int:
 
 
 def _below(n: int, bits: Array) -> NDArray[np.int64]:
-    """Uniform integers 0 ... n - 1 from 32 random bits, n small beside 2^32."""
+    """Uniform integers 0 ... n - 1 from 32 random bits, n much smaller than 2^32."""
     return (bits * n >> 32).astype(np.int64)
 
 

@@ -36,8 +36,8 @@ def cifar10(root: str | PathLike[str] | None = None, download: bool = True) -> D
     """CIFAR-10: `.train` and `.test`, each with `.images` (N, 32, 32, 3) uint8 and `.labels` (N,) int64.
 
     root: the folder that holds `cifar-10-batches-py/` (its md5s are checked), or `cifar-10-batches-bin/`, or the archive
-    `cifar-10-python.tar.gz`; default `NNLITE_DATA`, else a cache folder. download: fetch it (170 MB) where none is found.
-    Raises DataError for a damaged file, DownloadError where it can neither be found nor fetched.
+    `cifar-10-python.tar.gz`; default `NNLITE_DATA`, else a cache folder. download: download it (170 MB) if it is not found.
+    Raises DataError for a damaged file, DownloadError if it can neither be found nor downloaded.
     """
     flag("download", download)
     base = data_folder(root)
@@ -63,7 +63,7 @@ def parse_cifar_binary(data: bytes, name: str = "CIFAR-10 binary batch") -> Part
 def parse_python_batch(data: bytes, name: str = "CIFAR-10 python batch") -> Part:
     """Images (N, 32, 32, 3) and labels (N,) of a python batch; raises DataError, naming `name`, for anything else.
 
-    Check the md5 first: no code in `data` is run, but a few bytes can make any unpickler take all the memory there is.
+    Check the md5 first: no code in `data` is run, but a few bytes can make any unpickler use up all memory.
     """
     try:
         batch: Any = _Unpickler(io.BytesIO(data), encoding="bytes").load()
@@ -71,13 +71,13 @@ def parse_python_batch(data: bytes, name: str = "CIFAR-10 python batch") -> Part
         if dtype.arguments[0] != b"u1" or fortran:
             raise ValueError("the pixels are not bytes in C order")
         pixels, labels = np.frombuffer(raw, np.uint8).reshape(shape), np.asarray(batch[b"labels"], np.int64)
-    except Exception as error:  # pickle raises all kinds
+    except Exception as error:  # pickle raises many types
         raise DataError(f"{name} is not a CIFAR-10 batch: {type(error).__name__}: {error}") from None
     return _part(pixels, labels, name)
 
 
 class _StandIn:
-    """Takes the place of an array and of its dtype: holds what the pickle would have called them with, and calls nothing."""
+    """Replaces an array and its dtype: stores the arguments that the pickle passes, and calls nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments: Any = arguments
@@ -88,7 +88,7 @@ class _StandIn:
 
 
 class _Unpickler(pickle.Unpickler):
-    """The second belt, behind the md5: knows the three names that stand in a batch, and each only as a stand-in."""
+    """A second safeguard after the md5: knows only the three names in a batch, and replaces each by a stand-in."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}:
@@ -122,7 +122,7 @@ def _unpack(base: Path, download: bool) -> None:
         read_checked(archive, ARCHIVE_MD5)
         extract(archive, base / FOLDER, list(BATCHES))
     except DataError:
-        if not (base / FOLDER).is_dir():  # else another process was faster
+        if not (base / FOLDER).is_dir():  # unless another process was faster
             raise
     if downloaded:
         archive.unlink(missing_ok=True)

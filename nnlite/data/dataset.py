@@ -1,4 +1,4 @@
-"""Data sets: images and labels, gone through in seeded batches."""
+"""Data sets: images and labels, iterated in seeded batches."""
 
 import copy
 import math
@@ -17,15 +17,15 @@ from nnlite.errors import DataError
 
 Array = NDArray[Any]
 Batch = tuple[Array, ...]
-_SEEDS = 1 << 64  # more than anybody gives
+_SEEDS = 1 << 64  # larger than any seed in practice
 
 
 class Dataset:
     """Samples and their targets.
 
-    images: (N, ...) real numbers, or `ImageFiles`, which stay in their files until a batch is made
+    images: (N, ...) real numbers, or `ImageFiles`, which are read when a batch is made
     labels: (N, ...) integer labels or real targets   classes: the names of the labels
-    weights: (N,) of the samples, not negative     All of them: arrays, lists, data frames; kept as NumPy arrays.
+    weights: (N,) of the samples, not negative     All may be arrays, lists or data frames; stored as NumPy arrays.
     Raises DataError for lengths that differ, no samples, values that are not real numbers, masked or sparse arrays, labels
     without a class.
     """
@@ -65,7 +65,7 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """The memory that images, labels and weights take, or would take."""
+        """Bytes of images, labels and weights; of image files, the bytes they take once read."""
         return sum(int(array.nbytes) for array in (self.images, self.labels, self.weights) if array is not None)
 
     def on(self, backend: Backend) -> "Dataset":
@@ -78,7 +78,7 @@ class Dataset:
         return twin
 
     def digest(self) -> str:
-        """The sha256, in hexadecimal, of all values; of image files, that of their bytes and of how they are read."""
+        """The sha256, in hexadecimal, of all values; of image files, of their bytes and of how they are read."""
         import hashlib
 
         digest = hashlib.sha256()
@@ -98,7 +98,7 @@ class Dataset:
     def split(self, n: int | float, *, seed: int = 0, stratify: bool = False) -> tuple["Dataset", "Dataset"]:
         """Two parts, for training and for validation: all but n samples, and n drawn at random.
 
-        n: how many, or which share: ceil(n N) samples for 0 < n < 1.   stratify: every class has its share of both parts, to
+        n: a number, or a share: ceil(n N) samples for 0 < n < 1.   stratify: every class has its share of both parts, to
         within one sample. As scikit-learn's `train_test_split(test_size=n)`, but each part keeps the order of the samples.
         Raises DataError where a part would be empty, and with stratify for labels that are not integers (N,), a class with a
         single sample, parts with fewer samples than classes.
@@ -112,14 +112,14 @@ class Dataset:
         return self[~is_held_out], self[is_held_out]
 
     def augmented(self, *augmentations: Augmentation) -> "Dataset":
-        """The same samples; shuffled batches, those of training, are augmented by each in turn, by draws of its own."""
+        """The same samples; shuffled batches, those of training, are augmented by each in turn, with independent draws."""
         augmentations = self.augmentations + augmentations
         return Dataset(self.images, self.labels, self.classes, weights=self.weights, augmentations=augmentations)
 
     def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
         """Batches (x, t), or (x, t, w) with weights, from batch `start` on. The short last batch is kept.
 
-        shuffle: every sample once, in an order that follows from (seed, epoch) alone, augmented; else in order, as they are.
+        shuffle: every sample once, in an order that depends only on (seed, epoch), augmented; otherwise in order and unchanged.
         """
         batch_size, start = int(whole("batch_size", batch_size, 1)), int(whole("start", start))
         epoch, seed = int(whole("epoch", epoch)), int(whole("seed", seed))
@@ -141,7 +141,7 @@ class Dataset:
     def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
         x, *rest = self._gather(index)
         for i, augmentation in enumerate(self.augmentations):
-            again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws by another seed
+            again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws from another seed
             x = augmentation(x, index, epoch, seed + again * _SEEDS)
         return (x, *rest)
 
@@ -158,7 +158,7 @@ class Dataset:
             raise DataError("the data set is empty")
         if self.weights is not None and (self.weights.ndim != 1 or not (self.weights >= 0).all()):
             raise DataError(f"weights must be (N,) and not negative, got {self.weights.shape}, least {self.weights.min()}")
-        labels = self.labels if self.weights is None else self.labels[self.weights > 0]  # the others are not there
+        labels = self.labels if self.weights is None else self.labels[self.weights > 0]  # samples of weight 0 are ignored
         if self.classes is not None and labels.dtype.kind in "iu" and len(labels):
             _check_labels(labels, len(self.classes))
 
@@ -174,7 +174,7 @@ class Datasets:
 
 
 def _count(n: int | float, samples: int) -> int:
-    """How many of the samples a number or a share of them is."""
+    """The number of samples for a number or a share."""
     is_share = isinstance(n, float | np.floating) and 0 < n < 1
     count = math.ceil(float(n) * samples) if is_share else n  # float32 would round the product
     if not is_whole(count) or not 0 < count < samples:

@@ -1,4 +1,4 @@
-"""Fetching a file, unpacking an archive: into a temporary place first, checked, then renamed."""
+"""Downloading a file, unpacking an archive: written to a temporary place, checked, then renamed."""
 
 import os
 import sys
@@ -15,9 +15,9 @@ _TIMEOUT = 30  # seconds without a byte
 
 
 def fetch(target: Path, urls: Sequence[str], md5: str, allowed: bool, looked_for: Sequence[Path] = ()) -> None:
-    """Bring the file `target` here from the first url that gives the right bytes, with a progress bar.
+    """Download the file `target` from the first url that gives the right bytes, with a progress bar.
 
-    looked_for: what else would have done, for the message of the DownloadError where no url works, or none is allowed.
+    looked_for: other accepted paths, for the message of the DownloadError if no url works or none is allowed.
     """
     from http.client import HTTPException
 
@@ -37,7 +37,7 @@ def fetch(target: Path, urls: Sequence[str], md5: str, allowed: bool, looked_for
 
 
 def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
-    """Write the files `folder.name/name` of a tar archive to `folder/name`; whatever else it holds is left alone.
+    """Write the files `folder.name/name` of a tar archive to `folder/name`; its other files are ignored.
 
     Raises DataError for a damaged archive and for one that lacks a file; `folder` is then not made.
     """
@@ -45,20 +45,20 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
     import tarfile
 
     partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that had this number before and was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
     try:
         partial.mkdir(parents=True)
         with tarfile.open(archive, "r|*") as tar:
             _extract_members(tar, {f"{folder.name}/{name}": partial / name for name in names})
         partial.rename(folder)
-    except Exception as error:  # tarfile has no class for all that damaged bytes make it raise, TypeError among them
+    except Exception as error:  # damaged bytes make tarfile raise many types, TypeError among them
         raise DataError(f"{archive} cannot be unpacked into {folder}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _extract_members(tar: Any, wanted: dict[str, Path]) -> None:
-    """One pass over the archive: going back in a compressed stream would unpack it from its start again."""
+    """One pass over the archive: seeking back in a compressed stream would unpack it from the start again."""
     import shutil
     import tarfile
 

@@ -1,4 +1,4 @@
-"""Where data sets lie, and that their bytes are the right ones."""
+"""Where data sets are stored, and checks of their bytes."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from nnlite.errors import DataError
 
 
 def cache_folder() -> Path:
-    """`NNLITE_DATA` where it is set, else nnlite's part of the platform's cache folder."""
+    """`NNLITE_DATA` if it is set, else nnlite's part of the platform's cache folder."""
     if given := os.environ.get("NNLITE_DATA"):
         return Path(given).expanduser()
     if sys.platform == "win32":
@@ -24,7 +24,7 @@ def data_folder(root: "str | os.PathLike[str] | None") -> Path:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a file; DataError where it cannot be read."""
+    """The bytes of a file; DataError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

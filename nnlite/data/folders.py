@@ -27,13 +27,13 @@ def folder(
     channels: int = 3,
     damaged: Literal["raise", "skip"] = "raise",
 ) -> Dataset:
-    """The PNG and JPEG files in the folders of `path`, each folder a class: labels 0, 1, ... in the order of their names.
+    """The PNG and JPEG files in the folders of `path`, each folder a class: labels 0, 1, ... in alphabetical order.
 
-    The images (N, H, W, C), uint8, stay in their files: those of a batch are read, on threads, when the batch is made.
+    The images (N, H, W, C), uint8, are read when a batch is made, on threads.
     size, channels: as `ImageFiles` takes them.   damaged: "raise" DataError, with the path, when a damaged file is read, or
     "skip" it: all files are then read once in advance, and a warning says which of them the data set leaves out.
     Other files and hidden ones are ignored; links and the folders inside a class's folder are followed.
-    Raises DataError for a path that is no folder, for no classes, for a class without images, and for images of several sizes
+    Raises DataError for anything but a folder, for no classes, for a class without images, and for images of several sizes
     without `size`; ImportError without Pillow.
     """
     check_settings(size, channels)
@@ -59,7 +59,7 @@ def _class_folders(root: Path) -> list[Path]:
 
 
 def _image_files(root: Path) -> list[Path]:
-    """In the order of the names, those in folders inside last. Each folder is searched once, however many links lead to it."""
+    """In alphabetical order, those in subfolders last. Each folder is searched once, however many links lead to it."""
     found, searched = list[Path](), set[str]()
     for place, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))

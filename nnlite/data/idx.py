@@ -41,8 +41,8 @@ def mnist(root: str | PathLike[str] | None = None, download: bool = True) -> Dat
     """MNIST: `.train` and `.test`, each with `.images` (N, 28, 28, 1) uint8 and `.labels` (N,) int64.
 
     root: the folder that holds `mnist/` with the four files, gzipped (their md5s are checked) or plain; default
-    `NNLITE_DATA`, else a cache folder. download: fetch the files (12 MB) that are not there.
-    Raises DataError for a damaged file, DownloadError where one can neither be found nor fetched.
+    `NNLITE_DATA`, else a cache folder. download: download missing files (12 MB).
+    Raises DataError for a damaged file, DownloadError if one can neither be found nor downloaded.
     """
     folder = data_folder(root) / "mnist"
     return _datasets(folder, _arrays(folder, MNIST_URLS, MNIST_MD5, download), tuple("0123456789"))
@@ -67,7 +67,7 @@ def parse_idx(data: bytes, name: str = "idx file") -> NDArray[np.uint8]:
     shape = struct.unpack(f">{data[3]}I", data[4:start])
     if 0 in shape or math.prod(shape) != len(data) - start:
         raise DataError(f"{name}: the header says {shape}, and {len(data) - start:,} bytes follow")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # a view of bytes could not be written to
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # a view of bytes would be read-only
 
 
 def _arrays(folder: Path, urls: tuple[str, ...], md5s: tuple[str, ...], download: bool) -> list[NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""Images in PNG and JPEG files, read with Pillow when they are asked for."""
+"""Images in PNG and JPEG files, read with Pillow on demand."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ class ImageFiles:
     """Images (N, H, W, C) of uint8 in N files. Indexing reads them: `files[i]`, `files[:9]`, `files[places]`.
 
     size: (H, W), to which images of other sizes are resized: bilinear with antialiasing, the aspect ratio is not kept. Default:
-    the size that all of them have.   channels: 3, RGB, or 1, grey (0.299 R + 0.587 G + 0.114 B).
+    their common size.   channels: 3, RGB, or 1, grey (0.299 R + 0.587 G + 0.114 B).
     Of 16-bit values the upper byte is taken, of palettes the colours; transparency is dropped, and an orientation in EXIF data
     is not applied. These are torchvision's choices, except for 16-bit grey images, which it clips at 255.
     `paths`: (N,) the files.   `part(rows)`: some of the images, not read yet.
@@ -55,7 +55,7 @@ class ImageFiles:
 
     @property
     def nbytes(self) -> int:
-        """The memory that all images would take."""
+        """Bytes that all images would take."""
         return math.prod(self.shape)
 
     def __getitem__(self, rows: Any) -> Array:
@@ -82,7 +82,7 @@ class ImageFiles:
         return twin
 
     def add_to(self, digest: Any) -> None:
-        """Add to a hash what the images follow from: the bytes of the files, and how they are read."""
+        """Add to a hash what determines the images: the bytes of the files, and how they are read."""
         import hashlib
 
         digest.update(repr(self).encode())
@@ -95,7 +95,7 @@ class ImageFiles:
 
 
 def check_settings(size: Sequence[int] | None, channels: int) -> None:
-    """Raise ImportError without Pillow, ValueError for what is no size or no number of channels."""
+    """Raise ImportError without Pillow, ValueError for an invalid size or number of channels."""
     _pillow()
     if size is not None and not (isinstance(size, list | tuple) and len(size) == 2):
         raise ValueError(f"size must be (height, width), not {shortened(size)}")
@@ -106,25 +106,25 @@ def check_settings(size: Sequence[int] | None, channels: int) -> None:
 
 
 def find_damaged(paths: Sequence[Path]) -> dict[int, DataError]:
-    """Read all files: what is wrong with those that cannot be read, by their places."""
+    """Read all files; return the errors of those that cannot be read, by their places."""
     return _for_each(lambda i: _read(paths[i], lambda image: image.load()), len(paths))
 
 
 def shown(path: Path) -> str:
-    """A path in a message: the end of a long one."""
+    """A path for a message; of a long one only the end."""
     text = str(path)
     return text if len(text) <= _LONGEST else f"...{text[-_LONGEST:]}"
 
 
 def _read(path: Path, use: Callable[[Any], Any]) -> Any:
-    """What `use` makes of the image in a file; DataError, with the path, where the file is damaged or missing."""
+    """`use(image)` of the image in a file; DataError, with the path, if the file is damaged or missing."""
     pillow = _pillow()
     try:
         with path.open("rb") as file, pillow.open(file, formats=("PNG", "JPEG")) as image:
             return use(image)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow has no class for all that damaged bytes make it raise
+    except Exception as error:  # damaged bytes make Pillow raise many types
         is_other = isinstance(error, pillow.UnidentifiedImageError)
         reason = "it is neither PNG nor JPEG" if is_other else getattr(error, "strerror", None) or str(error)[:_LONGEST]
         raise DataError(
@@ -133,7 +133,7 @@ def _read(path: Path, use: Callable[[Any], Any]) -> Any:
 
 
 def _for_each(work: Callable[[int], Any], count: int) -> dict[int, DataError]:
-    """`work(0)` ... `work(count - 1)` on threads, because Pillow releases the GIL; the DataErrors, by their places."""
+    """`work(0)` ... `work(count - 1)` on threads, because Pillow releases the GIL; returns the DataErrors by their places."""
     failures = dict[int, DataError]()
 
     def attempt(i: int) -> None:
@@ -182,7 +182,7 @@ def _common_size(paths: Sequence[Path]) -> Size:
 
 
 def _objects(values: list[Any]) -> Any:
-    """(N,) so that they are indexed as arrays are."""
+    """(N,), so that they can be indexed like arrays."""
     array = np.empty(len(values), object)
     array[:] = values
     return array

@@ -1,4 +1,4 @@
-"""What follows from the labels alone: weights that balance classes, and which samples represent all classes."""
+"""Computed from the labels alone: weights that balance classes, and stratified samples."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _SHOWN = 5  # classes in a message
 
 
 def balanced_class_weight(labels: Any, classes: int | None = None) -> NDArray[np.float64]:
-    """v_c = n / (C n_c): with these weights all classes count the same, and the mean weight of a sample is 1.
+    """v_c = n / (C n_c): with these weights all classes count equally, and the mean weight of a sample is 1.
 
     labels: n integers 0 ... C - 1, n_c of them c   classes: C; default: the largest label + 1   v: (C,)
     For `nn.CrossEntropy(class_weight=...)`. As scikit-learn's `compute_class_weight("balanced", ...)`.
@@ -31,7 +31,7 @@ def balanced_class_weight(labels: Any, classes: int | None = None) -> NDArray[np
 
 
 def stratified(labels: Array, n: int, rng: np.random.Generator) -> Array:
-    """n places, drawn at random, among which each class has its share: n n_c / N, rounded up for those with the largest rest.
+    """n places, drawn at random, of which each class has its share: n n_c / N, rounded up for those with the largest rest.
 
     Raises DataError for labels that are not integers (N,), for a class with a single sample, for fewer places than classes.
     """
@@ -43,7 +43,7 @@ def stratified(labels: Array, n: int, rng: np.random.Generator) -> Array:
     if min(n, samples - n) < len(classes):
         raise DataError(f"parts of {samples - n} and {n} samples cannot both have each of {len(classes)} classes")
     share, rest = np.divmod(counts * n, samples)
-    order = rng.permutation(len(classes))  # equal rests
+    order = rng.permutation(len(classes))  # breaks ties at random
     largest = order[np.argsort(-rest[order], kind="stable")]
     share[largest[: n - share.sum()]] += 1
     drawn = rng.permutation(samples)

@@ -1,4 +1,4 @@
-"""A generated data set: ten shapes of random colour, place, size, angle and noise, so that everything runs offline."""
+"""A generated data set: ten shapes of random colour, place, size, angle and noise, for use offline."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ def _arrow(u: Array, v: Array) -> Array:
     return np.asarray((abs(v) < 0.2) & (abs(u) < 0.9) | (u > 0.1) & (abs(v) < 0.9 - u))
 
 
-# Each tells which points (u, v) belong to the shape, which lies within the unit circle.
+# Each tells which points (u, v) belong to the shape, which is inside the unit circle.
 _INSIDE: dict[str, Callable[[Array, Array], Array]] = {
     "disc": lambda u, v: _radius(u, v) < 0.9,
     "ring": lambda u, v: abs(_radius(u, v) - 0.8) < 0.2,

@@ -1,4 +1,4 @@
-"""To look at training: `nn.insight.plots`."""
+"""Views of training: `nn.insight.plots`."""
 
 from nnlite.insight import plots
 

@@ -1,4 +1,4 @@
-"""Pictures of training. They need matplotlib."""
+"""Plots of training, drawn with matplotlib."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def curves(history: History) -> "Axes":
     """Draw losses and, beside them, the other scores, epoch by epoch; returns the Axes of the losses.
 
-    `curves(history).figure.savefig("curves.png")` writes both. Raises ImportError where there is no matplotlib.
+    `curves(history).figure.savefig("curves.png")` writes both. Raises ImportError without matplotlib.
     """
     try:
         from matplotlib.figure import Figure

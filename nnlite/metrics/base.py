@@ -1,4 +1,4 @@
-"""The base of all metrics, and a batch as rows: one for each position of each sample that counts, on the host."""
+"""The base of all metrics, and a batch as matrix rows on the host: one for each position of each sample of nonzero weight."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 class Metric(Configured):
     """The base of all metrics. A subclass has a `name`, the key in the history, and writes `reset`, `update`, `result`.
 
-    `greater_is_better`: True or False, for those that compare epochs, such as `EarlyStopping`; None where a result is neither.
-    What it counts are attributes: numbers, text, arrays, and lists, tuples and dicts by text of them, so that checkpoints can
-    keep them. One with other attributes, such as an open file, writes `state` and `load_state`, too.
+    `greater_is_better`: True or False, for callbacks that compare epochs, such as `EarlyStopping`; None if neither holds.
+    Its attributes are its state: numbers, text, arrays, and lists, tuples and dicts by text of them, so that checkpoints can
+    store them. A metric with other attributes, such as an open file, writes `state` and `load_state`, too.
     """
 
     name: str
     greater_is_better: bool | None = None
 
     def columns(self, out_shape: tuple[int, ...]) -> list[str]:
-        """The columns that a history has of it, where the outputs of a sample have this shape.
+        """The columns of the metric in the history, for outputs of this shape a sample.
 
-        Here one, of its name. A vector gives one for each value, `recall_0`, `recall_1`, ...; what has more axes gives none.
-        Raises DataError for outputs that it cannot be of, so that training is refused before its first step.
+        Here one, its name. A vector gives one for each value, `recall_0`, `recall_1`, ...; an array of more axes gives none.
+        Raises DataError for outputs that it does not apply to, so that training is refused before its first step.
         """
         return [self.name]
 
@@ -40,21 +40,21 @@ class Metric(Configured):
         """Begin anew."""
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
-        """Take in a batch.     z: (N, ...) outputs, logits where there are classes   t: targets   sample_weight: (N,) or None
+        """Add a batch.     z: (N, ...) outputs, logits where there are classes   t: targets   sample_weight: (N,) or None
 
-        nnlite's own metrics take each position of outputs (N, ..., C), such as a pixel, as a sample. Samples of weight 0 are
+        nnlite's own metrics treat each position of outputs (N, ..., C), such as a pixel, as a sample. Samples of weight 0 are
         left out. They raise DataError for targets and weights that do not fit.
         """
 
     def result(self) -> Any:
-        """The value over all batches since `reset`, NaN where there is none. Raises DataError where no sample was counted."""
+        """The value over all batches since `reset`, NaN if undefined. Raises DataError if no sample was counted."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: its attributes. Raises StateError for one that none can keep."""
+        """The attributes, which a checkpoint stores. Raises StateError for one that cannot be stored."""
         return attributes(self)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         vars(self).update(state)
 
 
@@ -77,6 +77,6 @@ def by_position(z: Any, t: Any, sample_weight: Any) -> tuple[NDArray[Any], NDArr
 
 
 def to_host(array: Any) -> NDArray[Any]:
-    """A NumPy array of real numbers, from wherever it is."""
+    """A NumPy array of real numbers, copied from the device if it is there."""
     host: NDArray[Any] = host_array(backend_of(array).to_host(array))
     return host

@@ -1,4 +1,4 @@
-"""Metrics of what the outputs decide for: which class, or whether each of several labels. From counts alone."""
+"""Metrics of the predicted class, or of several predicted labels, computed from counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Average = Literal["auto", "binary", "macro", "micro"] | None
 
 
 class _Share(OfLabels):
-    """The weighted share of samples for which `hits` says true."""
+    """The weighted share of samples for which `hits` is true."""
 
     greater_is_better = True
 
@@ -33,7 +33,7 @@ class _Share(OfLabels):
         self.counted_weight += float(weight.sum())
 
     def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which samples count."""
+        """Which samples are hits."""
         raise TypeError(f"{type(self).__name__} has no hits")
 
     def result(self) -> float:
@@ -45,7 +45,7 @@ class _Share(OfLabels):
 class Accuracy(_Share):
     """The share of samples whose largest output (the first of equal ones) is at the label.
 
-    multilabel: samples have several labels, t (N, L) zeros and ones; counted are those whose labels are all right, as by
+    multilabel: samples have several labels, t (N, L) zeros and ones; a hit is a sample whose labels are all right, as in
     scikit-learn's accuracy_score; default False.
     ignore_index: samples, or positions of outputs (N, ..., C), with this label are left out; default None.
     Raises ValueError for both together.
@@ -62,7 +62,7 @@ class Accuracy(_Share):
         if not backend.waits_for_reads or not of_all or z.shape[-1] == 1 or np.shape(t) != z.shape[:-1]:
             super().update(z, t, sample_weight)
             return
-        # Counted where the outputs are, so that nobody waits for the device.
+        # Counted where the outputs are, without waiting for the device.
         t = backend.asarray(t)
         self.counted_hits = self.counted_hits + (z.argmax(axis=-1) == t).sum(dtype="float64")
         self.counted_weight += t.size
@@ -94,7 +94,7 @@ class TopK(_Share):
 
 
 class ConfusionMatrix(OfLabels):
-    """matrix[i, j] = number of samples of class i (or their weight) that were taken for class j.
+    """matrix[i, j] = number of samples of class i (or their weight) that were predicted as class j.
 
     n_classes: default: as many as the outputs have columns.  ignore_index: as of `Accuracy`.
     multilabel: of several labels a sample, matrix[l] (2, 2) for each label l, as scikit-learn's multilabel_confusion_matrix.
@@ -137,7 +137,7 @@ class ConfusionMatrix(OfLabels):
 
 
 class _PerClass(ConfusionMatrix):
-    """A figure of each class, from the confusion matrix; `average` makes one of them."""
+    """A figure of each class, from the confusion matrix, averaged as `average` says."""
 
     greater_is_better = True
 
@@ -224,7 +224,7 @@ class F1(_PerClass):
 def classification_report(matrix: NDArray[Any], classes: Sequence[str]) -> str:
     """A table of precision, recall, F1 and number of samples of each class, from a confusion matrix.
 
-    The means are those of the classes that occur, among the samples or the predictions.
+    The means are taken over the classes that occur among the samples or the predictions.
     """
     hits, predicted, true = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
     figures = np.stack([kind.figure(hits, predicted, true) for kind in (Precision, Recall, F1)], axis=1)

@@ -1,4 +1,4 @@
-"""Metrics of classes: which label a sample has, or which labels, and which of them the outputs decide for."""
+"""Metrics of classes: the true label or labels of a sample, and the predicted ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class OfLabels(Metric):
     """z: (N, C) logits, or (N,), (N, 1) of two classes     t: (N,) or (N, 1) labels, or (N, C) probabilities
 
-    Of probabilities the most probable class is the label; their rows are not negative and add up to 1.
+    Of probabilities the most probable class is the label; each row is not negative and adds up to 1.
     multilabel: a sample has several labels: z (N, L) logits, each of a label, and t (N, L) zeros and ones; default False.
     ignore_index: samples, or positions, with this label are left out; default None, and none where there are several.
     """

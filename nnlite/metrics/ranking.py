@@ -1,7 +1,7 @@
-"""How well outputs rank positive samples before negative ones. The figures are exact, so outputs and labels are kept.
+"""How well outputs rank positive samples before negative ones. The figures are exact, so outputs and labels are stored.
 
 Until `reset` a metric holds the outputs in their own precision, a label of 8 bytes (with `multilabel` one byte an output) and a
-weight of 8 bytes for each sample: 20 MB for a million samples and one float32 output. Checkpoints in mid-epoch hold as much.
+weight of 8 bytes for each sample: 20 MB for a million samples and one float32 output. A checkpoint in mid-epoch stores as much.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _OfRanks(OfLabels):
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
         for kept, rows in zip(self.kept, self.read(z, t, sample_weight), strict=True):
-            kept.append(rows.copy())  # the outputs of the next batch may be written to the same memory
+            kept.append(rows.copy())  # the next batch may overwrite the outputs
 
     def state(self) -> dict[str, Any]:
         self._join()

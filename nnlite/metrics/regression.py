@@ -1,4 +1,4 @@
-"""How far real outputs are from their targets. Each output, of the last axis, is taken by itself; the result is their mean."""
+"""How far real outputs are from their targets. Outputs, along the last axis, are measured separately and averaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _OfErrors(Metric):
-    """errors: the weighted sum over all rows, of each output; weight: the sum of their weights. All in float64."""
+    """errors: the weighted sum over all samples, for each output; weight: the sum of their weights. All in float64."""
 
     def __init__(self) -> None:
         self.reset()
@@ -31,7 +31,7 @@ class _OfErrors(Metric):
         self.count(z.astype(np.float64), t.astype(np.float64), weight)
 
     def count(self, z: NDArray[np.float64], t: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-        """Take in rows: z and t (M, K), weight (M,)."""
+        """Add matrix rows: z and t (M, K), weight (M,)."""
         self.errors = self.errors + weight @ self.error(z - t)
         self.weight += float(weight.sum())
 
@@ -42,7 +42,7 @@ class _OfErrors(Metric):
 
     @staticmethod
     def error(d: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What is averaged, of d = z - t."""
+        """The error to average, a function of d = z - t."""
         return d * d
 
     def figure(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:

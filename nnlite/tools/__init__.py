@@ -1,1 +1,1 @@
-"""Tools to look into a model: are its gradients right, where does a bad value come from, where does the time go."""
+"""Tools to inspect a model: check its gradients, locate a bad value, profile its passes."""

@@ -1,4 +1,4 @@
-"""Checks around every layer: shapes, dtypes, finite values, who writes to whose memory. And: where a bad loss comes from."""
+"""Checks around every layer: shapes, dtypes, finite values, writes to memory. And the cause of a bad loss."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,8 +21,8 @@ def debug(model: "Sequential") -> Iterator["Sequential"]:
     """Check every layer of the model while the block runs: `with nn.debug(model): trainer.fit(...)`.
 
     Forward and backward, each result must have the layer's shape and the model's dtype and be finite; the layer must not
-    write to what it was given, nor return its memory unless `shares_memory` says so. Gradients must be finite. Raises
-    NonFiniteError, ShapeError or StateError, naming layer, direction, pass and samples. Slower by the checks; layers run as
+    modify its input, nor return that memory unless `shares_memory` says so. Gradients must be finite. Raises
+    NonFiniteError, ShapeError or StateError, naming layer, direction, pass and samples. The checks take time; layers run as
     they were written, without `rewrite`.
     """
     with _checked(model, None):
@@ -60,7 +60,7 @@ def locate(model: "Sequential", x: Any, t: Any, sample_weight: Any, rows: Rows =
 
 
 class _Checked(Layer):
-    """A layer, and checks of what it gives and what it leaves behind."""
+    """A layer, with checks of its results and of its inputs afterwards."""
 
     def __init__(self, model: "Sequential", path: str, layer: Layer, rows: Rows) -> None:
         self.model, self.path, self.layer, self.rows = model, path, layer, rows
@@ -81,7 +81,7 @@ class _Checked(Layer):
         if not bool(xp.array_equal(given, before)) and bool(xp.isfinite(before).all()):
             raise StateError(f"{where}: it writes to the array that it was given")
         if result is None:
-            return None  # nobody wanted it
+            return None  # not needed
         if result.shape != (len(given), *shape):
             raise ShapeError(f"{where}: the result has shape {result.shape}, not {(len(given), *shape)}")
         if result.dtype != self.model.params.dtype:
@@ -105,7 +105,7 @@ class _Checked(Layer):
 
 
 def _places(model: "Sequential", values: Array) -> list[int]:
-    """The rows, or places of a vector, where a value is not finite."""
+    """The samples, or places of a vector, where a value is not finite."""
     finite = model.backend.to_host(model.backend.xp.isfinite(values))
     finite = finite if finite.ndim == 1 else finite.all(axis=1)
     return [int(i) for i in (~finite).nonzero()[0]]

@@ -1,4 +1,4 @@
-"""Does backward compute the derivative of forward? Asked of a copy, in float64, by central differences."""
+"""Does backward compute the derivative of forward? Checked on a copy, in float64, by central differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 norm = np.linalg.norm
-_STEPS = (1e-5, 1e-6, 1e-7)  # of the direction's largest entry; the smaller ones where a kink is near, as they round more
+_STEPS = (1e-5, 1e-6, 1e-7)  # of the direction's largest entry; the smaller ones only near a kink, as they round more
 _NUDGES = 8
 
 
@@ -33,8 +33,8 @@ def gradcheck(layer_or_model: Layer, x: Any, *, seed: int = 0, tolerance: float 
     <u, J v> by differences against <J' u, v> by backward must agree within tolerance (|u| |J v| + |J' u| |v|). A cotangent
     of ones would be blind for softmax and batch norm, whose outputs have constant sums.
 
-    layer_or_model: stays as it is; a copy in float64 is checked. x: (N, ...) inputs; where a kink (ReLU at 0, a tie in
-    max-pool) lies between the two points of a difference, x and the copy's parameters are moved a little, with a warning.
+    layer_or_model: not changed; a copy in float64 is checked. x: (N, ...) inputs; where a kink (ReLU at 0, a tie in
+    max-pool) is between the two points of a difference, x and the copy's parameters are moved a little, with a warning.
     Random layers draw the masks of `pass_id` each time; running statistics are held.
     """
     for name, value in (("seed", seed), ("pass_id", pass_id)):
@@ -128,7 +128,7 @@ def _compare(
         error = abs(numeric - analytic)
         if error <= tolerance * scale + rounding:
             return
-        # A kink between the points changes the difference by at most half of what it bends.
+        # A kink between the points changes the difference by at most half the change of slope.
         if not np.isfinite(error) or error > float(np.vdot(abs(u), abs(after - 2 * centre + before))) / h:
             raise GradientError(
                 f"{_where(model, what)}: central differences give <u, J v> = {numeric:.9g}, "

@@ -24,10 +24,10 @@ _BARRIER = {"statistics": FORWARD, "combine": FORWARD, "delta_statistics": BACKW
 def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, *, passes: int = 10) -> None:
     """Print, for each layer, the time of its forward and backward pass, its GFLOP/s, and its share of the whole.
 
-    x, t: a batch as `loss_and_grad` takes it.  criterion: default CrossEntropy().  passes: how many to average over.
+    x, t: a batch as `loss_and_grad` takes it.  criterion: default CrossEntropy().  passes: number of passes to average over.
     Times are milliseconds of wall time: where k threads are in steps at once, a millisecond is shared by k. FLOPs are those
     of the definition, whatever the algorithm; backward, each gradient that is wanted counts as much as forward. "loss" is the
-    criterion; "rest" is what lies between the layers: preparing filters, adding up gradients, residual connections. Parameters,
+    criterion; "rest" is the work between the layers: preparing filters, adding up gradients, residual connections. Parameters,
     running statistics and the count of passes stay as they are; `grads` are those of the last pass.
     """
     whole("passes", passes, 1)
@@ -35,7 +35,7 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
     values, number = model.snapshot(), model.passes
     try:
         with model.engine.wrapped(lambda path, layer: _Timed(path, layer, clock), rewrite=model.rewrite):
-            model.loss_and_grad(x, t, clock.criterion)  # makes what later passes use again
+            model.loss_and_grad(x, t, clock.criterion)  # allocates what later passes reuse
             clock.edges.clear()
             clock.wait()
             start = time.perf_counter()
@@ -50,7 +50,7 @@ def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, 
 
 
 class _Timed(Layer):
-    """A layer, and the times of what is called of it."""
+    """A layer that records the times of its calls."""
 
     def __init__(self, path: str, layer: Layer, clock: "_Clock") -> None:
         self.layer = layer
@@ -62,7 +62,7 @@ class _Timed(Layer):
 
 
 class _Clock:
-    """Notes when the calls of steps, by (path, direction), begin and end; stands in for the criterion and times it too."""
+    """Notes when the calls of steps, by (path, direction), begin and end; also wraps and times the criterion."""
 
     def __init__(self, criterion: Loss, wait: Callable[[], None]) -> None:
         self.criterion, self.wait = criterion, wait
@@ -80,7 +80,7 @@ class _Clock:
             for other, calls in running.items():
                 seconds[other] += (now - before) * calls / running.total()
             running[key] += change
-            running += Counter()  # without those that are zero
+            running += Counter()  # drops zero counts
             before = now
         return seconds
 

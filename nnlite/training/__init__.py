@@ -1,1 +1,1 @@
-"""Training: epochs of batches, what is kept of them, and what is shown."""
+"""Training: the loop over epochs, checkpoints, callbacks and progress."""

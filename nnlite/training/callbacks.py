@@ -1,4 +1,4 @@
-"""Callbacks: early stopping, learning rates that fall on a plateau, weight averaging."""
+"""Callbacks: early stopping, learning rates reduced on a plateau, weight averaging."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -11,11 +11,11 @@ from nnlite.optim.groups import by_column
 from nnlite.training.hooks import Callback, Training
 from nnlite.training.monitor import Mode, Monitor
 
-_LEAST_REDUCTION = 1e-8  # a smaller one is not made, as in PyTorch
+_LEAST_REDUCTION = 1e-8  # smaller reductions are skipped, as in PyTorch
 
 
 class EarlyStopping(Callback):
-    """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs; take the best weights back.
+    """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs; restore the best weights.
 
     restore_best: whether training ends with the best parameters and buffers, or with the last.
     mode: "min" or "max": whether smaller or larger is better; default: as the metric of this name says, for a loss "min".
@@ -41,12 +41,12 @@ class EarlyStopping(Callback):
 
     @property
     def is_done(self) -> bool:  # type: ignore[override]
-        """Without an improvement for `patience` epochs."""
+        """Whether `patience` epochs have passed without an improvement."""
         return self.waited >= self.patience
 
     @property
     def sets_weights(self) -> bool:  # type: ignore[override]
-        """It restores the best ones."""
+        """Whether it restores the best weights."""
         return self.restore_best
 
     @property
@@ -84,12 +84,12 @@ class EarlyStopping(Callback):
 class ReduceOnPlateau(Callback):
     """r <- max(factor r, min_learning_rate) after more than `patience` epochs in which `monitor` did not improve.
 
-    r: the learning rate, or that of each group of `nn.ParameterGroups`; numbers, no schedules.
+    r: the learning rate, or that of each group of `nn.ParameterGroups`; a number, not a schedule.
     A value v improves on the best so far, b, where v < b (1 - threshold), or, if larger is better, v > b (1 + threshold). With
-    threshold_mode="abs", to be taken for values that may be negative: v < b - threshold, v > b + threshold.
-    cooldown: the epochs after a reduction that do not count.
+    threshold_mode="abs", for values that may be negative: v < b - threshold, v > b + threshold.
+    cooldown: number of epochs after a reduction that do not count.
     mode: "min" or "max": whether smaller or larger is better; default: as the metric of this name says, for a loss "min".
-    It begins anew with each `fit`. Raises ValueError for arguments out of range. `fit` raises ValueError for a schedule and
+    It starts afresh with each `fit`. Raises ValueError for arguments out of range. `fit` raises ValueError for a schedule and
     where no metric says what is better, DataError for a name that the history will not have.
     Source: PyTorch's ReduceLROnPlateau. (Keras's reduces one epoch earlier, and its threshold is absolute.)
     """
@@ -126,7 +126,7 @@ class ReduceOnPlateau(Callback):
             if callable(optimizer.learning_rate):
                 raise ValueError(
                     f"ReduceOnPlateau scales a constant learning rate, but {shortened(name)} is the schedule "
-                    f"{shortened(optimizer.learning_rate)}, which sets the rate anew each step: give a number in its place"
+                    f"{shortened(optimizer.learning_rate)}, which sets the rate at each step: give a number instead"
                 )
 
     def on_fit_begin(self, trainer: Training) -> None:
@@ -144,7 +144,7 @@ class ReduceOnPlateau(Callback):
             self.cooling, self.waited = int(self.cooldown), 0
 
     def _bound(self, trainer: Training) -> float:
-        """What an improvement is below."""
+        """The value that an improvement must be below."""
         if self.threshold_mode == "abs":
             return self.best - self.threshold
         return self.best * (1 - self._watched.sign(trainer) * self.threshold)
@@ -163,12 +163,12 @@ class ReduceOnPlateau(Callback):
 
 
 class WeightAverage(Callback):
-    """average <- average + w (values - average) after each step, over parameters and buffers; the model has it after training.
+    """average <- average + w (values - average) after each step, over parameters and buffers; training ends with it.
 
-    The average is kept in float64: in float32 it would stand still where w (values - average) is below half its last digit.
-    It goes on in a second `fit` of the same model and begins anew with another.
-    decay: w = 1 - decay, larger in the first steps, so that they count alike; None: w = 1 / steps, the plain mean.
-    start: the first steps that are left out.  `with average.applied(model):` shows it before the end.
+    The average is kept in float64: in float32 it would stop changing where w (values - average) is below half its last digit.
+    It continues in a second `fit` of the same model and starts afresh with another.
+    decay: w = 1 - decay, larger in the first steps, so that they count equally; None: w = 1 / steps, the plain mean.
+    start: number of first steps to leave out.  `with average.applied(model):` uses it before the end.
     Sources: Polyak and Juditsky 1992; Izmailov et al. 2018, Averaging Weights Leads to Wider Optima.
     Raises ValueError for a decay outside [0, 1).
     """
@@ -202,7 +202,7 @@ class WeightAverage(Callback):
 
     @contextmanager
     def applied(self, model: Sequential) -> Iterator[None]:
-        """The model with the average; it has its own values back afterwards."""
+        """Give the model the average inside the block; its own values are restored afterwards."""
         own = model.snapshot()
         if self.average is not None:
             model.restore(self.average)

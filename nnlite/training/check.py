@@ -17,7 +17,7 @@ from nnlite.optim.groups import ParameterGroups, by_column
 from nnlite.training.hooks import Callback, Training
 from nnlite.training.sources import batches, gives_once, is_dataset, items
 
-_BATCH = 1024  # samples whose targets are looked at together
+_BATCH = 1024  # samples whose targets are checked together
 
 _HOOKS_ELSEWHERE = {  # in Keras, Lightning, skorch, Transformers
     **dict.fromkeys(("on_train_begin", "on_train_start", "on_fit_start"), "on_fit_begin"),
@@ -31,7 +31,7 @@ _HOOKS_ELSEWHERE = {  # in Keras, Lightning, skorch, Transformers
 
 
 def check_parts(trainer: Training) -> None:
-    """Raise ValueError for a part of another kind, for metrics whose names are taken, and for two activations at the end."""
+    """Raise ValueError for a part of the wrong type, for metrics whose names are taken, and for two activations at the end."""
     _refuse_others("model", trainer.model, Sequential, "nn.Sequential(...)")
     _refuse_others("loss", trainer.loss, Loss, "nn.CrossEntropy()")
     _refuse_others("optimizer", trainer.optimizer, (Optimizer, ParameterGroups), "nn.Adam()")
@@ -46,7 +46,7 @@ def check_parts(trainer: Training) -> None:
 
 
 def listed(what: str, values: Any) -> list[Any]:
-    """Metrics or callbacks as a list; raises ValueError for what is none."""
+    """Metrics or callbacks as a list; raises ValueError for anything else."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{what} must be a list, such as [{shortened(values)}], not {shortened(values)} itself")
     return list(values)
@@ -57,12 +57,12 @@ def _refuse_others(what: str, value: Any, kinds: Any, example: str) -> None:
         return
     name, base = shortened(value), kinds[0] if isinstance(kinds, tuple) else kinds
     is_class = isinstance(value, type) and issubclass(value, kinds)
-    remedy = f"write {name}(...)" if is_class else f"one of your own is a subclass of nn.{base.__name__}"
+    remedy = f"write {name}(...)" if is_class else f"a custom one is a subclass of nn.{base.__name__}"
     raise ValueError(f"{what} must be an object such as {example}, not {'the class ' * is_class}{name}: {remedy}")
 
 
 def _refuse_other_hooks(callback: Callback) -> None:
-    """Raise ValueError for those that would never be called."""
+    """Raise ValueError for hooks that would never be called."""
     kind, hooks = type(callback), [name for name in vars(Callback) if name.startswith("on_")]
     others = [name for name in dir(kind) if name.startswith("on_") and name not in hooks and callable(getattr(kind, name))]
     if others:
@@ -117,7 +117,7 @@ def columns_of(trainer: Training, validated: bool) -> list[str]:
 
 
 def check_callbacks(trainer: Training, columns: Collection[str]) -> None:
-    """Raise ValueError for two callbacks that set the final weights, and what the callbacks refuse."""
+    """Raise ValueError for two callbacks that set the final weights, and let each callback check its arguments."""
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:
         raise ValueError(
@@ -136,10 +136,10 @@ def check_training(trainer: Training, source: Any) -> None:
 
 
 def check_validation(trainer: Training, held_out: Any, epochs: int, goes_on: bool) -> Any:
-    """Raise ShapeError or DataError for inputs, targets and weights that do not fit, and for what cannot begin anew each epoch.
+    """Raise ShapeError or DataError for inputs, targets and weights that do not fit, and for what cannot restart each epoch.
 
-    Of an iterable only the first batch is looked at; returned is what gives that batch again.
-    goes_on: whether an iterator goes on in the next epoch.
+    Of an iterable only the first batch is checked; the returned source yields that batch again.
+    goes_on: whether an iterator continues in the next epoch.
     """
     if epochs > 1 and not goes_on and gives_once(held_out):
         raise DataError(
@@ -160,7 +160,7 @@ def check_validation(trainer: Training, held_out: Any, epochs: int, goes_on: boo
 
 
 class _Begun:
-    """An iterable whose first batch was looked at: the first pass over it, which has begun, gives that again."""
+    """An iterable whose first batch was checked: the first pass over it, already started, yields that batch again."""
 
     def __init__(self, source: Any) -> None:
         self.source, self.rest = source, items(source)
@@ -173,7 +173,7 @@ class _Begun:
     def _rest(self) -> Iterator[Any]:
         with suppress(StopIteration):
             while True:
-                yield next(self.rest)  # an iterator of the user's own may begin anew where it is asked for one
+                yield next(self.rest)  # a custom iterator may restart when `iter` is called on it
 
 
 def _holds_labels(source: Any) -> bool:
@@ -181,7 +181,7 @@ def _holds_labels(source: Any) -> bool:
 
 
 def _check_labels(trainer: Training, source: Any) -> None:
-    """The targets and weights of a data set; its images, which may be in files, are not looked at."""
+    """The targets and weights of a data set; its images, which may be in files, are not read."""
     for start in range(0, len(source), _BATCH):
         rows = slice(start, start + _BATCH)
         t, w = source.labels[rows], None if source.weights is None else source.weights[rows]
@@ -196,7 +196,7 @@ def _check_targets(trainer: Training, n: int, t: Any, w: Any) -> None:
 
 @contextmanager
 def _said_of(what: str) -> Iterator[None]:
-    """Errors name the data."""
+    """Name the data in errors."""
     try:
         yield
     except (ShapeError, DataError) as error:

@@ -1,8 +1,8 @@
-"""Checkpoints: all that training needs to go on to the same bits, one file each.
+"""Checkpoints: all that training needs to resume with the same bits, one file each.
 
 A checkpoint is a safetensors file, `step-<steps>.safetensors`: parameters, buffers and the arrays of the optimiser, callbacks,
 metrics and the source of batches as tensors, the rest as JSON in the metadata key `nnlite`, with a digest of both.
-`best.safetensors` is the model after the best epoch (the one with the lowest validation loss, if nothing else is asked for), as
+`best.safetensors` is the model after the best epoch (by default the one with the lowest validation loss), as
 `Sequential.save` writes it.
 """
 
@@ -31,9 +31,9 @@ class Folder:
         self.path, self.keep = Path(path), int(whole("keep", keep, 1))
 
     def save(self, steps: int, arrays: Arrays, description: dict[str, Any], best: Sequential | None = None) -> None:
-        """Write a checkpoint, and a model that is the best so far.
+        """Write a checkpoint, and the model if it is the best so far.
 
-        Where that fails (a full disk), say so and leave the older ones as they are.
+        If that fails (a full disk), warn and leave the older ones as they are.
         """
         from safetensors.numpy import save
 
@@ -42,7 +42,7 @@ class Folder:
         data = save(arrays, metadata)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if best is not None:  # first: the checkpoint says that it is there
+            if best is not None:  # first: the checkpoint refers to it
                 best.save(self.path / "best.safetensors")
             write_whole(self.path / f"step-{steps:09d}.safetensors", data)
         except OSError as error:
@@ -67,8 +67,8 @@ class Folder:
             raise FileError(f"no checkpoints can be written to the folder {shortened(str(self.path))}: {why}") from error
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, or None where there is none; raises FileError where all are damaged."""
-        for stray in (*self.path.glob(".step-*"), *self.path.glob(".best.*")):  # half written when the process was killed
+        """The newest intact checkpoint, or None if there is none; raises FileError where all are damaged."""
+        for stray in (*self.path.glob(".step-*"), *self.path.glob(".best.*")):  # partly written when the process was killed
             stray.unlink(missing_ok=True)
         files = self.files()
         for path in reversed(files):
@@ -89,12 +89,12 @@ class Folder:
         return aside
 
     def files(self) -> list[Path]:
-        """From the oldest to the newest."""
+        """The checkpoint files, oldest first."""
         return sorted(self.path.glob("step-*.safetensors"))
 
 
 def read(path: str | PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
-    """A checkpoint's tensors and description; raises FileError for a damaged file and for other formats."""
+    """A checkpoint's tensors and description; raises FileError for a damaged file and for unknown formats."""
     arrays, whole = read_tensors(path, "a checkpoint")
     try:
         digest, text = whole["digest"], whole["state"]

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a trainer, taken and put back."""
+"""What a checkpoint holds of a trainer: collecting and restoring it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from nnlite.training.hooks import Training
 
 
 def capture(trainer: Training, source: Any, progress: dict[str, Any], fingerprint: Print) -> tuple[Arrays, dict[str, Any]]:
-    """Everything, as host arrays and JSON. progress: where in which epoch training stands."""
+    """Everything, as host arrays and JSON. progress: the position in the current epoch."""
     model, to_host = trainer.model, trainer.model.backend.to_host
     arrays: Arrays = {"params": to_host(model.params).copy(), "buffers": to_host(model.buffers).copy()}
     callbacks, in_an_epoch = stateful(trainer.callbacks), progress["counts"] is not None
@@ -44,7 +44,7 @@ def _packed(thing: Stateful, name: str, arrays: Arrays) -> Any:
 
 
 def refuse_what_cannot_be_kept(trainer: Training, source: Any) -> None:
-    """Raise StateError, naming it, for a state that holds what no checkpoint can keep."""
+    """Raise StateError, naming it, for a state that a checkpoint cannot store."""
     things = [trainer.optimizer, *trainer.metrics, *stateful(trainer.callbacks).values()]
     for thing in [*things, source] if is_stateful(source) else things:
         state_of(thing)
@@ -52,7 +52,7 @@ def refuse_what_cannot_be_kept(trainer: Training, source: Any) -> None:
 
 @faults_of_the_file()
 def restore_callbacks(trainer: Training, arrays: Arrays, description: Mapping[str, Any]) -> None:
-    """Put the callbacks' states back. Raises FileError where they do not fit."""
+    """Restore the callbacks' states. Raises FileError where they do not fit."""
     for name, callback in stateful(trainer.callbacks).items():
         if name in description["callbacks"]:
             callback.load_state(unpack(description["callbacks"][name], arrays, trainer.model.backend.asarray))
@@ -60,7 +60,7 @@ def restore_callbacks(trainer: Training, arrays: Arrays, description: Mapping[st
 
 @faults_of_the_file()
 def restore(trainer: Training, source: Any, arrays: Arrays, description: Mapping[str, Any]) -> dict[str, Any]:
-    """Put everything back except the callbacks' states; returns the progress. FileError where it does not fit this trainer."""
+    """Restore everything except the callbacks' states and return the progress. FileError if it does not fit this trainer."""
     model, progress = trainer.model, dict(description["progress"])
     for name, vector in (("params", model.params), ("buffers", model.buffers)):
         if arrays[name].shape != vector.shape:

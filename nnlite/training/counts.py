@@ -1,4 +1,4 @@
-"""What an epoch that is under way has counted."""
+"""The running counts of an epoch in progress."""
 
 import math
 import time
@@ -16,8 +16,8 @@ _KEPT = ("batches", "samples", "seconds", "partial", "complete")
 class Counts:
     """Batches, samples, losses and time of an epoch. skip: whether losses that are not finite are left out.
 
-    partial: the metrics that have not seen all batches. complete: no batch is left. broken: a step is half made.
-    kept: the batches that a checkpoint knows of, and whether it knows that no more are left.
+    partial: the metrics that have not seen all batches. complete: no batch is left. broken: a step failed halfway.
+    kept: the number of batches in the last checkpoint, and whether it records that none is left.
     """
 
     def __init__(self, trainer: Training, skip: bool = False) -> None:
@@ -30,7 +30,7 @@ class Counts:
         self.complete = self.broken = False
 
     def begin(self) -> None:
-        """The first step comes, or the first since the run was interrupted."""
+        """Called before the first step, or the first since the run was interrupted."""
         self.begun = time.perf_counter()
 
     def end(self) -> float:
@@ -41,11 +41,11 @@ class Counts:
 
     @property
     def seconds(self) -> float:
-        """Since the first step, without the time between an interruption and going on."""
+        """Seconds since the first step, without the time between an interruption and resuming."""
         return self.earlier + time.perf_counter() - self.begun
 
     def mean_loss(self) -> float:
-        """The mean loss so far, NaN where there is none; raises NonFiniteError where a loss was not finite."""
+        """The mean loss so far, NaN if there is none; raises NonFiniteError where a loss was not finite."""
         loss, bad = self.tally.read()
         if bad:
             trainer = self.trainer
@@ -57,7 +57,7 @@ class Counts:
         return loss
 
     def loss_of_epoch(self) -> float:
-        """The mean loss of the whole epoch; raises DataError and NonFiniteError where there is none."""
+        """The mean loss of the whole epoch; raises DataError or NonFiniteError if there is none."""
         if not self.samples:
             raise DataError("the training data gave no batch: an iterable must give its batches anew each epoch")
         loss = self.mean_loss()
@@ -68,12 +68,12 @@ class Counts:
         return loss
 
     def shown(self) -> dict[str, float]:
-        """Loss and metrics so far; there may be nothing to show yet."""
+        """Loss and metrics so far; may be empty."""
         loss = self.mean_loss()
         return {} if math.isnan(loss) else {"loss": loss, **numbers(self.trainer.results(without=self.partial))}
 
     def scores(self) -> dict[str, float]:
-        """The metrics of the epoch, by column. One that has not seen all of it has no value, and NaN in its columns."""
+        """The metrics of the epoch, by column. One that has not seen all batches has NaN in its columns."""
         scores = numbers(self.trainer.results(without=self.partial))
         for metric in self.trainer.metrics:
             if metric.name in self.partial and metric.greater_is_better is not None:
@@ -81,12 +81,12 @@ class Counts:
         return scores
 
     def state(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The counts as JSON values."""
         return {name: getattr(self, name) for name in _KEPT} | self.tally.state()
 
     @faults_of_the_file()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave; raises FileError where that is something else."""
+        """Restore what `state` returned; raises FileError for anything else."""
         self.batches, self.samples, self.earlier = int(state["batches"]), int(state["samples"]), float(state["seconds"])
         self.partial, self.complete = [str(name) for name in state["partial"]], bool(state["complete"])
         self.kept = (self.batches, self.complete)

@@ -1,4 +1,4 @@
-"""The history as a file that grows epoch by epoch."""
+"""The history as a CSV file, appended to after each epoch."""
 
 import os
 import warnings
@@ -15,18 +15,18 @@ from nnlite.training.hooks import Callback, Training
 class CSVLog(Callback):
     """The history as a CSV file, as `History.to_csv` writes it: a header, and one line after each epoch, appended.
 
-    When training begins, the file is made anew from the history of the trainer: nothing else stays in it, and where a run goes
-    on, it has exactly the epochs that are done. It is made anew, too, after an epoch with columns that were not there before:
-    earlier epochs have "nan" in them.
-    Raises ValueError for what is no path. `fit` raises FileError before the first step where the file cannot be written. Where
-    that fails later (a full disk), training goes on with a warning, and the next epoch tries again.
+    When training begins, the file is rewritten from the trainer's history, so that a resumed run has exactly the completed
+    epochs in it; other contents are lost. It is also rewritten after an epoch with new columns, in which earlier epochs have
+    "nan".
+    Raises ValueError for what is not a path. `fit` raises FileError before the first step if the file cannot be written. If
+    writing fails later (a full disk), training continues with a warning, and the next epoch tries again.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
         if not isinstance(path, str | PathLike):
             raise ValueError(f"path must be the name of a file, not {shortened(path)}")
         self.path = path
-        self.columns: list[str] = []  # of the file; none where it is not whole
+        self.columns: list[str] = []  # of the file; empty if it is incomplete
 
     def check(self, trainer: Training, columns: Collection[str]) -> None:
         check_writable(self.path)
@@ -47,4 +47,4 @@ class CSVLog(Callback):
             self.columns = list(history)
         except FileError as error:
             self.columns = []
-            warnings.warn(f"{error}; training goes on", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{error}; training continues", RuntimeWarning, stacklevel=2)

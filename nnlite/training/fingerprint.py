@@ -1,4 +1,4 @@
-"""What must be the same for a checkpoint to go on to the same bits."""
+"""What must be the same for a checkpoint to resume with the same bits."""
 
 import json
 from collections.abc import Container, Iterable, Iterator
@@ -14,14 +14,14 @@ from nnlite.serialize import describe
 from nnlite.training.hooks import Callback, Training
 
 Print = dict[str, Any]
-_NOT_SET = {"state_vectors", "steps", "missed", "groups", "_model", "_tally"}  # of an optimiser: no settings
+_NOT_SET = {"state_vectors", "steps", "missed", "groups", "_model", "_tally"}  # optimiser attributes: not settings
 _LONG = 1000
-_SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which schedules without a name are compared
+_SAMPLED = (0, 1, 10, 100, 1_000, 10_000, 100_000)  # steps at which unnamed schedules are compared
 _SHOWN, _LENGTH = 3, 120  # differences in a message, and characters of each
 
 
 def fingerprint_of(trainer: Training, source: Any, **settings: Any) -> Print:
-    """What the bits of a run follow from: architecture, what is frozen, optimiser, loss, callbacks with state, data, order."""
+    """What determines the bits of a run: architecture, what is frozen, optimiser, loss, callbacks with state, data, order."""
     callbacks = stateful(trainer.callbacks)
     return _as_json(
         {
@@ -44,19 +44,19 @@ def changing(trainer: Training) -> Print:
 
 
 def _settings(optimizer: Any) -> Print:
-    """Its values without its state; long arrays of a subclass are state, too."""
+    """The optimiser's settings without its state; long arrays of a subclass count as state."""
     arrays = {name for name, value in vars(optimizer).items() if isinstance(value, np.ndarray) and value.size > _LONG}
     return _values(optimizer, _NOT_SET | arrays)
 
 
 def stateful(callbacks: Iterable[Callback]) -> dict[str, Callback]:
-    """The callbacks that a checkpoint keeps something of, by their classes' names, numbered from the second of a class on."""
+    """The callbacks that have a state, by class name, numbered from the second of a class on."""
     kept = [callback for callback in callbacks if type(callback).state is not Callback.state]
     return dict(zip(numbered(type(callback).__name__ for callback in kept), kept, strict=True))
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """The names, with numbers from the second of a kind on."""
+    """The names, numbered from the second occurrence on."""
     seen = list[str]()
     for name in names:
         again = sum(other.split(" ")[0] == name for other in seen)
@@ -65,7 +65,7 @@ def numbered(names: Iterable[str]) -> list[str]:
 
 
 def refuse_others(kept: Print, later: Iterable[Print], here: Print, path: Any) -> None:
-    """Raise StateError, naming what differs between the run of a checkpoint, `kept`, and the one that wants to go on from it.
+    """Raise StateError, naming what differs between the run of a checkpoint, `kept`, and the one that resumes it.
 
     later: what may change while training, as it was later in that run: `here` may have that (in the same process) as well as
     what the run began with (in a new one).
@@ -94,7 +94,7 @@ def _differences(kept: Any, here: Any, name: str = "") -> Iterator[str]:
 
 
 def _as_json(value: Print) -> Print:
-    """As it is when it comes back from a file."""
+    """The value as it is after a round trip through JSON."""
     back: Print = json.loads(json.dumps(value))
     return back
 
@@ -107,7 +107,7 @@ def _values(thing: Any, without: Container[str] = (), depth: int = 3) -> Print:
 
 
 def _plain(value: Any, depth: int = 3) -> Any:
-    """As JSON can hold it: of functions and of what has no values only the name, and never an address."""
+    """The value as JSON: of functions and objects without values only the name, never an address."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bool | int | float | str | None):
@@ -126,7 +126,7 @@ def _plain(value: Any, depth: int = 3) -> Any:
 
 
 def _schedule(rate: Any) -> Any:
-    """Those of `nn.schedules` and objects by their fields, functions by some of their values."""
+    """Schedules of `nn.schedules` and objects by their fields, functions by sampled values."""
     if is_dataclass(rate):
         return {"class": type(rate).__name__, **{name: _schedule(value) for name, value in vars(rate).items()}}
     is_function = callable(rate) and (hasattr(rate, "__name__") or not getattr(rate, "__dict__", None))
@@ -136,12 +136,12 @@ def _schedule(rate: Any) -> Any:
 def _sample(schedule: Any, step: int) -> float | None:
     try:
         return float(schedule(step))
-    except Exception:  # behind the end of a table
+    except Exception:  # past the end of a table
         return None
 
 
 def _data(source: Any) -> Print:
-    """Of a data set: its length, augmentations, and the hash of all values."""
+    """The length of a data set, its augmentations, and the hash of all values."""
     if not hasattr(source, "digest"):
         return {"kind": type(source).__name__}
     augmentations = [_values(augmentation) for augmentation in source.augmentations]

@@ -1,4 +1,4 @@
-"""One call of `Trainer.fit`: what is checked before, how a run begins or goes on, and how it ends."""
+"""One call of `Trainer.fit`: the checks before it, and how a run begins, resumes and ends."""
 
 import warnings
 from pathlib import Path
@@ -17,7 +17,7 @@ from nnlite.training.sources import Epochs, apart, is_dataset, on_device
 
 
 class Fit:
-    """Trains on `source`, a data set or an iterable of batches, and validates, as `Trainer.fit` was asked to."""
+    """Trains on `source`, a data set or an iterable of batches, and validates, with the options of `Trainer.fit`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Fit:
             self.keeper = Checkpoints(trainer, self.source, folder, left, every, monitor, self._say)
 
     def run(self, epochs: int, resume: bool) -> None:
-        """Until `epochs` epochs are done since the first of them began."""
+        """Train until `epochs` epochs are done, counted from the start of the run."""
         trainer, keeper = self.trainer, self.keeper
         self._check(epochs)
         progress = keeper.begin(resume)
@@ -61,7 +61,7 @@ class Fit:
                 callback.on_fit_end(trainer)
 
     def _check(self, epochs: int) -> None:
-        """Refuse what would fail later, before anything is done."""
+        """Refuse what would fail later, before training starts."""
         trainer = self.trainer
         check_parts(trainer)
         columns = columns_of(trainer, self.held_out is not None)
@@ -73,7 +73,7 @@ class Fit:
         self.keeper.check(columns, steps_per_epoch=self.steps_per_epoch, **self.order)
 
     def _say_what_is_left(self, feed: Epochs, counts: Counts | None) -> None:
-        """Where a run goes on: say that nothing is left to do, or warn that nobody knows whether the batches are the same."""
+        """On resuming: say that nothing is left to do, or warn that the batches cannot be compared."""
         trainer = self.trainer
         if trainer.stopped and counts is None:
             by = [shortened(callback) for callback in trainer.callbacks if callback.is_done] or ["trainer.stop()"]
@@ -81,9 +81,10 @@ class Fit:
         elif not is_dataset(self.source) and not feed.placed:
             skipped = feed.done(trainer.epochs, 0 if counts is None or counts.complete else counts.batches)
             warnings.warn(
-                f"training goes on with batches of {shortened(type(self.source))}: nothing checks that they are those of before"
+                f"training continues with batches of {shortened(type(self.source))}: nothing checks that they are those "
+                "of before"
                 + f", the first {skipped} are skipped by iterating over them" * bool(skipped)
-                + "; give it state() and load_state(state), then it goes on from its own place",
+                + "; give it state() and load_state(state), then it continues from its own position",
                 UserWarning,
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""Checkpoints that earlier versions wrote, in the format of this one."""
+"""Converts checkpoints written by earlier versions to the current format."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ FORMAT = 3
 
 
 def in_present_format(arrays: Arrays, description: dict[str, Any]) -> dict[str, Any]:
-    """The description as this version writes it. Raises ValueError for a format that no version wrote."""
+    """The description as this version writes it. Raises ValueError for an unknown format."""
     if description["format"] not in (2, FORMAT):
         raise ValueError(f"format {description['format']}, this nnlite reads formats 2 and {FORMAT}")
     return description if description["format"] == FORMAT else _from_format_2(arrays, description)
 
 
 def _from_format_2(arrays: Arrays, old: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 had metrics and callbacks in lists, and of an optimiser the numbers apart from the vectors."""
+    """Format 2 stored metrics and callbacks in lists, and an optimiser's numbers separately from its vectors."""
     prints, counts = old["fingerprint"], old["progress"]["counts"]
     states = [(name, state) for name, state in zip(prints["callbacks"], old["callbacks"], strict=True) if state]
     callbacks = dict(zip(numbered(name for name, _ in states), (state for _, state in states), strict=True))
@@ -27,7 +27,7 @@ def _from_format_2(arrays: Arrays, old: dict[str, Any]) -> dict[str, Any]:
         "now": {"frozen": dict.fromkeys(old["frozen"], True), "optimizer": old["optimizer"]},
         "progress": old["progress"]
         | {"counts": counts and counts | {"partial": [], "complete": False}}
-        | {"stopped": old["progress"]["stopped"] and "EarlyStopping" not in callbacks},  # that says so itself now
+        | {"stopped": old["progress"]["stopped"] and "EarlyStopping" not in callbacks},  # which stores that itself now
         "optimizer": _optimizer(arrays, old["numbers"]),
         "metrics": {name: {"metric": None, "state": _packed(state)} for name, state in metrics},
         "callbacks": {name: _packed(state) for name, state in callbacks.items()},
@@ -55,7 +55,7 @@ def _packed(value: Any) -> Any:
 
 
 def known_to(description: dict[str, Any], here: Print) -> Print:
-    """The fingerprint of a run, without what the version that wrote the description did not write down."""
+    """The fingerprint of a run, without the entries that the version that wrote the description did not record."""
     if description["format"] == FORMAT:
         return here
     known: Print = _known_in(description["fingerprint"], here)

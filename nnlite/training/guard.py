@@ -1,4 +1,4 @@
-"""A step that fails changes nothing, and one whose loss or gradient is not finite is refused or skipped."""
+"""A step that fails changes nothing; one whose loss or gradient is not finite is refused or skipped."""
 
 import warnings
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from nnlite.training.hooks import Training
 
 
 class Guard:
-    """`with guard: ...` around each step of an epoch; `made` says afterwards whether it was made or left out.
+    """`with guard: ...` around each step of an epoch; `made` says afterwards whether the step was applied or skipped.
 
-    skip: whether a bad step is left out, with a warning; otherwise NonFiniteError is raised.
+    skip: whether a bad step is skipped, with a warning; otherwise NonFiniteError is raised.
     halted: what the optimiser is told of bad steps before.
-    rows: gives the places in the data set of the samples of a batch, by epoch and number; None where it does not know them.
+    rows: returns the places in the data set of the samples of a batch, by epoch and batch number; None if unknown.
     """
 
     def __init__(self, trainer: Training, counts: Counts, skip: bool, rows: Callable[[int, int], Any]) -> None:
         self.trainer, self.counts, self.skip, self.rows = trainer, counts, skip, rows
-        # A device stops by itself after a bad step; that is found out when the mean is asked for.
+        # A device halts by itself after a bad step; the host finds out when it reads the mean.
         self.halted = {} if counts.tally.halted is None else {"halted": counts.tally.halted}
 
     def __enter__(self) -> None:
@@ -33,7 +33,7 @@ class Guard:
         """Between the pass and the update: count the loss; raise NonFiniteError, saying where it comes from, if it is bad."""
         self.counts.tally.add(loss, total)
         reason = self._located(batch) if self.counts.tally.is_bad else None
-        self.loss = loss  # from here on a step that fails is half made
+        self.loss = loss  # from here on a step that fails is incomplete
         if reason is not None:
             raise NonFiniteError(reason)
 

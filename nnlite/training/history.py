@@ -1,4 +1,4 @@
-"""What training showed, epoch by epoch."""
+"""Losses, metrics, learning rates and times of each epoch."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from nnlite.atomic import write_whole
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the values that are numbers, and the numbers of those that are vectors: recall_0, recall_1, ..."""
+    """The values that are numbers, and the entries of those that are vectors: recall_0, recall_1, ..."""
     found: dict[str, float] = {}
     for name, value in values.items():
         shape = () if isinstance(value, int | float) else getattr(value, "shape", None)
@@ -30,7 +30,7 @@ class History(dict[str, list[float]]):
 
     @property
     def epochs(self) -> int:
-        """Number of rows."""
+        """Number of epochs."""
         return max((len(column) for column in self.values()), default=0)
 
     def append(self, row: Mapping[str, float]) -> None:
@@ -40,11 +40,11 @@ class History(dict[str, list[float]]):
             self.setdefault(name, [math.nan] * epochs).append(float(row.get(name, math.nan)))
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write a line for each epoch, counted from 1. Raises FileError where that cannot be done."""
+        """Write a line for each epoch, counted from 1. Raises FileError if the file cannot be written."""
         write_whole(path, self.csv())
 
     def csv(self, behind: int | None = None) -> bytes:
-        """As a CSV file: a header and a line for each epoch; or the lines alone of the epochs behind the first so many."""
+        """As a CSV file: a header and a line for each epoch; or only the lines of the epochs after the first `behind`."""
         import csv
         import io
 

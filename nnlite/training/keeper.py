@@ -1,4 +1,4 @@
-"""What is kept of one call of `fit`: nothing, or checkpoints in a folder, which a run goes on from."""
+"""Keepers of one call of `fit`: one that does nothing, and one that writes checkpoints and resumes from them."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,17 +21,17 @@ class Keeper:
     """Keeps nothing.
 
     first: the number of epochs before the run, which may have begun before this call of `fit`.
-    placed: whether the source itself has found its place again.
+    placed: whether the source has restored its own position.
     """
 
     def __init__(self, trainer: Training) -> None:
         self.trainer, self.first, self.placed = trainer, trainer.epochs, False
 
     def check(self, columns: Collection[str], **settings: Any) -> None:
-        """Before anything is done: raise what would fail later."""
+        """Before training starts: raise what would fail later."""
 
     def begin(self, resume: bool) -> dict[str, Any] | None:
-        """Let the callbacks begin. Returns the progress of the run that goes on; None where one begins."""
+        """Let the callbacks begin. Returns the progress of a resumed run; None for a new one."""
         for callback in self.trainer.callbacks:
             callback.on_fit_begin(self.trainer)
         return None
@@ -41,24 +41,24 @@ class Keeper:
         return nullcontext()
 
     def after_step(self, counts: Counts) -> None:
-        """A step is over."""
+        """Called after each step."""
 
     def after_epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch is over; its row in the history."""
+        """Called after each epoch, with its row in the history."""
 
     def after_run(self) -> None:
-        """All epochs are over. Callbacks may then give the model other weights: more epochs go on from these."""
+        """Called after the last epoch, before callbacks may change the weights: more epochs continue from these."""
 
     def keep(self, counts: Counts) -> None:
-        """Keep what is done of an epoch."""
+        """Save the state in the middle of an epoch."""
 
 
 class Checkpoints(Keeper):
     """Keeps training on `source` in a folder: after each epoch, after `every` steps, before a signal ends it.
 
     monitor: the column of the history that the best epoch is judged by, None for the loss.
-    left: by folder, how earlier calls of `fit` left what may change in training.
-    Of the run: best, its lowest cost, as `Monitor` has it; ended, whether all of its epochs are done.
+    left: by folder, the values that may change in training, as earlier calls of `fit` left them.
+    Of the run: best, its lowest cost, as `Monitor` defines it; ended, whether all of its epochs are done.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Checkpoints(Keeper):
         self.signals = HeldSignals()
 
     def check(self, columns: Collection[str], **settings: Any) -> None:
-        """Raise where nothing can be written or compared, StateError for what cannot be kept."""
+        """Raise if the folder cannot be written or the run not compared; StateError for what cannot be stored."""
         default = "val_loss" if "val_loss" in columns else "loss"
         self.monitor = Monitor("fit", default if self.column is None else self.column)
         self.monitor.check(self.trainer, columns)
@@ -88,7 +88,7 @@ class Checkpoints(Keeper):
         self.folder.check()
 
     def begin(self, resume: bool) -> dict[str, Any] | None:
-        """Take up the newest checkpoint, or set those of another run aside, and let the callbacks begin."""
+        """Resume from the newest checkpoint, or set those of another run aside, and let the callbacks begin."""
         kept = self._open(resume)
         progress = None if kept is None else self._restore(*kept)
         super().begin(resume)
@@ -99,7 +99,7 @@ class Checkpoints(Keeper):
         return progress
 
     def _open(self, resume: bool) -> tuple[Arrays, dict[str, Any]] | None:
-        """The newest checkpoint of the run that goes on, refusing that of another; None where a run begins."""
+        """The newest checkpoint of this run, refusing that of another; None for a new run."""
         folder, left = self.folder, self.left.get(self.place)
         kept = folder.load() if resume else None
         if kept is not None:
@@ -119,7 +119,7 @@ class Checkpoints(Keeper):
 
     @faults_of_the_file()
     def _restore(self, arrays: Arrays, description: dict[str, Any]) -> dict[str, Any]:
-        """Put back all except the callbacks' states."""
+        """Restore all except the callbacks' states."""
         progress = restore(self.trainer, self.source, arrays, description)
         self.first, self.best, self.ended = int(progress["first"]), float(progress["best"]), bool(progress["ended"])
         self.placed = description["source"] is not None and is_stateful(self.source)
@@ -127,7 +127,7 @@ class Checkpoints(Keeper):
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM wait for the end of a step. Afterwards it is known how this call left the folder."""
+        """Delay Ctrl-C and SIGTERM to the end of a step; afterwards record how this call left the folder."""
         try:
             with self.signals:
                 yield
@@ -135,7 +135,7 @@ class Checkpoints(Keeper):
             self.left[self.place] = changing(self.trainer)
 
     def after_step(self, counts: Counts) -> None:
-        """Write a checkpoint where one is due; let a signal that waits take its course."""
+        """Write a checkpoint if one is due; deliver a waiting signal."""
         if self.signals.waiting is not None:
             self._save(counts)
             self.signals.let_through()
@@ -143,7 +143,7 @@ class Checkpoints(Keeper):
             self._save(counts)
 
     def after_epoch(self, row: Mapping[str, float]) -> None:
-        """Write a checkpoint, and the model where it is the best."""
+        """Write a checkpoint, and the model if it is the best."""
         cost = self.monitor.cost(self.trainer, row)
         is_best = cost < self.best
         if is_best:
@@ -162,9 +162,9 @@ class Checkpoints(Keeper):
             self._save(counts)
 
     def _save(self, counts: Counts | None = None, best: bool = False) -> None:
-        """Write a checkpoint. counts: of the epoch that is under way."""
+        """Write a checkpoint. counts: those of the epoch in progress."""
         if counts is not None:
-            counts.mean_loss()  # nothing is kept that came after a bad loss
+            counts.mean_loss()  # raises after a bad loss, so that nothing after it is saved
         progress = {
             "first": self.first,
             "best": self.best,

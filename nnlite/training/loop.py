@@ -16,10 +16,10 @@ from nnlite.training.sources import Epochs
 
 
 class Loop:
-    """Trains and validates.     feed: the batches   keeper: keeps what is done   shows: whether progress is seen
+    """Trains and validates.     feed: the batches   keeper: saves checkpoints   shows: whether progress is shown
 
-    held_out: what is validated on, None for nothing, or its first `validation_steps` batches.
-    skip: whether a step whose loss or gradient is not finite is left out, with a warning; otherwise it ends training.
+    held_out: validation data, None for none; only the first `validation_steps` batches are used.
+    skip: whether a step whose loss or gradient is not finite is skipped, with a warning; otherwise it ends training.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Loop:
         self.held_out, self.validation_steps = held_out, validation_steps
 
     def run(self, epochs: int, counts: Counts | None) -> None:
-        """Until `epochs` epochs are done. counts: of an epoch under way, which is brought to its end even after `stop`."""
+        """Train until `epochs` epochs are done. counts: those of an epoch in progress, which is finished even after `stop`."""
         trainer, model, keeper = self.trainer, self.trainer.model, self.keeper
         while trainer.epochs < epochs and (counts is not None or not trainer.stopped):
             counts = self._begin_epoch() if counts is None else counts
@@ -58,7 +58,7 @@ class Loop:
                 seconds = counts.end()
             row = {"loss": counts.loss_of_epoch()}
             if trainer.metrics or trainer.callbacks or self.held_out is not None:
-                keeper.keep(counts)  # before code of others runs, which may fail
+                keeper.keep(counts)  # before user code runs, which may fail
             row |= counts.scores() | self._validate() | last_rates(trainer.optimizer)
             row |= {"seconds": seconds, "samples_per_second": counts.samples / seconds}
             trainer.epochs += 1
@@ -78,7 +78,7 @@ class Loop:
 
     @contextmanager
     def _under_way(self, counts: Counts) -> Iterator[Progress]:
-        """Around the steps of an epoch: those before one that fails are kept, unless a bad loss or a second signal ends it."""
+        """Around the steps of an epoch: if one fails, those before it are saved, except after a bad loss or a second signal."""
         trainer = self.trainer
         bar = show(trainer.epochs + 1, *self.feed.total(), counts.batches, counts.samples) if self.shows else Progress()
         counts.begin()
@@ -95,7 +95,7 @@ class Loop:
             trainer.is_counting = False
 
     def _validate(self) -> dict[str, float]:
-        """The columns val_..., where there is something to validate on."""
+        """The columns val_...; empty without validation data."""
         if self.held_out is None:
             return {}
         results = self.trainer.evaluate(self.held_out, steps=self.validation_steps)

@@ -1,4 +1,4 @@
-"""What training is judged by: a column of the history, and whether more of it is better."""
+"""The column of the history that epochs are compared by, and whether larger is better."""
 
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ Mode = Literal["min", "max"] | None
 
 
 class Monitor(NamedTuple):
-    """column: its name in the history   who: watches it, for messages
+    """column: its name in the history   who: the watcher's name, for messages
 
     mode: "min" or "max": whether smaller or larger is better; None: as the metric of this name says, for a loss "min".
     """
@@ -43,7 +43,7 @@ class Monitor(NamedTuple):
         return -1 if greater_is_better else 1
 
     def cost(self, trainer: Training, row: Mapping[str, float]) -> float:
-        """The value of an epoch, its sign changed where larger is better: of two, the smaller is the better one."""
+        """The value of an epoch, negated where larger is better, so that smaller is always better."""
         if self.column not in row:
             raise DataError(f"{self.who} watches {shortened(self.column)}, the history has {listing(row)}")
         return self.sign(trainer) * row[self.column]

@@ -1,4 +1,4 @@
-"""What is seen of training: a live bar on a terminal and in a notebook, lines in logs; nothing where there is no stream."""
+"""Progress of training: a live bar on a terminal and in a notebook, lines in logs, nothing without a stream."""
 
 import sys
 import time
@@ -10,14 +10,14 @@ from nnlite.training.history import is_score
 
 Values = Mapping[str, float]
 
-_REFRESH = 0.2  # seconds between two values in a live bar, at least
-_SHARE = 20  # values that take long to compute are shown so rarely that they take 1 / _SHARE of the time
+_REFRESH = 0.2  # least seconds between two updates of the values in a live bar
+_SHARE = 20  # slow values are updated so rarely that they take at most 1 / _SHARE of the time
 _SMALL = 1e-3  # as in Keras
 _FIRST, _LONGEST = 1.0, 600.0  # seconds to the first line within an epoch, and between two of them at most
 
 
 def live_bar() -> Any:
-    """tqdm's class of bars where they are live: in a notebook, which tqdm itself recognises, and on a terminal; else None."""
+    """tqdm's bar class on a terminal and in a notebook, which tqdm recognises itself; else None."""
     from tqdm.asyncio import tqdm as plain
     from tqdm.auto import tqdm
 
@@ -30,34 +30,34 @@ def _leaves_the_terminal() -> bool:
 
 
 def _is_terminal(stream: Any) -> bool:
-    with suppress(Exception):  # it may be None, closed, or somebody's own
+    with suppress(Exception):  # the stream may be None, closed, or custom
         return bool(stream.isatty())
     return False
 
 
 def say(text: str) -> None:
-    """Print a line, where there is a stream for it. Training does not end because nobody listens."""
-    with suppress(Exception):  # it may be closed, or unable to flush
+    """Print a line if there is a stream. Errors of the stream do not end training."""
+    with suppress(Exception):  # the stream may be closed, or unable to flush
         print(text, flush=True)
 
 
 class Progress:
-    """What is seen of one epoch: here, nothing."""
+    """Progress of one epoch: the base shows nothing."""
 
     def advance(self, samples: int, values: Callable[[], Values]) -> None:
-        """A step more, of so many samples. values: what can be shown of the epoch so far."""
+        """Count a step of `samples` samples. values: returns what can be shown of the epoch so far."""
 
     def close(self) -> None:
-        """The epoch ends in its middle."""
+        """Called when the epoch is aborted."""
 
     def end(self, row: Values) -> None:
-        """The epoch is over; its row in the history."""
+        """Called at the end of the epoch, with its row in the history."""
 
 
 class Bar(Progress):
-    """A live one. total: how much of `unit`, "sample" or "step", the epoch has, None where nobody knows.
+    """A live bar. total: the number of `unit`s, "sample" or "step", in the epoch, None if unknown.
 
-    log: what else shows the epoch.
+    log: a second display of the epoch.
     """
 
     def __init__(self, make: Any, title: str, total: int | None, unit: str, done: int, log: Progress) -> None:
@@ -83,7 +83,7 @@ class Bar(Progress):
 
 
 class Lines(Progress):
-    """One at the end. Where nobody knows when that will be, also after 1, 2, 4, 8, ... seconds, with the samples so far."""
+    """A line at the end. If the length is unknown, also after 1, 2, 4, 8, ... seconds, with the samples so far."""
 
     def __init__(self, title: str, is_endless: bool, samples: int) -> None:
         self.title, self.is_endless, self.earlier, self.samples = title, is_endless, samples, samples
@@ -103,7 +103,7 @@ class Lines(Progress):
 
 
 def show(epoch: int, total: int | None, unit: str, steps: int, samples: int) -> Progress:
-    """The progress of an epoch of which so many steps and samples are done."""
+    """The display for an epoch of which `steps` steps and `samples` samples are done."""
     make, title = live_bar(), f"epoch {epoch}"
     lines = Lines(title, total is None, samples)
     if make is None:
@@ -113,6 +113,6 @@ def show(epoch: int, total: int | None, unit: str, steps: int, samples: int) -> 
 
 
 def _texts(values: Values) -> dict[str, str]:
-    """Losses and metrics with four decimals, in powers of ten where these would be lost."""
+    """Losses and metrics with four decimals, or in scientific notation where small."""
     shown = {name: v for name, v in values.items() if isinstance(v, float) and is_score(name)}
     return {name: f"{v:.4e}" if 0 < abs(v) < _SMALL else f"{v:.4f}" for name, v in shown.items()}

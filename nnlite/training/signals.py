@@ -6,9 +6,9 @@ from typing import Any
 
 
 class HeldSignals:
-    """In a `with` block: Ctrl-C and SIGTERM wait until `let_through`, a second one and the end of the block do not wait.
+    """In a `with` block, delay Ctrl-C and SIGTERM until `let_through`; a second one and the end of the block do not wait.
 
-    Those that are ignored stay so. Does nothing on threads other than the main one, which alone receives signals.
+    Ignored signals stay ignored. Does nothing on threads other than the main one, which alone receives signals.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class HeldSignals:
             self.let_through()
 
     def let_through(self) -> None:
-        """The signal that waits takes its usual course. That ends training, except where a user's own handler returns."""
+        """Deliver the waiting signal. That ends training, unless a custom handler returns."""
         number, self.waiting = self.waiting, None
         if number is not None:
             signal.signal(number, self.usual[number])

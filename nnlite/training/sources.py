@@ -29,9 +29,9 @@ def as_source(data: Any) -> Any:
 
 
 def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
-    """What is trained on, what is validated on, None for nothing, and the places of the first in `source`, None for all.
+    """The training data, the validation data or None, and the places of the former in `source`, None for all.
 
-    validation: data of its own, or the share of the source's samples that are drawn and set aside for it.
+    validation: separate data, or the share of the source's samples to draw and set aside.
     """
     is_share = isinstance(validation, float | np.floating)
     if not is_share:
@@ -52,18 +52,18 @@ def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
 
 
 def is_dataset(data: Any) -> bool:
-    """A `nn.data.Dataset`, or anything that gives seeded batches as it does."""
+    """Whether it is a `nn.data.Dataset`, or anything that yields seeded batches as it does."""
     return callable(getattr(data, "batches", None))
 
 
 def gives_once(source: Any) -> bool:
-    """Whether it surely cannot begin anew: a generator, `map`, `zip`. An iterator in Python may do so in its `__iter__`."""
+    """Whether it certainly cannot restart: a generator, `map`, `zip`. A Python iterator may restart in its `__iter__`."""
     begin = getattr(type(source), "__iter__", None)
     return isinstance(source, Iterator) and (begin is Iterator.__iter__ or not isinstance(begin, FunctionType))
 
 
 def on_device(source: Any, backend: Any) -> Any:
-    """A data set in the memory of the device, where that has room; else as it is."""
+    """The data set in the device's memory, if it fits; else unchanged."""
     fits = backend.has_own_memory and hasattr(source, "on") and backend.has_room(source.nbytes)
     return source.on(backend) if fits else source
 
@@ -71,7 +71,7 @@ def on_device(source: Any, backend: Any) -> Any:
 def batches(
     source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False, start: int = 0
 ) -> Iterator[Batch]:
-    """Batches (x, t, w), w None where there are no weights, from batch `start` on. What t may be is the loss's affair."""
+    """Batches (x, t, w), w None where there are no weights, from batch `start` on. The loss decides what t may be."""
     if is_dataset(source):
         given = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle, start=start)
     else:
@@ -109,8 +109,8 @@ class Epochs:
     """The batches of `fit`, epoch by epoch: each a pass over the source, or `steps` batches of passes without end.
 
     first: the epoch in which an iterable's passes began.
-    placed: whether the source gives what comes next by itself, where the run goes on in the middle.
-    places: those of its samples in the data set that it was taken from, None for all.
+    placed: whether a resumed source continues from its own position.
+    places: the places of its samples in the data set that it was taken from, None for all.
     """
 
     def __init__(self, source: Any, steps: int | None, first: int, placed: bool, places: Any, **order: Any) -> None:
@@ -118,7 +118,7 @@ class Epochs:
         self.endless: Iterator[Batch] | None = None
 
     def epoch(self, number: int, start: int) -> Iterator[Batch]:
-        """Those of epoch `number` from batch `start` on."""
+        """The batches of epoch `number` from batch `start` on."""
         done = self.done(number, start)
         if self.steps is None:
             return batches(self.source, epoch=number, start=done, **self.order)
@@ -127,7 +127,7 @@ class Epochs:
         return itertools.islice(self.endless, self.steps - start)
 
     def done(self, number: int, start: int) -> int:
-        """The batches before batch `start` of epoch `number` that the source gives again, to be left out."""
+        """The batches before batch `start` of epoch `number` that the source repeats, to be skipped."""
         if self.placed:
             return 0
         if self.steps is None:
@@ -135,7 +135,7 @@ class Epochs:
         return (number - (0 if is_dataset(self.source) else self.first)) * self.steps + start
 
     def rows(self, number: int, batch: int) -> Any:
-        """The places in the data set of the samples of a batch of epoch `number`; None where the source does not say them."""
+        """The places in the data set of the samples of a batch of epoch `number`; None if the source does not provide them."""
         if not callable(getattr(self.source, "rows", None)):
             return None
         if self.steps is not None:
@@ -144,14 +144,14 @@ class Epochs:
         return rows if self.places is None else self.places[rows]
 
     def total(self) -> tuple[int | None, str]:
-        """How much an epoch has, None where nobody knows, and of what."""
+        """The length of an epoch, None if unknown, and its unit."""
         if self.steps is not None:
             return self.steps, "step"
         return len(self.source) if is_dataset(self.source) else None, "sample"
 
 
 def _endless(source: Any, start: int, placed: bool, batch_size: int, **order: Any) -> Iterator[Batch]:
-    """Pass after pass, from batch `start` on. An iterable is read up to there, a data set need not be."""
+    """Pass after pass, from batch `start` on. An iterable is read up to there; a data set skips ahead."""
     if not is_dataset(source):
         return itertools.islice(_passes(source, 0, 0, placed, batch_size), start, None)
     return _passes(source, *divmod(start, _batches_in(source, batch_size)), False, batch_size, **order)
@@ -162,7 +162,7 @@ def _batches_in(source: Any, batch_size: int) -> int:
 
 
 def _passes(source: Any, epoch: int, start: int, placed: bool, batch_size: int, **order: Any) -> Iterator[Batch]:
-    total, before = 0, -1 if placed else 0  # one that was placed may be at its end
+    total, before = 0, -1 if placed else 0  # a resumed source may be at its end
     while True:
         for batch in batches(source, batch_size, epoch=epoch, start=start, **order):
             total += 1
@@ -176,17 +176,17 @@ def _passes(source: Any, epoch: int, start: int, placed: bool, batch_size: int, 
 
 
 def items(source: Any) -> Iterator[Any]:
-    """What an iterable, or a sequence by number, gives."""
+    """The items of an iterable, or of a sequence by number."""
     return iter(source) if isinstance(source, Iterable) else (source[i] for i in range(len(source)))
 
 
 def _is_sequence(data: Any) -> bool:
-    """Batches by number, as Keras's `Sequence` gives them."""
+    """Whether it gives batches by number, as Keras's `Sequence` does."""
     return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _parts(given: Any, what: str) -> Batch:
-    """x, t and w, or None, of (x, t) or (x, t, w)."""
+    """x, t and w of (x, t) or (x, t, w), w None if missing."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         found = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
         raise DataError(f"{what} must be (x, t) or (x, t, weights), got {found}")
@@ -195,7 +195,7 @@ def _parts(given: Any, what: str) -> Batch:
 
 
 def _array(x: Any) -> Any:
-    """On the device where it is, or on the host."""
+    """The array on the device where it is, or on the host."""
     return x if hasattr(x, "__cuda_array_interface__") else host_array(x)
 
 

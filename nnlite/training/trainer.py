@@ -32,13 +32,13 @@ class Trainer:
     """Trains a model: `fit`, `evaluate`, `predict`.
 
     loss: such as `nn.CrossEntropy()`.   optimizer: such as `nn.Adam()`, or `nn.ParameterGroups`.
-    metrics: such as `nn.Accuracy()`, each with a name of its own; they are streamed over the outputs of training and of
-    validation. Of a vector, such as `nn.Recall(average=None)` gives, the history has a column for each value, `recall_0`,
-    `recall_1`, ...; of a matrix, such as `nn.ConfusionMatrix()` gives, none: `evaluate` returns it.
+    metrics: such as `nn.Accuracy()`, each with a unique name; they are streamed over the outputs of training and of
+    validation. A vector, such as that of `nn.Recall(average=None)`, has a column in the history for each value, `recall_0`,
+    `recall_1`, ...; a matrix, such as that of `nn.ConfusionMatrix()`, has none: `evaluate` returns it.
     callbacks: called around training, see `nn.Callback`.
-    Raises ValueError for a part of another kind, for a metric's name that is taken, and for probabilities at the end of the
-    model where the loss takes logits.
-    `epochs` and `steps` count what was done, over all calls of `fit`; `history` has one row an epoch.
+    Raises ValueError for a part of the wrong type, for a metric's name that is taken, and for a model that ends with
+    probabilities where the loss takes logits.
+    `epochs` and `steps` are counted over all calls of `fit`; `history` has one row an epoch.
     """
 
     __repr__ = as_call
@@ -57,7 +57,7 @@ class Trainer:
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = self.is_counting = False  # is_counting: the metrics count the batches of an epoch
-        # Where its checkpoints are, and how a call of fit left what may change in training.
+        # By folder of checkpoints: the values that may change in training, as a call of `fit` left them.
         self.folders: dict[Path, Print] = {}
 
     def fit(
@@ -78,39 +78,39 @@ class Trainer:
         validation_steps: int | None = None,
         monitor: str | None = None,
     ) -> History:
-        """Train for `epochs` more epochs and return the history, of these and of earlier calls.
+        """Train for `epochs` more epochs and return the history of these and all earlier epochs.
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
-        can be iterated once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, will do. x, t and w: arrays,
+        can be iterated once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, work too. x, t and w: arrays,
         lists, data frames.
-        validation: the same kinds, or a share of the samples, such as 0.1: so many of them are drawn at random, by the seed,
+        validation: the same kinds, or a share of the samples, such as 0.1: that many are drawn at random, by the seed,
         and not trained on. It gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.
-        steps_per_epoch: an epoch is so many batches, and the next goes on behind them; where the data end, they begin anew. For
-        data without an end, and for an iterator that is to last for several epochs. Default: an epoch is all data, once.
-        validation_steps: validate on so many batches; for an iterable without an end, and an iterator that goes on each epoch.
-        progress: a bar on a terminal and in a notebook, a line an epoch elsewhere; while nobody knows how long an epoch of
-        an iterable will be, also lines after 1, 2, 4, 8, ... seconds.
-        nonfinite: what to do where the loss of a step is NaN or infinite: "raise" NonFiniteError, which says where it comes
-        from, or "skip" the step, with a warning. Parameters and statistics are then those before it.
+        steps_per_epoch: number of batches in an epoch; the next epoch continues after them, and data that end start again. For
+        endless data, and for an iterator that must last for several epochs. Default: an epoch is all data, once.
+        validation_steps: number of batches to validate on; for endless data, and an iterator that continues each epoch.
+        progress: a bar on a terminal and in a notebook, a line an epoch elsewhere; while the length of an epoch of an iterable
+        is unknown, also lines after 1, 2, 4, 8, ... seconds.
+        nonfinite: what to do if the loss of a step is NaN or infinite: "raise" NonFiniteError, which says where it comes
+        from, or "skip" the step, with a warning. Parameters and statistics stay as they were before it.
         What would fail later is refused before the first step: names that the history will not have, targets and validation
         that do not fit (DataError, ShapeError), two callbacks that both set the final weights (ValueError).
 
-        checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs goes into a file there.
-        The last `keep` of them stay, and `best.safetensors`, which `nn.load` reads: the model after the best epoch. Those of
-        another run, which `resume` would go on with, are moved to a folder `earlier-1` inside. Ctrl-C and SIGTERM then finish
-        the step and write one before they end the process, or before a handler of your own is called: if that returns,
-        training goes on. Exceptions leave a checkpoint of the last whole step, except NonFiniteError. Raises FileError for a
-        folder that cannot be written, StateError for a state that cannot be kept; see docs/checkpoints.md.
-        monitor: the column of the history that says which epoch is the best, such as "val_accuracy"; whether more of it is
-        better the metric says. Default: val_loss, without validation loss. Raises DataError for a name that the history will
-        not have, ValueError where no metric says what is better.
-        resume: go on from the newest, in the middle of an epoch if need be, until `epochs` epochs are done in all, to the same
-        bits as without the interruption; without any checkpoint start afresh. Raises StateError, naming the difference, for
-        those of another model, optimiser, data set or setting, and FileError where all are damaged. Warns where the data are an
-        iterable without state() and load_state(state): nothing checks that its batches are those of before.
+        checkpoint: a folder; after each epoch, and after every `every` steps, all that training needs is written to it.
+        The last `keep` of them are kept, and `best.safetensors`, which `nn.load` reads: the model after the best epoch. Without
+        `resume`, those of an earlier run are moved to a subfolder `earlier-1`. Ctrl-C and SIGTERM finish the step and write
+        a checkpoint before they end the process, or before a custom handler is called: if that returns, training
+        continues. Exceptions leave a checkpoint of the last complete step, except NonFiniteError. Raises FileError for a
+        folder that cannot be written, StateError for a state that cannot be stored; see docs/checkpoints.md.
+        monitor: the column of the history that decides which epoch is the best, such as "val_accuracy"; the metric says whether
+        larger is better. Default: "val_loss", or "loss" without validation. Raises DataError for a name that the history will
+        not have, ValueError if no metric says what is better.
+        resume: continue from the newest checkpoint, in the middle of an epoch if need be, until `epochs` are done in all,
+        with the same bits as without the interruption; without a checkpoint, start afresh. Raises StateError, naming the
+        difference, for those of another model, optimiser, data set or setting, and FileError if all are damaged. Warns if the
+        data are an iterable without state() and load_state(state): nothing checks that its batches are the same as before.
 
-        A batch whose weights are all zero is left out: no step is made. Raises DataError for data that do not fit.
+        A batch whose weights are all zero is skipped: no step is taken. Raises DataError for data that do not fit.
         """
         source = as_source(data)
         choice("nonfinite", nonfinite, "raise", "skip")
@@ -124,7 +124,7 @@ class Trainer:
         steps = None if steps_per_epoch is None else int(whole("steps_per_epoch", steps_per_epoch, 1))
         if epochs > 1 and steps is None and gives_once(source):
             raise DataError(
-                f"the training data, a {type(source).__name__}, can be gone through once: for {epochs} epochs give "
+                f"the training data, a {type(source).__name__}, can be iterated once: for {epochs} epochs give "
                 "steps_per_epoch=, or an iterable that begins anew, such as a list"
             )
         validation_steps = None if validation_steps is None else int(whole("validation_steps", validation_steps, 1))
@@ -138,8 +138,8 @@ class Trainer:
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH, steps: int | None = None) -> dict[str, Any]:
         """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}.
 
-        data: as `fit` takes them; an iterator is read to its end.  steps: only so many batches (default: all).
-        The metrics of an epoch under way go on undisturbed.
+        data: as `fit` takes them; an iterator is read to its end.  steps: number of batches (default: all).
+        The metrics of an epoch in progress are not disturbed.
         """
         source, backend = as_source(data), self.model.backend
         batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
@@ -160,7 +160,7 @@ class Trainer:
 
     @contextmanager
     def _metrics_anew(self) -> Iterator[None]:
-        """The metrics count something else; those of an epoch that is under way go on from their states afterwards."""
+        """Reset the metrics for the block; those of an epoch in progress continue from their states afterwards."""
         states = copy.deepcopy([metric.state() for metric in self.metrics]) if self.is_counting else None
         for metric in self.metrics:
             metric.reset()
@@ -172,9 +172,9 @@ class Trainer:
                 metric.load_state(state)
 
     def predict(self, x: Any, batch_size: int = _INFERENCE_BATCH, augment: Iterable[Callable[[Any], Any]] = ()) -> Any:
-        """The model's outputs for x (N, ...) as a host array, or for the x of all that `fit` and `evaluate` take.
+        """The model's outputs for x (N, ...) as a host array, or for the x of any data that `fit` and `evaluate` take.
 
-        A tuple is (x, t) or (x, t, w); targets and weights are left out. An iterable gives batches x, (x, t) or (x, t, w); one
+        A tuple is (x, t) or (x, t, w); targets and weights are ignored. An iterable gives batches x, (x, t) or (x, t, w); one
         that is an iterator is read to its end. A list is x itself, unless it is nested deeper than x has axes: then it is one
         of batches. Raises DataError for data that do not fit.
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
@@ -195,12 +195,12 @@ class Trainer:
         self.stopped = True
 
     def greater_is_better(self, column: str) -> bool | None:
-        """Whether more is better in this column of the history; None where nobody says so."""
+        """Whether more is better in this column of the history; None if unknown."""
         said: dict[str, bool | None] = {"loss": False}
         for metric in self.metrics:
             said |= dict.fromkeys(metric.columns(self.model.out_shape), metric.greater_is_better)
         return said.get(column, said.get(column.removeprefix("val_")))
 
     def results(self, without: Collection[str] = ()) -> dict[str, Any]:
-        """The metrics over what they have seen since their `reset`, except those of some names."""
+        """The results of the metrics since their `reset`, except those named in `without`."""
         return {metric.name: metric.result() for metric in self.metrics if metric.name not in without}
