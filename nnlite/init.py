@@ -4,21 +4,17 @@ fan_in is the number of inputs of a unit, fan_out the number of outputs that an 
 the axes of the shape unless the layer declared others, as a convolution with groups does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.arguments import number, shortened
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Values = NDArray[np.float64]
+Values = NDArray[np.float64]
 
 
 Shape = tuple[int, ...]
@@ -31,7 +27,7 @@ class DeclaredShape(tuple[int, ...]):
     fan_in: int | None
     fan_out: int | None
 
-    def __new__(cls, shape: Iterable[int], fan_in: int | None = None, fan_out: int | None = None) -> DeclaredShape:
+    def __new__(cls, shape: Iterable[int], fan_in: int | None = None, fan_out: int | None = None) -> "DeclaredShape":
         self = super().__new__(cls, shape)
         self.fan_in, self.fan_out = fan_in, fan_out
         return self

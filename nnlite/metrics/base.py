@@ -1,20 +1,16 @@
 """The base of all metrics, and a batch as matrix rows on the host: one for each position of each sample of nonzero weight."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.arguments import Configured
 from nnlite.backend import backend_of, host_array
 from nnlite.errors import DataError
 from nnlite.state import attributes
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class Metric(Configured):

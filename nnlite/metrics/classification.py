@@ -1,20 +1,15 @@
 """Metrics of the predicted class, or of several predicted labels, computed from counts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.arguments import choice, listing, whole
 from nnlite.backend import backend_of
 from nnlite.errors import DataError
 from nnlite.metrics.labels import OfLabels
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 Average = Literal["auto", "binary", "macro", "micro"] | None
 

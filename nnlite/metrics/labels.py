@@ -1,17 +1,13 @@
 """Metrics of classes: the true label or labels of a sample, and the predicted ones."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.arguments import flag, whole
 from nnlite.errors import DataError
 from nnlite.metrics.base import Metric, by_position
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class OfLabels(Metric):

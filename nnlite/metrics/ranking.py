@@ -4,19 +4,15 @@ Until `reset` a metric holds the outputs in their own precision, a label of 8 by
 weight of 8 bytes for each sample: 20 MB for a million samples and one float32 output. A checkpoint in mid-epoch stores as much.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.errors import DataError
 from nnlite.losses import softmax
 from nnlite.metrics.labels import OfLabels
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class _OfRanks(OfLabels):

@@ -1,17 +1,13 @@
 """How far real outputs are from their targets. Outputs, along the last axis, are measured separately and averaged."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.errors import DataError
 from nnlite.metrics.base import Metric, by_position
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class _OfErrors(Metric):

@@ -2,22 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnlite.arguments import listing, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer, Shape
-
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
+from nnlite.model import Sequential
 
 Rows = Sequence[int] | None
 Call = Callable[[Array, Context], Any]
 
 
 @contextmanager
-def debug(model: "Sequential") -> Iterator["Sequential"]:
+def debug(model: Sequential) -> Iterator[Sequential]:
     """Check every layer of the model while the block runs: `with nn.debug(model): trainer.fit(...)`.
 
     Forward and backward, each result must have the layer's shape and the model's dtype and be finite; the layer must not
@@ -29,11 +27,11 @@ def debug(model: "Sequential") -> Iterator["Sequential"]:
         yield model
 
 
-def _checked(model: "Sequential", rows: Rows) -> AbstractContextManager[None]:
+def _checked(model: Sequential, rows: Rows) -> AbstractContextManager[None]:
     return model.engine.wrapped(lambda path, layer: _Checked(model, path, layer, rows), rewrite=False)
 
 
-def locate(model: "Sequential", x: Any, t: Any, sample_weight: Any, rows: Rows = None) -> str:
+def locate(model: Sequential, x: Any, t: Any, sample_weight: Any, rows: Rows = None) -> str:
     """Where, on the way of the last training pass over this batch, the first value is not finite, and what may be the cause.
 
     rows: the places of the samples in the data set, where these are known.
@@ -62,7 +60,7 @@ def locate(model: "Sequential", x: Any, t: Any, sample_weight: Any, rows: Rows =
 class _Checked(Layer):
     """A layer, with checks of its results and of its inputs afterwards."""
 
-    def __init__(self, model: "Sequential", path: str, layer: Layer, rows: Rows) -> None:
+    def __init__(self, model: Sequential, path: str, layer: Layer, rows: Rows) -> None:
         self.model, self.path, self.layer, self.rows = model, path, layer, rows
 
     def __getattr__(self, name: str) -> Any:
@@ -104,7 +102,7 @@ class _Checked(Layer):
                 raise NonFiniteError(f"{where}: the gradient of {name} is not finite")
 
 
-def _places(model: "Sequential", values: Array) -> list[int]:
+def _places(model: Sequential, values: Array) -> list[int]:
     """The samples, or places of a vector, where a value is not finite."""
     finite = model.backend.to_host(model.backend.xp.isfinite(values))
     finite = finite if finite.ndim == 1 else finite.all(axis=1)

@@ -1,13 +1,12 @@
 """Does backward compute the derivative of forward? Checked on a copy, in float64, by central differences."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlite.arguments import number, shortened, whole
 from nnlite.backend import host_array, single_threaded_blas
@@ -15,10 +14,7 @@ from nnlite.errors import GradientError
 from nnlite.layers.base import Layer
 from nnlite.model import Sequential
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+Array = NDArray[Any]
 
 
 norm = np.linalg.norm

@@ -3,7 +3,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnlite.arguments import whole
 from nnlite.backend import Array, get_num_threads
@@ -11,9 +11,7 @@ from nnlite.engine.steps import Step
 from nnlite.engine.vectors import is_trained
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
-
-if TYPE_CHECKING:
-    from nnlite.model import Sequential
+from nnlite.model import Sequential
 
 Key = tuple[str, int]
 
@@ -21,7 +19,7 @@ FORWARD, BACKWARD = 0, 1
 _BARRIER = {"statistics": FORWARD, "combine": FORWARD, "delta_statistics": BACKWARD, "combine_deltas": BACKWARD}
 
 
-def profile(model: "Sequential", x: Any, t: Any, criterion: Loss | None = None, *, passes: int = 10) -> None:
+def profile(model: Sequential, x: Any, t: Any, criterion: Loss | None = None, *, passes: int = 10) -> None:
     """Print, for each layer, the time of its forward and backward pass, its GFLOP/s, and its share of the whole.
 
     x, t: a batch as `loss_and_grad` takes it.  criterion: default CrossEntropy().  passes: number of passes to average over.
@@ -96,11 +94,11 @@ class _Clock:
         return timed
 
 
-def _rows(model: "Sequential") -> Iterator[Step]:
+def _rows(model: Sequential) -> Iterator[Step]:
     return (step for run in model.plan.training for step in run.steps if len(step.reads) == 1)
 
 
-def _table(model: "Sequential", shares: dict[Key, float], n: int, passes: int, wall: float) -> str:
+def _table(model: Sequential, shares: dict[Key, float], n: int, passes: int, wall: float) -> str:
     threads = get_num_threads() if model.backend.cuts_batches else 1
     times = {key: seconds / passes for key, seconds in shares.items()}
     rows = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
