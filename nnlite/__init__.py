@@ -61,14 +61,14 @@ from nnlite.training.hooks import Callback
 from nnlite.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from nnlite import data, insight, zoo
+    from nnlite import data, insight, interop, zoo
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """`nn.data`, `nn.insight` and `nn.zoo` are loaded on first use, so that `import nnlite` is fast."""
-    if name in ("data", "insight", "zoo"):
+    if name in ("data", "insight", "interop", "zoo"):
         from importlib import import_module
 
         return import_module(f"nnlite.{name}")
@@ -146,6 +146,7 @@ __all__ = [
     "gradcheck",
     "init",
     "insight",
+    "interop",
     "load",
     "metrics",
     "profile",

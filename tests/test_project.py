@@ -81,6 +81,7 @@ def test_no_module_needs_itself():
 LATE = {  # what is loaded when it is first used
     "backend/__init__.py": {"nnlite.backend.cuda.cupy"},
     "training/sources.py": {"nnlite.data"},
+    "interop/__init__.py": {"nnlite.interop.onnx", "nnlite.interop.sklearn", "nnlite.interop.torch"},
 }
 
 
@@ -162,3 +163,12 @@ def test_no_text_names_the_distribution_of_somebody_else():
     for path in texts:
         if path.is_file() and path.name != "test_project.py":
             assert not other.search(path.read_text()), path
+
+
+def test_interop_is_loaded_when_it_is_used():
+    code = "import sys, nnlite as nn; nn.interop; print('nnlite.interop.torch' in sys.modules, 'sklearn' in sys.modules); "
+    assert fresh(code + "print(nn.interop.torch.load.__name__)") == ["False", "False", "load"]
+    import nnlite as nn
+
+    with pytest.raises(AttributeError, match="has no attribute 'caffe'"):
+        _ = nn.interop.caffe

@@ -1,1 +1,16 @@
-"""Models and data in and out. Each module needs an extra of its own; nothing here is imported before it is used."""
+"""Models and data in and out. Each module needs an extra of its own, and is loaded when it is first used."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """`nn.interop.sklearn`, `nn.interop.onnx`, `nn.interop.torch`."""
+    if name == "sklearn":
+        import nnlite.interop.sklearn  # noqa: F401 (an attribute of this package then)
+    elif name == "onnx":
+        import nnlite.interop.onnx  # noqa: F401 (an attribute of this package then)
+    elif name == "torch":
+        import nnlite.interop.torch  # noqa: F401 (an attribute of this package then)
+    else:
+        raise AttributeError(f"module 'nnlite.interop' has no attribute {name!r}")
+    return globals()[name]
