@@ -6,9 +6,9 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """`nn.interop.sklearn`, `nn.interop.onnx`, `nn.interop.torch`."""
     if name == "sklearn":
-        import nnlite.interop.sklearn  # noqa: F401 (an attribute of this package then)
+        import nnlite.interop.sklearn
     elif name == "onnx":
-        import nnlite.interop.onnx  # noqa: F401 (an attribute of this package then)
+        import nnlite.interop.onnx
     elif name == "torch":
         import nnlite.interop.torch  # noqa: F401 (an attribute of this package then)
     else:
