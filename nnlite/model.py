@@ -1,15 +1,15 @@
 """The model: layers one after another, their values in flat vectors, and the ways to run them."""
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
 from functools import wraps
 from os import PathLike
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
-from nnlite.backend import Array, ReadersWriterLock, get_backend, length, single_threaded_blas
+from nnlite.backend import Array, get_backend, length, single_threaded_blas
 from nnlite.engine import Engine
 from nnlite.engine.plan import Plan
+from nnlite.engine.values import Valued
 from nnlite.engine.vectors import Vectors, everything, refuse_repeats, unchanged_by_errors, walk
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
@@ -36,7 +36,7 @@ def _says_what_memory_was_missing(method: Method) -> Method:
     return cast(Method, wrapper)
 
 
-class Sequential(Layer):
+class Sequential(Valued):
     """Layers one after another: a -> layers[0] -> ... -> z.     x: (N, *input_shape)   z: (N, *out_shape)
 
     input_shape: the shape of one sample. With it the model is built at once; without it, it is part of another model.
@@ -44,7 +44,6 @@ class Sequential(Layer):
     Raises ShapeError, naming the layer and both shapes, if a layer does not fit the one before it, and for an invalid shape.
     """
 
-    vectors: Vectors
     engine: Engine
     saved_as: ClassVar[type[Layer] | None]
 
@@ -200,16 +199,6 @@ class Sequential(Layer):
             raise ShapeError(f"out must have shape {shape}, not {out.shape}")
         return x, *criterion.prepare(shape, self.params.dtype, t, sample_weight, self.backend)
 
-    def updating(self) -> AbstractContextManager[None]:
-        """Block inference while the parameters change: `with model.updating(): ...`."""
-        return self.lock.writing()
-
-    @property
-    def lock(self) -> ReadersWriterLock:
-        """The lock between inference and changes of parameters or statistics: one for the whole model."""
-        self._root()
-        return self.vectors.lock
-
     def _input(self, x: Any) -> Array:
         self._root()
         x = self.backend.asarray(x)
@@ -219,82 +208,13 @@ class Sequential(Layer):
             raise DataError("the batch is empty")
         return x
 
-    def _root(self) -> "Sequential":
-        """The model that holds the values: this one, or the one that it is part of."""
-        if self.owner is None:
-            raise StateError("this Sequential has no input_shape: give it one, or make it a part of a model that has one")
-        root = cast(Sequential, self.owner)
-        moved = self._moved_to or root._moved_to
-        if moved is not None:
-            raise StateError(f"{moved} now belongs to another model; copy.deepcopy layers to keep both")
-        return root
-
     def _next_pass(self, pass_id: int | None) -> int:
         if pass_id is not None:
             return pass_id
         self.passes += 1
         return self.passes
 
-    # ---- values
-
-    @property
-    def params(self) -> Array:
-        """All trained values in one vector; layers hold views of it."""
-        return self.vectors.params
-
-    @params.setter
-    def params(self, value: Any) -> None:
-        self._copy_into(self.vectors.params, value)
-
-    @property
-    def grads(self) -> Array:
-        """dJ/d(params) of the last backward pass; zero where frozen."""
-        return self.vectors.grads
-
-    @grads.setter
-    def grads(self, value: Any) -> None:
-        self._copy_into(self.vectors.grads, value)
-
-    @property
-    def buffers(self) -> Array:
-        """Values that are saved but not trained: running statistics."""
-        return self.vectors.buffers
-
-    @buffers.setter
-    def buffers(self, value: Any) -> None:
-        self._copy_into(self.vectors.buffers, value)
-
-    def _copy_into(self, vector: Array, value: Any) -> None:
-        if value is not vector:
-            array = self.backend.asarray(value)
-            if array.shape != vector.shape:
-                raise ShapeError(f"this vector has shape {vector.shape}, not {array.shape}")
-            vector[...] = array
-
-    def named_params(self) -> dict[str, Array]:
-        """Views of `params` by name, such as "0.W"."""
-        self._root()
-        return self.vectors.named(self.vectors.trained, self.params)
-
-    def named_grads(self) -> dict[str, Array]:
-        """Views of `grads` by the names of the parameters."""
-        self._root()
-        return self.vectors.named(self.vectors.trained, self.grads)
-
-    def named_buffers(self) -> dict[str, Array]:
-        """Views of `buffers` by name, such as "1.running_mean"."""
-        self._root()
-        return self.vectors.named(self.vectors.kept, self.buffers)
-
-    def snapshot(self) -> tuple[Array, Array]:
-        """Copies of params and buffers, taken between two updates."""
-        with self.lock.reading():
-            return self.params.copy(), self.buffers.copy()
-
-    def restore(self, snapshot: tuple[Array, Array]) -> None:
-        """Restore the values of a snapshot."""
-        with self.updating():
-            self.params[...], self.buffers[...] = (self.backend.asarray(v) for v in snapshot)
+    # ---- freezing, moving
 
     def freeze(self, pattern: str, *, statistics: bool = True) -> None:
         """Stop training the parameters whose names match, such as "0.*": no gradient, no update.
