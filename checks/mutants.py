@@ -22,15 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, FOLDER = ROOT / "nnlite", ROOT / "tests"
 LIMIT = 300  # seconds for the tests of a mutant; one that hangs is noticed, too
 
-LAYERS = "test_layers.py test_defaults.py test_reference.py test_gradcheck.py test_model.py test_model_users.py test_shards.py"
-CONVOLUTIONS = "test_conv_algorithms.py test_reference.py test_layers.py test_model.py"
-OPTIMISERS = "test_optim.py test_defaults.py test_state.py cuda/test_device.py"
+LAYERS = (
+    "test_layers.py test_defaults.py test_reference.py test_gradcheck.py test_model.py test_model_users.py test_shards.py "
+    "test_frozen.py test_arguments.py test_init.py test_trust.py"
+)
+CONVOLUTIONS = "test_conv_algorithms.py test_reference.py test_layers.py test_model.py test_nonfinite_values.py test_sums.py"
+OPTIMISERS = "test_optim.py test_defaults.py test_state.py test_arguments.py test_guards.py cuda/test_device.py"
 TESTS = {
     **{f"layers/{path.name}": LAYERS for path in sorted((PACKAGE / "layers").glob("[a-z]*.py"))},
     "layers/base.py": f"{LAYERS} test_serialize.py",
-    "arguments.py": "test_arguments.py test_trainer_parts.py",
+    "arguments.py": "test_arguments.py test_trainer_parts.py test_init.py test_losses.py test_optim.py",
     "init.py": "test_init.py test_arguments.py",
-    "losses.py": "test_losses.py test_trust.py test_defaults.py cuda/test_device.py",
+    "losses.py": "test_losses.py test_trust.py test_defaults.py test_arguments.py test_guards.py cuda/test_device.py",
     **{f"optim/{path.name}": OPTIMISERS for path in sorted((PACKAGE / "optim").glob("[a-z]*.py"))},
     "backend/conv.py": CONVOLUTIONS,
     "backend/cpu/winograd.py": CONVOLUTIONS,

@@ -386,3 +386,17 @@ def test_where_a_layer_inside_others_is_said_in_short():
     with pytest.raises(nn.ShapeError, match=r"layer 0 Residual: layer 1 Residual: .* Conv2D\(3, 9\): the kernel") as caught:
         nn.Sequential(layer, input_shape=(4, 4, 3))
     assert len(str(caught.value)) < LONGEST
+
+
+def test_choices_and_bounds_are_said():
+    with pytest.raises(ValueError, match='must be "none" or "tanh"'):
+        nn.GELU("erf")
+    with pytest.raises(ValueError, match=r"ignore_index must be a whole number, not 1\.5"):
+        nn.CrossEntropy(ignore_index=1.5)
+    with pytest.raises(ValueError, match="eps"):
+        nn.BatchNorm(eps=-0.5)
+    with pytest.raises(TypeError):
+        nn.BatchNorm(0.5)
+    with pytest.raises(nn.ShapeError, match=r"mean has 2 values for inputs \(5, 4, 3\) of 3 channels"):
+        nn.Sequential(nn.Normalize([1, 2], 1), input_shape=(5, 4, 3))
+    assert repr(nn.Sequential(nn.ReLU(), nn.Dense(2), input_shape=(3,))) == "Sequential(ReLU(), Dense(2), input_shape=(3,))"

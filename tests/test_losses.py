@@ -359,3 +359,28 @@ def test_bad_arguments():
     for z in (np.zeros((2, 0)), 3.0):
         with pytest.raises(nn.ShapeError, match="softmax expects"):
             nn.softmax(z)
+
+
+@pytest.mark.parametrize("bad", [-0.5, 1.5, np.nan])
+def test_targets_outside_the_unit_interval_are_refused(bad):
+    with pytest.raises(nn.DataError, match=r"in \[0, 1\]"):
+        nn.BinaryCrossEntropy()(np.zeros((2, 1)), np.array([[0.5], [bad]]))
+
+
+def test_weights_that_add_up_to_less_than_nothing_are_refused():
+    with pytest.raises(nn.DataError, match=r"add up to -0\.5"):
+        nn.MSE()(np.zeros((2, 1)), np.zeros((2, 1)), [-1.0, 0.5])
+
+
+@pytest.mark.parametrize("smoothing", [-0.5, 1.0])
+def test_smoothing_is_a_share(smoothing):
+    with pytest.raises(ValueError, match="label_smoothing"):
+        nn.CrossEntropy(label_smoothing=smoothing)
+
+
+def test_an_ignored_index_is_a_label_not_a_probability():
+    """Of probabilities (N, C), and of labels for another number of samples, nothing is ignored."""
+    z, p = np.zeros((3, 2)), np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    assert nn.CrossEntropy(ignore_index=0)(z, p)[0] == nn.CrossEntropy()(z, p)[0]
+    with pytest.raises(nn.ShapeError):
+        nn.CrossEntropy(ignore_index=0)(z, np.zeros((3, 4), int))

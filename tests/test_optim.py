@@ -389,3 +389,27 @@ def test_groups_have_clocks_of_their_own():
         model.grads[...] = 0.1
         optimizer.step(model)
     assert [dict(group.missed) for group in groups.values()] == [{"0.W": 3}, {}]
+
+
+def test_the_rate_that_is_shown_is_that_of_the_last_step():
+    from nnlite.optim.groups import last_rates
+
+    optimizer = nn.SGD(lambda step: 1.0 + step)
+    assert last_rates(optimizer) == {"learning_rate": 1.0}
+    model = make_model()
+    for rate in (1.0, 2.0, 3.0):
+        optimizer.step(model)
+        assert last_rates(optimizer) == {"learning_rate": rate}
+
+
+@pytest.mark.parametrize("kind", [nn.SGD, nn.Adam, nn.AdamW, nn.RMSProp, nn.Muon])
+def test_the_rate_may_be_named_and_all_else_must(kind):
+    assert kind(learning_rate=0.5).rate == kind(0.5).rate == 0.5
+    with pytest.raises(TypeError):
+        kind(0.5, 0.9)
+
+
+@pytest.mark.parametrize("clip_norm", [0, -1])
+def test_groups_refuse_norms_that_are_not_positive(clip_norm):
+    with pytest.raises(ValueError, match="clip_norm"):
+        nn.ParameterGroups({"*": nn.SGD()}, clip_norm=clip_norm)

@@ -245,3 +245,31 @@ def test_a_constant_channel_is_beta_exactly(value, rows, other):
     model = nn.Sequential(nn.BatchNorm(momentum=0.0), input_shape=(2,))
     y = model.forward(x, training=True)
     assert not y[:, 0].any() and (rows == 1 or model[0].running_var[0] == 0)
+
+
+def test_two_values_a_channel_have_a_variance():
+    model = nn.Sequential(nn.BatchNorm(momentum=0.0), input_shape=(1,), dtype="float64")
+    model.forward([[1.0], [3.0]], training=True)
+    assert model.buffers.tolist() == [2.0, 2.0]
+
+
+def test_a_mean_far_from_zero_in_units_of_the_deviation():
+    """1 +- 0.001: 1,000 deviations, though the mean is small."""
+    x = (1 + 1e-3 * np.random.default_rng(0).standard_normal((500, 4))).astype("float32")
+    model = nn.Sequential(nn.BatchNorm(eps=0), input_shape=(4,))
+    y = model.forward(x, training=True)
+    exact = (x - x.astype("float64").mean(axis=0)) / x.astype("float64").std(axis=0)
+    np.testing.assert_allclose(y, exact, atol=2e-4)
+
+
+@pytest.mark.parametrize("rows", [2000, 2001, 1999])
+@pytest.mark.parametrize("stack", [(), (3,)])
+def test_sums_over_rows_in_halves(monkeypatch, rows, stack):
+    """Where all pieces together would take too much memory."""
+    from nnlite.backend.cpu import products
+
+    monkeypatch.setattr(products, "MOST", 1)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((*stack, rows, 5)), rng.standard_normal((*stack, rows, 3))
+    ours = get_backend("cpu").matmul_rows(a, b)
+    np.testing.assert_allclose(ours, a.swapaxes(-2, -1) @ b, rtol=1e-10)

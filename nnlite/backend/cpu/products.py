@@ -61,7 +61,7 @@ def matmul_rows(a: Array, b: Array, out: Array | None, scratch: Scratch) -> Arra
     (rows, m), n = a.shape[-2:], b.shape[-1]
     if rows <= SUMMED or (m * n > FEW and rows <= UNCUT):
         return matmul(a.swapaxes(-2, -1), b, out)
-    if m * n <= FEW and a.size * n <= MOST * SUMMED:
+    if m * n <= FEW and (rows < 2 * SUMMED or a.size * n <= MOST * SUMMED):
         return _add_pieces(a, b, out, scratch)
     half = rows // 2 // SUMMED * SUMMED
     halves = slice(half), slice(half, None)
