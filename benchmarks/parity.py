@@ -155,6 +155,8 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "GELU": plain(nn.GELU, F.gelu),
     "GELU tanh": plain(lambda: nn.GELU("tanh"), lambda x: F.gelu(x, approximate="tanh")),
     "SiLU": plain(nn.SiLU, F.silu),
+    "ELU": plain(nn.ELU, F.elu),
+    "Softplus": plain(nn.Softplus, F.softplus),
     "Softmax": plain(nn.Softmax, lambda x: torch.softmax(x, dim=1)),
     "BatchNorm": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (4, 5, 6)),
     "BatchNorm dense": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (6,)),

@@ -23,6 +23,7 @@ from nnlite.errors import (
 )
 from nnlite.files import load
 from nnlite.layers import (
+    ELU,
     GELU,
     AvgPool2D,
     BatchLayer,
@@ -45,6 +46,7 @@ from nnlite.layers import (
     Sigmoid,
     SiLU,
     Softmax,
+    Softplus,
     Tanh,
 )
 from nnlite.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy, Huber, Loss, softmax
@@ -80,6 +82,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ELU",
     "F1",
     "GELU",
     "MAE",
@@ -135,6 +138,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
     "StateError",
     "Tanh",
     "TopK",

@@ -181,6 +181,9 @@ ACTIVATIONS = [
     Activation(nn.Tanh(), np.tanh, (-1, 1)),
     Activation(nn.GELU(), lambda a: a * Phi(a), (0, np.inf)),
     Activation(nn.GELU("tanh"), gelu_tanh, (0, np.inf)),
+    Activation(nn.ELU(), lambda a: np.where(a > 0, a, np.exp(a) - 1), (-1, np.inf)),
+    Activation(nn.ELU(0.5), lambda a: np.where(a > 0, a, 0.5 * (np.exp(a) - 1)), (-0.5, np.inf)),
+    Activation(nn.Softplus(), lambda a: np.log(1 + np.exp(a)), (0, np.inf)),
     Activation(nn.SiLU(), lambda a: a * sigmoid(a), (0, np.inf)),
 ]
 

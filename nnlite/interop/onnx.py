@@ -228,6 +228,8 @@ WRITERS: dict[type[Layer], Any] = {
     layers.Sigmoid: _activation("Sigmoid"),
     layers.Tanh: _activation("Tanh"),
     layers.GELU: _activation("Gelu", approximate="approximate"),
+    layers.ELU: _activation("Elu", alpha="alpha"),
+    layers.Softplus: _activation("Softplus"),
     layers.SiLU: _silu,
     layers.Softmax: _softmax,
     layers.Dropout: _dropout,

@@ -1,6 +1,6 @@
 """The layers: the textbook."""
 
-from nnlite.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from nnlite.layers.activation import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from nnlite.layers.base import BatchLayer, Context, Layer
 from nnlite.layers.conv import Conv2D
 from nnlite.layers.dense import Dense
@@ -11,6 +11,7 @@ from nnlite.layers.reshape import Flatten, Reshape
 from nnlite.layers.residual import Residual
 
 __all__ = [
+    "ELU",
     "GELU",
     "AvgPool2D",
     "BatchLayer",
@@ -33,5 +34,6 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
     "Tanh",
 ]

@@ -172,6 +172,41 @@ class SiLU(Elementwise):
         return sigmoid(self.xp, a, None)
 
 
+class ELU(Elementwise):
+    """y = a where a > 0, else alpha (exp(a) - 1)      dJ/da = delta where y > 0, else delta (y + alpha)
+
+    alpha: positive, default 1; raises ValueError otherwise.  Source: Clevert, Unterthiner and Hochreiter 2016, equation 15.
+    """
+
+    keeps = "output"
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = number("alpha", alpha, above=0)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        below = float(self.alpha) * self.xp.expm1(self.xp.minimum(a, 0))
+        ctx.y = self.xp.add(below, self.xp.maximum(a, 0), out=ctx.out)
+        return ctx.y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        slope = self.xp.where(ctx.y > 0, 1, ctx.y + float(self.alpha))
+        return self.xp.multiply(delta, slope, out=ctx.out)
+
+
+class Softplus(Elementwise):
+    """y = log(1 + exp(a))      dJ/da = delta (1 - exp(-y))"""
+
+    keeps = "output"
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        rest = self.xp.log1p(self.xp.exp(-abs(a)))  # of -|a|, so that nothing overflows
+        ctx.y = self.xp.add(rest, self.xp.maximum(a, 0), out=ctx.out)
+        return ctx.y
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        return self.xp.multiply(delta, -self.xp.expm1(-ctx.y), out=ctx.out)
+
+
 class Softmax(Layer):
     """y_i = exp(a_i) / sum over j of exp(a_j)      dJ/da_i = y_i (delta_i - sum over j of delta_j y_j)
 
