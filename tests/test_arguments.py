@@ -124,6 +124,7 @@ RAMP = {"rate": NOT_NEGATIVE, "steps": POSITIVE_WHOLE, "final": NOT_NEGATIVE}
 
 # Constructors, what they need, and the kinds of their arguments.
 CONSTRUCTORS = {
+    nn.ELU: ({}, {"alpha": POSITIVE}),
     nn.LeakyReLU: ({}, {"slope": SHARE}),
     nn.GELU: ({}, {"approximate": choices("none", "tanh")}),
     nn.Dense: ({"units": 3}, {"units": POSITIVE_WHOLE, "bias": FLAG, "init": INIT}),
