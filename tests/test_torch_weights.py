@@ -135,3 +135,11 @@ def test_pytorch_gives_the_same():
     model = settled(3)
     theirs.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict(model).items()}, strict=False)
     np.testing.assert_allclose(model(x), theirs(turned).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("before", [[], [nn.ReLU()]])
+def test_sums_of_flattened_images_are_refused(before):
+    """Columns can be permuted, what a shortcut adds to other units cannot."""
+    model = nn.Sequential(nn.Flatten(), *before, nn.Residual(nn.Dense(12)), nn.Dense(2), input_shape=(2, 2, 3))
+    with pytest.raises(nn.StateError, match=r"layer . adds flattened images"):
+        state_dict(model)

@@ -13,7 +13,7 @@ from nnlite.atomic import shown, write_whole
 from nnlite.backend import Array
 from nnlite.engine.plan import flatten
 from nnlite.engine.steps import Step
-from nnlite.errors import FileError
+from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Elementwise, Shape, Slot
 from nnlite.model import Sequential
 from nnlite.weights import Taken, check_names, renamed, take
@@ -123,18 +123,24 @@ def _orders(model: Sequential) -> dict[str, Shape]:
     """The shapes of the images whose values a layer reads in a row, by its path."""
     steps = flatten(model.children())
     makers = {step.makes: step for step in steps}
-    orders = {step.path: _flattened(step, makers) for step in steps if len(step.reads) == 1}
+    orders = {}
+    for step in steps:
+        orders[step.path] = shape = _flattened(step, makers)
+        if shape is not None and len(step.reads) > 1:
+            raise StateError(
+                f"layer {step.path} adds flattened images, which PyTorch stores in another order: put a Dense first"
+            )
     return {path: shape for path, shape in orders.items() if shape is not None}
 
 
 def _flattened(step: Step, makers: dict[int, Step]) -> Shape | None:
-    before = makers.get(step.reads[0])
-    if before is None:
-        return None
-    if isinstance(before.layer, layers.Reshape):
-        return before.layer.in_shape if len(before.layer.in_shape) == 3 else None
-    keeps_order = isinstance(before.layer, Elementwise | layers.BatchNorm | layers.LayerNorm)
-    return _flattened(before, makers) if keeps_order else None
+    for before in (makers[v] for v in step.reads if v in makers):
+        if isinstance(before.layer, layers.Reshape):
+            return before.layer.in_shape if len(before.layer.in_shape) == 3 else None
+        keeps_order = isinstance(before.layer, Elementwise | layers.BatchNorm | layers.LayerNorm)
+        if keeps_order and (shape := _flattened(before, makers)) is not None:
+            return shape
+    return None
 
 
 def _ours(array: Array, slot: Slot, orders: dict[str, Shape]) -> Array:
