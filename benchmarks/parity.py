@@ -87,8 +87,13 @@ def three_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]
 def pool_case(kind: Any, function: Any) -> Callable[[Any], Any]:
     def case(rng: Any) -> Any:
         k, s = (tuple(int(v) for v in rng.integers(1, 4, 2)) for _ in range(2))
-        p = int(rng.integers(0, min(k) // 2 + 1))
-        return kind(k, s, padding=p), (8, 9, 3), lambda x, q: function(x, k, s, p)
+        p, d, ceil_mode = int(rng.integers(0, min(k) // 2 + 1)), int(rng.integers(1, 3)), bool(rng.integers(2))
+        if kind is nn.MaxPool2D:
+            layer = kind(k, s, padding=p, dilation=d, ceil_mode=ceil_mode)
+            return layer, (8, 9, 3), lambda x, q: function(x, k, s, p, d, ceil_mode)
+        counts = bool(rng.integers(2))
+        layer = kind(k, s, padding=p, ceil_mode=ceil_mode, count_padding=counts)
+        return layer, (8, 9, 3), lambda x, q: function(x, k, s, p, ceil_mode, counts)
 
     return case
 

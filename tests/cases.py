@@ -15,6 +15,7 @@ import nnlite as nn
 from nnlite.backend import Window
 
 small = st.integers(1, 3)
+yes_no = st.booleans()
 pairs = st.one_of(small, st.tuples(small, small))
 sizes = st.tuples(st.integers(5, 8), st.integers(5, 8))
 
@@ -23,7 +24,7 @@ sizes = st.tuples(st.integers(5, 8), st.integers(5, 8))
 def windows(draw):
     """A sliding window that fits its image of one channel."""
     shape = draw(st.tuples(st.integers(2, 9), st.integers(2, 9), st.just(1)))
-    arguments = draw(pairs), draw(pairs), draw(st.integers(0, 2)), draw(st.integers(1, 2))
+    arguments = draw(pairs), draw(pairs), draw(st.integers(0, 2)), draw(st.integers(1, 2)), draw(yes_no)
     try:
         return Window.of(shape, *arguments)
     except nn.ShapeError:
@@ -79,7 +80,12 @@ def pooling(draw, kind):
     rows, columns = st.integers(0, height - 1), st.integers(0, width - 1)
     sides = st.tuples(st.tuples(rows, rows), st.tuples(columns, columns))
     padding = draw(st.one_of(st.integers(0, min(height, width) - 1), st.tuples(rows, columns), sides))
-    return [kind(size, stride, padding=padding)], (*draw(sizes), draw(small))
+    options = {"count_padding": draw(yes_no)} if kind is nn.AvgPool2D else {}
+    dilation = draw(st.sampled_from([1, 1, 2, (1, 2)]))
+    return [kind(size, stride, padding=padding, dilation=dilation, ceil_mode=draw(yes_no), **options)], (
+        *draw(sizes),
+        draw(small),
+    )
 
 
 @st.composite
@@ -90,8 +96,9 @@ def large_pooling(draw):
     if draw(st.booleans()):
         return [nn.MaxPool2D(draw(st.sampled_from([4, (4, 6), 8, (16, 17), 17, (height, width)])))], shape
     size = draw(st.sampled_from([4, 5, (4, 6), 7, (3, 9), (2, 16), (9, 3), (8, 8), 16, (16, 17)]))
-    padding = draw(st.sampled_from([0, 1, (1, 0), (0, 1)]))
-    return [nn.MaxPool2D(size, draw(st.sampled_from([1, 3, (2, 5), 17])), padding=padding)], shape
+    padding, stride = draw(st.sampled_from([0, 1, (1, 0), (0, 1)])), draw(st.sampled_from([1, 3, (2, 5), 17]))
+    dilation = draw(st.sampled_from([1, 2])) if size in (5, 7, (8, 8)) else 1
+    return [nn.MaxPool2D(size, stride, padding=padding, dilation=dilation, ceil_mode=draw(yes_no))], shape
 
 
 @st.composite
@@ -106,7 +113,6 @@ def fixed(make, *shapes):
 
 ANY = ((4,), (3, 2, 5))
 IMAGES = ((4, 3, 2), (5, 5, 3))
-yes_no = st.booleans()
 
 
 def small_cnn():

@@ -21,19 +21,23 @@ def both(value):
     return value if isinstance(value, tuple) else (value, value)
 
 
-def positions(in_shape, kernel, stride, padding, dilation=(1, 1)):
-    """Output size, and for each output pixel the list of (tap, input pixel or None in the padding)."""
-    out, rows = [], []
+def positions(in_shape, kernel, stride, padding, dilation=(1, 1), ceil_mode=False):
+    """Output size, and for each output pixel the list of (tap, its pixel or None, whether the padded image has it)."""
+    out, rows, ends = [], [], []
     for axis in (0, 1):
         before, after = pads(in_shape[axis], kernel[axis], stride[axis], dilation[axis], padding[axis])
-        length = (in_shape[axis] + before + after - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        steps = (in_shape[axis] + before + after - dilation[axis] * (kernel[axis] - 1) - 1) / stride[axis]
+        length = (math.ceil(steps) if ceil_mode else math.floor(steps)) + 1
+        if ceil_mode and (length - 1) * stride[axis] >= in_shape[axis] + before:
+            length -= 1
         out.append(length)
+        ends.append(in_shape[axis] + after)
         rows.append([[i * stride[axis] + k * dilation[axis] - before for k in range(kernel[axis])] for i in range(length)])
 
     def taps(i, j):
         for (ki, y), (kj, x) in itertools.product(enumerate(rows[0][i]), enumerate(rows[1][j])):
             inside = 0 <= y < in_shape[0] and 0 <= x < in_shape[1]
-            yield (ki, kj), (y, x) if inside else None
+            yield (ki, kj), (y, x) if inside else None, y < ends[0] and x < ends[1]
 
     return out, taps
 
@@ -47,7 +51,7 @@ def conv(a, W, b, delta, stride, padding, dilation, groups):
     da, dW = np.zeros(a.shape), np.zeros(W.shape)
     for n, i, j, f in np.ndindex(*z.shape):
         first = f // (filters // groups) * share
-        for (ki, kj), pixel in taps(i, j):
+        for (ki, kj), pixel, _ in taps(i, j):
             if pixel is None:
                 continue
             for c in range(share):
@@ -58,13 +62,13 @@ def conv(a, W, b, delta, stride, padding, dilation, groups):
     return z, da, dW, None if delta is None else delta.sum(axis=(0, 1, 2))
 
 
-def max_pool(a, delta, size, stride, padding):
+def max_pool(a, delta, size, stride, padding, dilation, ceil_mode):
     """y, and da: each delta at the first pixel of its window that is largest, where NaN is larger than all."""
-    size, stride, padding = both(size), both(stride), both(padding)
-    (oh, ow), taps = positions(a.shape[1:3], size, stride, padding)
+    size, stride, padding, dilation = both(size), both(stride), both(padding), both(dilation)
+    (oh, ow), taps = positions(a.shape[1:3], size, stride, padding, dilation, ceil_mode)
     y, da = np.zeros((len(a), oh, ow, a.shape[3])), np.zeros(a.shape)
     for n, i, j, c in np.ndindex(*y.shape):
-        pixels = [pixel for _, pixel in taps(i, j) if pixel is not None]
+        pixels = [pixel for _, pixel, _ in taps(i, j) if pixel is not None]
         values = [a[n, *pixel, c] for pixel in pixels]
         first = next((k for k, value in enumerate(values) if math.isnan(value)), values.index(max(values)))
         y[n, i, j, c] = values[first]
@@ -72,15 +76,16 @@ def max_pool(a, delta, size, stride, padding):
     return y, da
 
 
-def average_pool(a, delta, size, stride, padding):
-    size, stride, padding = both(size), both(stride), both(padding)
-    (oh, ow), taps = positions(a.shape[1:3], size, stride, padding)
+def average_pool(a, delta, size, stride, padding, dilation, ceil_mode, count_padding):
+    size, stride, padding, dilation = both(size), both(stride), both(padding), both(dilation)
+    (oh, ow), taps = positions(a.shape[1:3], size, stride, padding, dilation, ceil_mode)
     y, da = np.zeros((len(a), oh, ow, a.shape[3])), np.zeros(a.shape)
     for n, i, j, c in np.ndindex(*y.shape):
-        for _, pixel in taps(i, j):
-            if pixel is not None:
-                y[n, i, j, c] += a[n, *pixel, c] / (size[0] * size[1])
-                da[n, *pixel, c] += delta[n, i, j, c] / (size[0] * size[1])
+        pixels = [pixel for _, pixel, _ in taps(i, j) if pixel is not None]
+        count = sum(padded for _, _, padded in taps(i, j)) if count_padding else len(pixels)
+        for pixel in pixels:
+            y[n, i, j, c] += a[n, *pixel, c] / count
+            da[n, *pixel, c] += delta[n, i, j, c] / count
     return y, da
 
 

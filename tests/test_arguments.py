@@ -116,7 +116,7 @@ ADAM = OPTIMIZER | {
     "betas": (st.sampled_from([(0.5, 0.9), [0.0, 0.5]]), st.sampled_from([0.9, (0.9,), (0.9, 1), (-1, 0.9), ("a", 0.9), None])),
     "eps": NOT_NEGATIVE,
 }
-POOLING = {"size": pairs_of(1), "stride": or_none(pairs_of(1)), "padding": PADDING}
+POOLING = {"size": pairs_of(1), "stride": or_none(pairs_of(1)), "padding": PADDING, "dilation": pairs_of(1), "ceil_mode": FLAG}
 INDEX = or_none((st.sampled_from([-100, 0, 255, np.int64(-1), np.uint8(255)]), st.one_of(NO_NUMBERS, st.just(2.5))))
 OF_LABELS = {"multilabel": FLAG, "ignore_index": INDEX}
 AVERAGED = {"average": choices("auto", "binary", "macro", "micro", None)} | OF_LABELS
@@ -134,7 +134,7 @@ CONSTRUCTORS = {
         | {"dilation": pairs_of(1), "groups": POSITIVE_WHOLE, "bias": FLAG, "init": INIT},
     ),
     nn.MaxPool2D: ({"size": 2}, POOLING),
-    nn.AvgPool2D: ({"size": 2}, POOLING),
+    nn.AvgPool2D: ({"size": 2}, POOLING | {"count_padding": FLAG}),
     nn.Dropout: ({"rate": 0.5}, {"rate": SHARE}),
     nn.BatchNorm: ({}, {"momentum": reals(0, 1, -0.1, 1.5, 5), "eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
     nn.LayerNorm: ({}, {"eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
@@ -329,7 +329,7 @@ def test_a_network_is_made_of_layers(call):
             lambda: nn.Conv2D(3, 16, 3),
             r"Conv2D\(filters, kernel_size\) has no place for 3: .*\(stride=, padding=, dilation=, g",
         ),
-        (lambda: nn.MaxPool2D(2, 2, 1), r"MaxPool2D\(size, stride\) has no place for 1: .*\(padding=\)"),
+        (lambda: nn.MaxPool2D(2, 2, 1), r"MaxPool2D\(size, stride\) has no place for 1: .*\(padding=, dilation=, ceil_mode=\)"),
         (lambda: nn.BatchNorm(16), r"BatchNorm\(\) has no place for 16"),
         (lambda: nn.LayerNorm("x" * 3000), r"LayerNorm\(\) has no place for 'xxx"),
         (lambda: nn.ReLU(True), r"ReLU\(\) takes no arguments"),

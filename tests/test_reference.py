@@ -45,7 +45,7 @@ def check_max_pool(layer, x, seed):
     z = model.forward(x, training=True)
     delta = np.random.default_rng(seed).integers(-5, 6, z.shape).astype(float)
     stride = layer.size if layer.stride is None else layer.stride
-    y, da = reference.max_pool(x, delta, layer.size, stride, layer.padding)
+    y, da = reference.max_pool(x, delta, layer.size, stride, layer.padding, layer.dilation, layer.ceil_mode)
     assert np.array_equal(z, y, equal_nan=True) and np.array_equal(model(x), y, equal_nan=True)
     assert np.array_equal(model.backward(delta), da)
 
@@ -121,8 +121,24 @@ def test_average_pool(case, seed):
     model, x, delta, z, dx = run(*case, seed)
     layer = model[0]
     stride = layer.size if layer.stride is None else layer.stride
-    for actual, wanted in zip((z, dx), reference.average_pool(x, delta, layer.size, stride, layer.padding), strict=True):
+    options = layer.padding, layer.dilation, layer.ceil_mode, layer.count_padding
+    for actual, wanted in zip((z, dx), reference.average_pool(x, delta, layer.size, stride, *options), strict=True):
         assert_close(actual, wanted)
+
+
+def test_a_window_of_nothing_but_padding_is_refused():
+    for layer, shape in ((nn.MaxPool2D(2, padding=2), (5, 5, 1)), (nn.AvgPool2D(2, padding=1, dilation=2), (5, 1, 1))):
+        with pytest.raises(nn.ShapeError, match=r"padding . leaves a window \(2, 2\) without a pixel of"):
+            nn.Sequential(layer, input_shape=shape)
+
+
+def test_counts_of_an_average():
+    """As PyTorch's: padding counts on request, what rounding up adds never."""
+    means = []
+    for counts in (True, False):
+        layer = nn.AvgPool2D(2, padding=(1, 0), ceil_mode=True, count_padding=counts)
+        means.append(nn.Sequential(layer, input_shape=(3, 3, 1))(np.ones((1, 3, 3, 1)))[0, :, :, 0].tolist())
+    assert means == [[[0.5, 0.5], [1, 1]], [[1, 1], [1, 1]]]
 
 
 @given(shape=st.sampled_from([(3,), (2, 3, 4)]), seed=seeds)

@@ -22,6 +22,6 @@ class Backend(Operations):
         is_large = window.is_blockwise and math.prod(window.kernel) > LARGE
         return BlockMaxPoolPlan(self, window) if is_large else MaxPoolPlan(self, window)
 
-    def average_pool_plan(self, window: Window) -> AveragePoolPlan:
+    def average_pool_plan(self, window: Window, count_padding: bool = True) -> AveragePoolPlan:
         """The algorithm for average-pooling."""
-        return AveragePoolPlan(self, window)
+        return AveragePoolPlan(self, window, count_padding)

@@ -226,19 +226,29 @@ def spread_to_taps(xp: Any, delta: Array, memory: Memory, taps: Sequence[Array],
 
 
 class AveragePoolPlan(_PoolPlan):
-    """y = the mean of each window, padded zeros included. Many taps are added pairwise, so that no digits are lost."""
+    """y = the mean of each window. Many taps are added pairwise, so that no digits are lost.
+
+    count_padding: whether it is over padded zeros, too, those of `window.beyond` excepted.
+    """
+
+    def __init__(self, backend: Operations, window: Window, count_padding: bool = True) -> None:
+        super().__init__(backend, window)
+        counts = [window.taps_met(axis, count_padding) for axis in (0, 1)]
+        self.is_even = all(set(met) == {k} for met, k in zip(counts, window.kernel, strict=True))
+        table = [[[i * j] for j in counts[1]] for i in counts[0]]
+        self.divisor: Any = len(window.taps) if self.is_even else backend.asarray(table, "float32")
 
     def forward(self, a: Array, out: Array | None) -> Array:
         """(N, H, W, C) -> (N, OH, OW, C)."""
         y = self._out((len(a), *self.out_shape), a.dtype, out)
         self._add(self._pad(a, 0.0), self.window.taps, y)
-        y /= len(self.window.taps)
+        y /= self.divisor
         return y
 
     def backward(self, delta: Array, out: Array | None) -> Array:
         """Spread each delta evenly over its window."""
         share = self.backend.scratch_batch("part", delta.shape, delta.dtype)
-        self.backend.xp.divide(delta, len(self.window.taps), out=share)
+        self.backend.xp.divide(delta, self.divisor, out=share)
         da = self._padded_target(len(delta), delta.dtype, out)
         self._spread(share, self.window.taps, da)
         return self._unpad(da, out)

@@ -20,13 +20,22 @@ def both(value: int | Pair) -> Pair:
 
 
 class Window:
-    """A kernel that slides over an image: out = (in + padding - dilation (kernel - 1) - 1) // stride + 1."""
+    """A kernel that slides over an image: out = (in + padding - dilation (kernel - 1) - 1) // stride + 1.
+
+    padding: ((top, bottom), (left, right)).  beyond: how much of it, at bottom and right, is there only because of `ceil_mode`.
+    """
 
     def __init__(
-        self, in_shape: tuple[int, int, int], kernel: Pair, stride: Pair, dilation: Pair, padding: tuple[Pair, Pair]
+        self,
+        in_shape: tuple[int, int, int],
+        kernel: Pair,
+        stride: Pair,
+        dilation: Pair,
+        padding: tuple[Pair, Pair],
+        beyond: Pair = (0, 0),
     ) -> None:
         self.in_shape, self.kernel, self.stride, self.dilation = in_shape, kernel, stride, dilation
-        self.padding = padding  # ((top, bottom), (left, right))
+        self.padding, self.beyond = padding, beyond
 
     @classmethod
     def of(
@@ -36,13 +45,18 @@ class Window:
         stride: int | Pair,
         padding: Padding = 0,
         dilation: int | Pair = 1,
+        ceil_mode: bool = False,
     ) -> "Window":
-        """Resolve the user's arguments; raises ShapeError if they do not fit images of `in_shape`."""
+        """Resolve the user's arguments; raises ShapeError if they do not fit images of `in_shape`.
+
+        ceil_mode: whether pixels that are too few for another output give one, if it starts in the image or before it.
+        """
         if len(in_shape) != 3:
             raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
         k, s, d = both(kernel), both(stride), both(dilation)
         pads = _resolve_padding(in_shape[:2], k, s, d, padding)
         window = cls((in_shape[0], in_shape[1], in_shape[2]), k, s, d, pads)
+        window = window.padded_further() if ceil_mode else window
         if min(window.out_size) < 1:
             raise ShapeError(f"the kernel covers {window.span}, more than the padded input {window.padded_size}")
         return window
@@ -52,6 +66,19 @@ class Window:
         cropped = Window(self.in_shape, self.kernel, self.stride, self.dilation, self.padding)
         cropped.out_size = (pool.out_size[0] * pool.kernel[0], pool.out_size[1] * pool.kernel[1])
         return cropped
+
+    def padded_further(self) -> "Window":
+        """This window with as much more padding at bottom and right as one more output needs that starts before them."""
+        (top, bottom), (left, right) = self.padding
+        down, across = (self._missing(axis) for axis in (0, 1))
+        padding = (top, bottom + down), (left, right + across)
+        return Window(self.in_shape, self.kernel, self.stride, self.dilation, padding, (down, across))
+
+    def _missing(self, axis: int) -> int:
+        start = self.out_size[axis] * self.stride[axis]
+        missing = start + self.span[axis] - self.padded_size[axis]
+        starts_before = start < self.padding[axis][0] + self.in_shape[axis]
+        return missing if starts_before and missing < self.stride[axis] else 0
 
     @cached_property
     def span(self) -> Pair:
@@ -92,6 +119,13 @@ class Window:
                 pixels = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
                 taps.append((tap, slice(start, stop), pixels))
         return taps
+
+    def taps_met(self, axis: int, with_padding: bool) -> list[int]:
+        """For each output along an axis, how many places in the kernel meet the image, or also the padding without `beyond`."""
+        size, (before, after), k, d = self.in_shape[axis], self.padding[axis], self.kernel[axis], self.dilation[axis]
+        first, end = (-before, size + after - self.beyond[axis]) if with_padding else (0, size)
+        starts = range(-before, self.out_size[axis] * self.stride[axis] - before, self.stride[axis])
+        return [max(0, min(k, -((start - end) // d)) - max(0, -((start - first) // d))) for start in starts]
 
     @cached_property
     def plane_size(self) -> Pair:
@@ -137,7 +171,8 @@ class Window:
     @cached_property
     def overlap(self) -> int:
         """The largest number of windows that contain one pixel."""
-        return math.prod(-(-k // s) for k, s in zip(self.kernel, self.stride, strict=True))
+        axes = zip(self.kernel, self.stride, self.dilation, strict=True)
+        return math.prod(-(-k // (s // math.gcd(s, d))) for k, s, d in axes)
 
     @cached_property
     def is_blockwise(self) -> bool:

@@ -126,14 +126,15 @@ def _dense(graph: _Graph, step: Step, layer: Any, a: str) -> str:
 
 def _window(window: Window) -> dict[str, Any]:
     (top, bottom), (left, right) = window.padding
-    return {"kernel_shape": window.kernel, "strides": window.stride, "pads": [top, left, bottom, right]}
+    pads = [top, left, bottom, right]
+    return {"kernel_shape": window.kernel, "strides": window.stride, "dilations": window.dilation, "pads": pads}
 
 
 def _conv(graph: _Graph, step: Step, layer: Any, a: str) -> str:
     window = layer.plan.window
     W = graph.constant(f"{step.path}.W", graph.model.backend.to_host(layer.W).transpose(0, 3, 1, 2))
     bias = [graph.constant(f"{step.path}.b", layer.b)] if layer.bias else []
-    return graph.add("Conv", a, W, *bias, **_window(window), dilations=window.dilation, group=int(layer.groups))
+    return graph.add("Conv", a, W, *bias, **_window(window), group=int(layer.groups))
 
 
 def _max_pool(graph: _Graph, step: Step, layer: Any, a: str) -> str:
@@ -141,7 +142,20 @@ def _max_pool(graph: _Graph, step: Step, layer: Any, a: str) -> str:
 
 
 def _average_pool(graph: _Graph, step: Step, layer: Any, a: str) -> str:
-    return graph.add("AveragePool", a, **_window(layer.plan.window), count_include_pad=1)
+    window, attributes = layer.plan.window, _window(layer.plan.window)
+    if layer.count_padding and any(window.beyond):  # it does not count what rounding up adds
+        down, across = window.beyond
+        top, left, bottom, right = attributes["pads"]
+        attributes |= {"pads": [top, left, bottom - down, right - across], "ceil_mode": 1}
+        if _rounded_up(window) != window.out_size:
+            raise StateError(f"layer {step.path} {shortened(layer)} has no ONNX operator: it rounds up along one axis only")
+    return graph.add("AveragePool", a, **attributes, count_include_pad=int(layer.count_padding))
+
+
+def _rounded_up(window: Window) -> tuple[int, ...]:
+    """The size of the outputs as ONNX infers it."""
+    axes = zip(window.padded_size, window.beyond, window.span, window.stride, strict=True)
+    return tuple(-((span + more - size) // stride) + 1 for size, more, span, stride in axes)
 
 
 def _global_pool(kind: str) -> Any:

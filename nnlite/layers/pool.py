@@ -1,6 +1,6 @@
 """Pooling: summaries of neighbouring pixels."""
 
-from nnlite.arguments import pair, shortened, window_padding
+from nnlite.arguments import flag, pair, shortened, window_padding
 from nnlite.backend import Array, Padding, Pair, Window
 from nnlite.errors import ShapeError
 from nnlite.layers.base import Context, Layer, Shape
@@ -15,20 +15,29 @@ class Pooling(Layer):
 class MaxPool2D(Pooling):
     """y = the largest a of each window, channel by channel.     a: (N, H, W, C)   y: (N, OH, OW, C)
 
-    OH = (H + padding - size) // stride + 1. Padding counts as minus infinity.
+    OH = (H + padding - dilation (size - 1) - 1) // stride + 1. Padding counts as minus infinity.
     Backward: each delta goes to the pixel that was largest; among equal ones the first, row by row.
 
-    size, stride (default: size), padding: an integer or (height, width); padding also ((top, bottom), (left, right)). Raises
-    ShapeError for a window that does not fit.
+    size, stride (default: size), padding, dilation: an integer or (height, width); padding also ((top, bottom), (left, right)).
+    ceil_mode: whether the division is rounded up, so that pixels at bottom and right that do not fill a window have an output,
+    too, unless it would start in the padding behind the image.  Raises ShapeError for a window that does not fit or meets only
+    padding.
     """
 
-    def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
-        self.size, self.padding = pair("size", size), window_padding(padding)
-        self.stride = None if stride is None else pair("stride", stride)
+    def __init__(
+        self,
+        size: int | Pair,
+        stride: int | Pair | None = None,
+        *,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        self.size, self.padding, self.dilation = pair("size", size), window_padding(padding), pair("dilation", dilation)
+        self.stride, self.ceil_mode = None if stride is None else pair("stride", stride), flag("ceil_mode", ceil_mode)
 
     def build(self, in_shape: Shape) -> Shape:
-        window = _window(self, in_shape)
-        self.plan = self.backend.max_pool_plan(window)
+        self.plan = self.backend.max_pool_plan(_window(self, in_shape))
         return self.plan.out_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
@@ -41,18 +50,28 @@ class MaxPool2D(Pooling):
 class AvgPool2D(Pooling):
     """y = the mean of a over each window, channel by channel.     a: (N, H, W, C)   y: (N, OH, OW, C)
 
-    Padded zeros are included. Backward: each delta is spread evenly over its window.
+    Backward: each delta is spread evenly over its window.
 
-    size, stride (default: size), padding: an integer or (height, width); padding also ((top, bottom), (left, right)). Raises
-    ShapeError for a window that does not fit.
+    size, stride, padding, dilation, ceil_mode: as for `MaxPool2D`.  count_padding: whether padded zeros are included, but never
+    what `ceil_mode` adds.  Raises ShapeError for a window that does not fit or meets only padding.
     """
 
-    def __init__(self, size: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0) -> None:
-        self.size, self.padding = pair("size", size), window_padding(padding)
-        self.stride = None if stride is None else pair("stride", stride)
+    def __init__(
+        self,
+        size: int | Pair,
+        stride: int | Pair | None = None,
+        *,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        ceil_mode: bool = False,
+        count_padding: bool = True,
+    ) -> None:
+        self.size, self.padding, self.dilation = pair("size", size), window_padding(padding), pair("dilation", dilation)
+        self.stride, self.ceil_mode = None if stride is None else pair("stride", stride), flag("ceil_mode", ceil_mode)
+        self.count_padding = flag("count_padding", count_padding)
 
     def build(self, in_shape: Shape) -> Shape:
-        self.plan = self.backend.average_pool_plan(_window(self, in_shape))
+        self.plan = self.backend.average_pool_plan(_window(self, in_shape), bool(self.count_padding))
         return self.plan.out_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
@@ -101,7 +120,7 @@ class GlobalMaxPool2D(Pooling):
 
 def _window(layer: MaxPool2D | AvgPool2D, in_shape: Shape) -> Window:
     stride = layer.size if layer.stride is None else layer.stride
-    window = Window.of(in_shape, layer.size, stride, layer.padding)
-    if any(pad >= k for pads, k in zip(window.padding, window.kernel, strict=True) for pad in pads):
-        raise ShapeError(f"padding {layer.padding} must be smaller than the window {window.kernel}")
+    window = Window.of(in_shape, layer.size, stride, layer.padding, layer.dilation, bool(layer.ceil_mode))
+    if any(0 in window.taps_met(axis, with_padding=False) for axis in (0, 1)):
+        raise ShapeError(f"padding {layer.padding} leaves a window {window.kernel} without a pixel of {shortened(in_shape)}")
     return window

@@ -27,9 +27,9 @@ class CupyBackend(CudaOperations, Backend):
         """Max-pooling by a kernel."""
         return CudaMaxPoolPlan(self, window)
 
-    def average_pool_plan(self, window: Window) -> CudaAveragePoolPlan:
+    def average_pool_plan(self, window: Window, count_padding: bool = True) -> CudaAveragePoolPlan:
         """Average-pooling by a kernel."""
-        return CudaAveragePoolPlan(self, window)
+        return CudaAveragePoolPlan(self, window, count_padding)
 
     # ---- batch normalisation: there is one part, the batch
 

@@ -159,17 +159,21 @@ class CudaAveragePoolPlan(AveragePoolPlan):
 
     backend: "CudaOperations"
 
-    def __init__(self, backend: "CudaOperations", window: Window) -> None:
-        super().__init__(backend, window)
+    def __init__(self, backend: "CudaOperations", window: Window, count_padding: bool = True) -> None:
+        super().__init__(backend, window, count_padding)
         self.geometry = Geometry(window)
 
     def forward(self, a: Array, out: Array | None) -> Array:
         y = self._out((len(a), *self.out_shape), a.dtype, out)
-        self.backend.kernels.images("average_pool", y.dtype, self.geometry, y.shape, a, y)
+        self.backend.kernels.images("average_pool", y.dtype, self.geometry, y.shape, a, self._counts(a), y)
         return y
 
     def backward(self, delta: Array, out: Array | None) -> Array:
-        return _spread(self, "average_pool_delta", delta, [], out)
+        return _spread(self, "average_pool_delta", delta, [self._counts(delta)], out)
+
+    def _counts(self, like: Array) -> Array | None:
+        """What the sums are divided by, if that is not the same everywhere."""
+        return None if self.is_even else self.divisor.astype(like.dtype, copy=False)
 
 
 def _spread(plan: Any, name: str, delta: Array, more: list[Array | None], out: Array | None) -> Array:

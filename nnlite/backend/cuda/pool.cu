@@ -55,8 +55,8 @@ KERNEL max_pool_delta(const real* delta, const unsigned short* winner, real* da,
     }
 }
 
-// y = the mean of each window, padded zeros included.
-KERNEL average_pool(const real* a, real* out, Window w, int images, int channels)
+// y = the sum of each window over counts, one for each output, or, if null, over the number of taps.
+KERNEL average_pool(const real* a, const real* counts, real* out, Window w, int images, int channels)
 {
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
         const real* image = a + (long long)n * w.pixels() * channels;
@@ -74,14 +74,14 @@ KERNEL average_pool(const real* a, real* out, Window w, int images, int channels
                     }
                     sum += of_row;
                 }
-                out[((long long)n * w.positions() + m) * channels + c] = sum / w.taps();
+                out[((long long)n * w.positions() + m) * channels + c] = sum / (counts ? counts[m] : w.taps());
             }
         }
     }
 }
 
-// Each delta is spread evenly over its window.
-KERNEL average_pool_delta(const real* delta, real* da, Window w, int images, int channels)
+// Each delta, over counts, is spread evenly over its window.
+KERNEL average_pool_delta(const real* delta, const real* counts, real* da, Window w, int images, int channels)
 {
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
         const long long outputs = (long long)n * w.positions();
@@ -91,10 +91,12 @@ KERNEL average_pool_delta(const real* delta, real* da, Window w, int images, int
             for (int c = threadIdx.x; c < channels; c += blockDim.x) {
                 real sum = 0;
                 for (int out_y = above.first; out_y <= above.last; out_y++)
-                    for (int out_x = beside.first; out_x <= beside.last; out_x++)
+                    for (int out_x = beside.first; out_x <= beside.last; out_x++) {
+                        const int output = out_y * w.out_width + out_x;
                         if (above.tap_of(out_y) >= 0 && beside.tap_of(out_x) >= 0)
-                            sum += delta[(outputs + out_y * w.out_width + out_x) * channels + c];
-                da[((long long)n * w.pixels() + m) * channels + c] = sum / w.taps();
+                            sum += delta[(outputs + output) * channels + c] / (counts ? counts[output] : real(1));
+                    }
+                da[((long long)n * w.pixels() + m) * channels + c] = counts ? sum : sum / w.taps();
             }
         }
     }
