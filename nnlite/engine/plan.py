@@ -72,7 +72,7 @@ class Run:
 class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
-    output: the number of the last value.  shapes: of one sample of each value, in training.
+    output: the number of the last value.  shapes: of one sample of each value, in training.  images: the values that are images.
     takes_integers: whether all layers that read the input take integers unconverted.
     """
 
@@ -80,6 +80,7 @@ class Plan(NamedTuple):
     inference: Run
     output: int
     shapes: dict[int, Shape]
+    images: frozenset[int]
     takes_integers: bool
 
 
@@ -98,6 +99,8 @@ def make_plan(
             step.layer = step.does = step.layer.frozen_form()
     if rewrite:
         training, inference = fuse(training), fuse(inference)
+    images = _find_images(training)
+    _find_images(inference)
     runs = _cut_at_barriers(training)
     whole = [_run(inference, whole=not all(_is_shardable(step.layer) for step in inference))]
     output = training[-1].makes
@@ -113,7 +116,8 @@ def make_plan(
             if len(step.reads) == 1:
                 step.does = wrap(step.path, step.layer)
     shapes = {0: in_shape, **{step.makes: step.layer.out_shape for step in training}}
-    return Plan(runs, whole[0], output, shapes, all(step.layer.takes_integers for step in inference if 0 in step.reads))
+    takes_integers = all(step.layer.takes_integers for step in inference if 0 in step.reads)
+    return Plan(runs, whole[0], output, shapes, images, takes_integers)
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:
@@ -135,6 +139,21 @@ def _flatten(layers: dict[str, Layer], value: int, numbers: "count[int]", prefix
             steps.append(Step(path, layer, (value,), next(numbers)))
         value = steps[-1].makes
     return steps
+
+
+def _find_images(steps: list[Step]) -> frozenset[int]:
+    """The values that a layer of images reads or makes, or that are connected with one by layers that follow; each step is told."""
+    images, found = set[int](), -1
+    while len(images) > found:
+        found = len(images)
+        for step in steps:
+            layer, values = step.layer, {*step.reads, step.makes}
+            follows = layer.images is None or layer.elementwise
+            if layer.images or (follows and not images.isdisjoint(values)):
+                images |= values
+    for step in steps:
+        step.images = frozenset(images)
+    return frozenset(images)
 
 
 def _is_shardable(layer: Layer) -> bool:

@@ -1,4 +1,4 @@
-"""Models as ONNX files, which onnxruntime and others run: https://onnx.ai.
+"""Models as ONNX files.
 
 Operators are those of opset 20. Images are (N, C, H, W) inside; at the border they are nnlite's (N, H, W, C), by one Transpose.
 """
@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, checker, helper, numpy_helper
 
 from nnlite import layers
 from nnlite.arguments import choice, shortened
@@ -18,11 +19,6 @@ from nnlite.errors import StateError
 from nnlite.layers.base import Elementwise, Layer, Shape
 from nnlite.layers.branches import Joined, Sum
 from nnlite.model import Sequential
-
-try:
-    from onnx import TensorProto, checker, helper, numpy_helper
-except ImportError as error:
-    raise ImportError("nnlite.interop.onnx needs onnx 1.17 or later: pip install 'nnlite-numpy[onnx]'") from error
 
 OPSET, IR_VERSION = 20, 10  # onnx's own defaults are newer than what many runtimes read
 TO_IMAGES, FROM_IMAGES = [0, 3, 1, 2], [0, 2, 3, 1]  # (N, H, W, C) to (N, C, H, W), and back

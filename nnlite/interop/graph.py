@@ -1,0 +1,92 @@
+"""A directed graph of layers as layers inside layers: what other libraries' functional models become.
+
+    nodes = [
+        Node("conv", ("image",), nn.Conv2D(8, 3, padding=1)),
+        Node("relu", ("conv",), nn.ReLU()),
+        Node("sum", ("image", "relu"), add),
+    ]
+    nn.Sequential(*nest(nodes, "image", "sum"), input_shape=(32, 32, 8))        # Residual(Conv2D(8, 3, padding=1), ReLU())
+
+A node is a layer, which reads one value, or a join, which reads several. Its value bears its name.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from nnlite.arguments import shortened
+from nnlite.errors import FileError
+from nnlite.layers import Normalize, Residual
+from nnlite.layers.base import Layer
+
+Join = Callable[[list[list[Layer]]], list[Layer]]  # from branches, of which each is empty or a chain, to a chain
+
+
+class Node(NamedTuple):
+    """A value, what it is made from, and the layer or the join that makes it."""
+
+    name: str
+    inputs: tuple[str, ...]
+    makes: Layer | Join
+
+
+def add(branches: list[list[Layer]]) -> list[Layer]:
+    """The join of a sum: y = f_1(a) + f_2(a) + ..., where an empty branch is a itself."""
+    bodies = [branch for branch in branches if branch]
+    same = len(branches) - len(bodies)
+    rest: list[Layer] = [Normalize(0, 1 / same)] if same > 1 else [] if same else bodies.pop()
+    for body in reversed(bodies):
+        rest = [Residual(*body, shortcut=rest)]
+    return rest
+
+
+def nest(nodes: Iterable[Node], start: str, end: str) -> list[Layer]:
+    """The layers from the value `start`, which no node makes, to the value `end`, one after another, joined branches nested.
+
+    nodes: each behind those that it reads; what does not lead to `end` is left out. Raises FileError, naming the node, for
+    one that reads an unknown value, and for branches that share a layer: nested layers cannot show them.
+    """
+    return _Graph(nodes, start).chain(start, end, set())
+
+
+class _Graph:
+    """above: of each value the last one before it on all ways from the start; depth: how many there are."""
+
+    def __init__(self, nodes: Iterable[Node], start: str) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.above: dict[str, str] = {}
+        self.depth = {start: 0}
+        for node in nodes:
+            self._enter(node)
+
+    def _enter(self, node: Node) -> None:
+        unknown = [name for name in node.inputs if name not in self.depth]
+        if unknown or not node.inputs:
+            raise FileError(f"{shortened(node.name)} reads {shortened(unknown or 'nothing')}: no node before it makes that")
+        above, *others = node.inputs
+        for other in others:
+            above = self._last_before_both(above, other)
+        self.nodes[node.name], self.above[node.name], self.depth[node.name] = node, above, self.depth[above] + 1
+
+    def _last_before_both(self, a: str, b: str) -> str:
+        while a != b:
+            a, b = (self.above[a], b) if self.depth[a] >= self.depth[b] else (a, self.above[b])
+        return a
+
+    def chain(self, start: str, end: str, used: set[str]) -> list[Layer]:
+        """The layers from one value to another that each way from the start to it passes.  used: nodes that have a place."""
+        links = list[list[Layer]]()
+        while end != start:
+            if end in used:
+                raise FileError(
+                    f"{shortened(end)} is read by branches that are joined in different places: nnlite nests branches, "
+                    "which share no layer"
+                )
+            used.add(end)
+            node, end = self.nodes.get(end), self.above.get(end, "")
+            if node is None:
+                raise FileError("the outputs do not depend on the inputs")
+            if isinstance(node.makes, Layer):
+                links.append([node.makes])
+            else:
+                links.append(node.makes([self.chain(end, v, used) for v in node.inputs]))
+        return [layer for link in reversed(links) for layer in link]
