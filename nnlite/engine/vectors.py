@@ -12,14 +12,10 @@ from nnlite.init import initial_values
 from nnlite.layers.base import Layer, Slot
 
 
-def walk(layers: dict[str, Layer], prefix: str = "") -> Iterator[tuple[str, Layer]]:
+def walk(layers: dict[str, Layer]) -> Iterator[tuple[str, Layer]]:
     """All layers without children, depth first, with their paths."""
     for name, layer in layers.items():
-        children = layer.children()
-        if children:
-            yield from walk(children, f"{prefix}{name}.")
-        else:
-            yield prefix + name, layer
+        yield from ((path, leaf) for path, leaf in everything(layer, name) if not leaf.children())
 
 
 def everything(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:

@@ -77,9 +77,6 @@ class EarlyStopping(Callback):
         names = ("best", "waited", "best_epoch", "snapshot")
         return {name: getattr(self, name) for name in names}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-
 
 class ReduceOnPlateau(Callback):
     """r <- max(factor r, min_learning_rate) after more than `patience` epochs in which `monitor` did not improve.
@@ -158,9 +155,6 @@ class ReduceOnPlateau(Callback):
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited, "cooling": self.cooling}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-
 
 class WeightAverage(Callback):
     """average <- average + w (values - average) after each step, over parameters and buffers; training ends with it.
@@ -217,6 +211,3 @@ class WeightAverage(Callback):
 
     def state(self) -> dict[str, Any]:
         return {"count": self.count, "average": self.average}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)

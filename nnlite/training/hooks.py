@@ -55,7 +55,8 @@ class Callback(Configured):
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore what `state` returned: attributes of these names."""
+        vars(self).update(state)
 
 
 class Training(Protocol):

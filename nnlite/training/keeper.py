@@ -146,9 +146,7 @@ class Checkpoints(Keeper):
         """Write a checkpoint, and the model if it is the best."""
         cost = self.monitor.cost(self.trainer, row)
         is_best = cost < self.best
-        if is_best:
-            self.best = cost
-        self.ended = False
+        self.best, self.ended = min(self.best, cost), False
         self._save(best=is_best)
         self.signals.let_through()
 
