@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import flag
 from nnlite.data.dataset import Dataset, Datasets
-from nnlite.data.download import fetch
-from nnlite.data.files import data_folder, gunzip, read, read_checked
+from nnlite.data.files import data_folder, fetch, gunzip, read, read_checked
 from nnlite.errors import DataError
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

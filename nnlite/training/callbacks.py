@@ -8,8 +8,7 @@ from typing import Any, Literal
 from nnlite.arguments import choice, flag, number, shortened, whole
 from nnlite.model import Sequential
 from nnlite.optim.groups import by_column
-from nnlite.training.hooks import Callback, Training
-from nnlite.training.monitor import Mode, Monitor
+from nnlite.training.hooks import Callback, Mode, Monitor, Training
 
 _LEAST_REDUCTION = 1e-8  # smaller reductions are skipped, as in PyTorch
 
