@@ -251,4 +251,4 @@ def test_softmax_has_the_values_of_its_equation():
 def test_every_layer_of_images_says_so():
     layers = [kind for kind in vars(nn.layers).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
     others = {kind.__name__ for kind in layers if kind.images is False and not kind.elementwise}
-    assert others == {"Layer", "BatchLayer", "Dense", "Flatten", "Reshape", "Residual"}
+    assert others == {"Layer", "BatchLayer", "Dense", "Flatten", "Reshape", "Residual", "Concat"}

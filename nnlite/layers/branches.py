@@ -92,7 +92,7 @@ class Residual(Branching):
 class Joined(Layer):
     """y = [a_1, a_2, ...], along the channels.     dJ/da_k: the channels of delta that a_k became     channels: of each a_k"""
 
-    keeps, shares_memory = None, False
+    keeps, shares_memory, images = None, False, None
 
     def __init__(self, channels: Sequence[int]) -> None:
         self.channels = channels
@@ -103,8 +103,9 @@ class Joined(Layer):
     def backward(self, delta: Array, ctx: Context) -> Array:
         """In memory of each branch's own: layers read what is in one piece faster."""
         parts, first = [], 0
+        room = ctx.persist if delta.flags.c_contiguous else ctx.persist_batch
         for k, channels in enumerate(self.channels):
-            parts.append(ctx.persist_batch(f"delta {k}", (*delta.shape[:-1], channels), delta.dtype))
+            parts.append(room(f"delta {k}", (*delta.shape[:-1], channels), delta.dtype))
             parts[k][...] = delta[..., first : first + channels]
             first += channels
         return parts

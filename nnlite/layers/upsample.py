@@ -24,7 +24,7 @@ class Upsample2D(Layer):
     not images.
     """
 
-    keeps, shares_memory, gives_probabilities = None, False, None
+    keeps, shares_memory, gives_probabilities, images = None, False, None, True
 
     def __init__(self, factor: int | Pair, *, mode: Literal["nearest", "bilinear"] = "nearest") -> None:
         self.factor, self.mode = pair("factor", factor), choice("mode", mode, "nearest", "bilinear")
