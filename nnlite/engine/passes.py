@@ -36,8 +36,7 @@ class Stage:
 
     def each(self, work: Callable[[int, slice], None], on_error: Callable[[], None] = lambda: None) -> None:
         """Do `work(i, rows)` for each shard."""
-        backend = self.memory.vectors.backend
-        backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
+        self.memory.vectors.backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
 
 
 def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
