@@ -165,14 +165,12 @@ def _pixels(image: Any, size: Size, channels: int) -> Array:
 
 def _common_size(paths: Sequence[Path]) -> Size:
     """(H, W) of all images, from the files' headers."""
-    first: Size | None = None
-    for path in paths:
-        size = _read(path, lambda image: (image.height, image.width))
-        first = first or size
+    sizes = (_read(path, lambda image: (image.height, image.width)) for path in paths)
+    first: Size = next(sizes)
+    for path, size in zip(paths[1:], sizes, strict=True):
         if size != first:
             raise DataError(
                 f"the images have several sizes, {first} (height, width) in {shown(paths[0])} and {size} in {shown(path)}: "
                 "give size=(height, width), to which all are resized"
             )
-    assert first is not None
     return first
