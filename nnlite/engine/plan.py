@@ -10,7 +10,7 @@ from nnlite.engine.reuse import end_values, reuse_deltas, reuse_values
 from nnlite.engine.rewrite import fuse
 from nnlite.engine.steps import Join, Step, Stretch
 from nnlite.layers.base import BatchLayer, Layer, Shape
-from nnlite.layers.residual import Residual
+from nnlite.layers.branches import Branching
 
 Wrap = Callable[[str, Layer], Layer]
 
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers of its steps, without sums of branches."""
+        """The layers of its steps, without those that join branches."""
         return [step.layer for step in self.steps if len(step.reads) == 1]
 
     @cached_property
@@ -91,7 +91,7 @@ def make_plan(
 
     rewrite: whether neighbouring layers become joined and in-place steps.
     frozen: whether all layers that have a frozen form use it, as when only dJ/dx is wanted.
-    wrap: returns what is called instead of the layer at a path; sums of branches are not wrapped.
+    wrap: returns what is called instead of the layer at a path; what joins branches is not wrapped.
     """
     training, inference = flatten(layers), flatten(layers)
     for step in training:
@@ -129,11 +129,10 @@ def _flatten(layers: dict[str, Layer], value: int, numbers: "count[int]", prefix
     steps = list[Step]()
     for name, layer in layers.items():
         path = prefix + name
-        if isinstance(layer, Residual):
-            f = _flatten(layer.main_branch(), value, numbers, path + ".")
-            s = _flatten(layer.shortcut_branch(), value, numbers, path + ".")
-            ends = tuple(branch[-1].makes if branch else value for branch in (s, f))
-            steps += [*f, *s, Join(path, layer.sum(), ends, next(numbers))]
+        if isinstance(layer, Branching):
+            branches = [_flatten(branch, value, numbers, path + ".") for branch in layer.branches_by_name()]
+            ends = tuple(branch[-1].makes if branch else value for branch in branches)
+            steps += [*(step for branch in branches for step in branch), Join(path, layer.join(), ends, next(numbers))]
         elif layer.children():
             steps += _flatten(layer.children(), value, numbers, path + ".")
         else:
