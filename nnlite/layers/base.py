@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import inspect
 
 from nnlite.arguments import as_call, constructor, shortened, whole
-from nnlite.backend import Array, Backend, Memory, get_backend
+from nnlite.backend import Array, Backend, Memory, get_numpy_backend
 from nnlite.errors import ShapeError
 from nnlite.init import DeclaredShape
 
@@ -139,7 +139,7 @@ class Layer:
     images: ClassVar[bool | None] = False
     ends_with_relu = False
 
-    backend: Backend = get_backend("cpu")
+    backend: Backend = get_numpy_backend()
     in_shape: Shape
     out_shape: Shape
     declared: dict[str, Parameter]
