@@ -9,14 +9,13 @@ from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, get_backend, length, single_threaded_blas, with_chosen_kernels
 from nnlite.engine import Engine
 from nnlite.engine.plan import Plan
-from nnlite.engine.values import Valued
-from nnlite.engine.vectors import Vectors, everything, refuse_repeats, unchanged_by_errors, walk
+from nnlite.engine.summary import summary
+from nnlite.engine.vectors import Valued, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.branches import build_chain, check_layers
 from nnlite.losses import Loss
 from nnlite.serialize import read_model, save
-from nnlite.summary import summary
 from nnlite.weights import Taken, check_names, renamed, take
 
 # Attributes set by `assemble`, not copied.
