@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
-from nnlite.backend import Array, get_backend, length, single_threaded_blas
+from nnlite.backend import Array, get_backend, length, single_threaded_blas, with_chosen_kernels
 from nnlite.engine import Engine
 from nnlite.engine.plan import Plan
 from nnlite.engine.summary import summary
@@ -70,6 +70,7 @@ class Sequential(Valued):
 
         An error leaves all layers, and the models that they belong to, unchanged.
         """
+        self.backend = with_chosen_kernels(self.backend)
         every = dict(everything(self))
         owners = [(layer, layer.owner) for layer in every.values() if layer.owner is not None]
         with unchanged_by_errors(every.values()):

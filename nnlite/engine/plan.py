@@ -71,7 +71,7 @@ class Run:
 class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
-    output: the number of the last value.  shapes: of one sample of each value, in training.  images: the values that are images.
+    output: the number of the last value.  shapes: of one sample of each value, in training.  images: values that are images.
     takes_integers: whether all layers that read the input take integers unconverted.
     """
 
@@ -142,7 +142,7 @@ def _flatten(layers: dict[str, Layer], value: int, numbers: "count[int]", prefix
 
 
 def _find_images(steps: list[Step]) -> frozenset[int]:
-    """The values that a layer of images reads or makes, or that are connected with one by layers that follow; each step is told."""
+    """The values that layers of images read or make, and those connected with them by layers that follow; tells each step."""
     images, found = set[int](), -1
     while len(images) > found:
         found = len(images)
