@@ -33,7 +33,7 @@ class Border(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Outputs with the same taps: where their windows start and where they go; taps as offsets, numbers, and runs of k values."""
+    """Outputs with the same taps: where their windows start, where they go, and the taps: offsets, numbers, runs of k values."""
 
     rows: Table
     out: Table
@@ -91,7 +91,7 @@ class Geometry:
 
     def _backward(self) -> Iterator[Part]:
         window, border, f = self.window, self.delta_border, self.filters
-        (h, w, _), (kh, kw), width = window.in_shape, window.kernel, border.size[1]
+        w, kw, width = window.in_shape[1], window.kernel[1], border.size[1]
         together = kw if window.dilation[1] == window.stride[1] == 1 else 1
         for y, rows, down in self._remainders(0):
             for x, columns, across in self._remainders(1):

@@ -5,11 +5,28 @@ from typing import Any
 import numpy as np
 
 from nnlite.backend.conv import ConvPlan
+from nnlite.backend.cpu.winograd import conv_algorithm, is_possible
 from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels, padded
 from nnlite.backend.window import Array, Window
 
 _LANES = 16  # values between planes
+_TRANSFORM = 8  # the cost of a transformed value, in multiplications of a product: measured (`benchmarks/results/kernels.md`)
+
+
+def best_tile(window: Window, filters: int) -> int | None:
+    """The m that makes this convolution cheapest, or None for products without tiles; or as `nn.set_conv_algorithm` says."""
+    if conv_algorithm.name == "direct" or not is_possible(window):
+        return None
+    costs: dict[int | None, float] = {m: _cost(window, filters, m) for m in (2, 4)}
+    if conv_algorithm.name == "auto":
+        costs[None] = 9 * window.in_shape[2] * padded(filters) * window.out_size[0] * window.out_size[1]
+    return min(costs, key=lambda m: costs[m])
+
+
+def _cost(window: Window, filters: int, m: int) -> float:
+    tiles, channels, outputs = -(-window.out_size[0] // m) * -(-window.out_size[1] // m), window.in_shape[2], padded(filters)
+    return tiles * (m + 2) ** 2 * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
 
 
 class NativeWinogradPlan(ConvPlan):
@@ -22,7 +39,10 @@ class NativeWinogradPlan(ConvPlan):
         (top, _), (left, _) = window.padding
         self.m, self.points = m, (m + 2) ** 2
         self.shape = (*window.in_shape, filters, top, left, *window.out_size)
-        self.forward_plane, self.backward_plane = self.channels * padded(filters) + _LANES, filters * padded(self.channels) + _LANES
+        self.forward_plane, self.backward_plane = (
+            self.channels * padded(filters) + _LANES,
+            filters * padded(self.channels) + _LANES,
+        )
         self.weights = self.points * self.channels * filters
         self.temporaries = 0
         self._scratch: int | None = None
@@ -71,7 +91,16 @@ class NativeWinogradPlan(ConvPlan):
 
     def _backward(self, a: Array, delta: Array, filters: Any, dU: Array | None, da: Array | None) -> None:
         places = [0 if x is None else address(x) for x in (filters and filters[1], dU, da)]
-        self._call("backward", delta.dtype, address(delta), address(a), *places, address(self._room(delta.dtype)), len(delta), *self.shape)
+        self._call(
+            "backward",
+            delta.dtype,
+            address(delta),
+            address(a),
+            *places,
+            address(self._room(delta.dtype)),
+            len(delta),
+            *self.shape,
+        )
 
     def _room(self, dtype: Any) -> Array:
         if self._scratch is None:
