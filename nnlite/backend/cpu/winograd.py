@@ -218,14 +218,15 @@ def _planes(rows: Array, count: int) -> Array:
 
 def best_tile(window: Window, filters: int, pool: Pair) -> int | None:
     """The m that makes a training step of this convolution cheapest, or None if the direct product is cheaper."""
-    if not _possible(window):
+    if not is_possible(window):
         return None
     costs: dict[int | None, float] = {m: _winograd_cost(window, filters, m) for m in _tiles(pool)}
     costs[None] = _direct_cost(window, filters)
     return min(costs, key=lambda m: costs[m])
 
 
-def _possible(window: Window) -> bool:
+def is_possible(window: Window) -> bool:
+    """Whether Winograd's algorithm can compute a convolution with this window."""
     geometry = (window.kernel, window.stride, window.dilation)
     return geometry == ((3, 3), (1, 1), (1, 1)) and max(max(pads) for pads in window.padding) <= WIDEST_PADDING
 
@@ -258,7 +259,7 @@ class ConvAlgorithm:
         if self.name == "direct":
             return None
         best = best_tile(window, filters, pool)
-        if self.name == "winograd" and best is None and _possible(window):
+        if self.name == "winograd" and best is None and is_possible(window):
             return min(_tiles(pool), key=lambda m: _winograd_cost(window, filters, m), default=None)
         return best
 
