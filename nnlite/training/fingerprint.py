@@ -95,8 +95,7 @@ def _differences(kept: Any, here: Any, name: str = "") -> Iterator[str]:
 
 def _as_json(value: Print) -> Print:
     """The value as it is after a round trip through JSON."""
-    back: Print = json.loads(json.dumps(value))
-    return back
+    return dict(json.loads(json.dumps(value)))
 
 
 def _values(thing: Any, without: Container[str] = (), depth: int = 3) -> Print:
