@@ -38,7 +38,7 @@ class Dropout(Elementwise):
 
 
 class SpatialDropout2D(Dropout):
-    """y = a m / (1 - rate), with one m for each channel of a sample: whole channels are dropped.     a: (N, H, W, C)   m: (N, C)
+    """y = a m / (1 - rate) with one m for each channel of a sample: whole channels are dropped.     a: (N, H, W, C)   m: (N, C)
 
     rate: as for `Dropout`.  Raises ShapeError for inputs that are not images.  Source: Tompson et al. 2015, section 3.2.
     """

@@ -85,7 +85,7 @@ class Moments(NamedTuple):
 class BatchNorm(BatchLayer):
     """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each channel over the batch and all pixels.
 
-    a, y: (N, C), (N, T, C) or (N, H, W, C)   gamma, beta, running_mean, running_var: (C,)   m = N, N T or N H W: values per channel
+    a, y: (N, C), (N, T, C) or (N, H, W, C)   gamma, beta, running_mean, running_var: (C,)   m = N, N T, N H W: values a channel
 
     Backward:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
                 dJ/da = gamma / sqrt(var + eps) (delta - dJ/dbeta / m - x dJ/dgamma / m)
@@ -258,13 +258,13 @@ class LayerNorm(SampleNorm):
 
 
 class GroupNorm(SampleNorm):
-    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each sample over all pixels and a group of channels.
+    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of a sample over all pixels and a group of channels.
 
-    a, y: (N, ..., C)   gamma, beta: (C,)   a group: C / groups neighbouring channels; with as many groups as channels this is
+    a, y: (N, ..., C)   gamma, beta: (C,)   a group: C / groups neighbouring channels; with as many groups as channels it is
     instance normalisation.   Backward: as for `LayerNorm`, with means over a group.
 
-    A group of equal values gives beta.  eps, scale, shift: as for `LayerNorm`.  Raises ValueError for other arguments, ShapeError
-    for groups that do not divide the channels.  Source: Wu and He 2018, equations 1, 2 and 7.
+    A group of equal values gives beta.  eps, scale, shift: as for `LayerNorm`.  Raises ValueError for other arguments,
+    ShapeError for groups that do not divide the channels.  Source: Wu and He 2018, equations 1, 2 and 7.
     """
 
     def __init__(self, groups: int, *, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:

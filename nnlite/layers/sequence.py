@@ -135,7 +135,7 @@ class MaxPool1D(_Pooling1D):
     OT = (T + padding - dilation (size - 1) - 1) // stride + 1.   Backward: as for `MaxPool2D`.
 
     size, stride (default: size), padding, dilation: whole numbers; padding also (before, after), "valid" or "same".  ceil_mode:
-    as for `MaxPool2D`.  Raises ShapeError for inputs that are not sequences, and a window that does not fit or meets only padding.
+    as for `MaxPool2D`.  Raises ShapeError for inputs that are not sequences, a window that does not fit or meets only padding.
     """
 
     def __init__(
