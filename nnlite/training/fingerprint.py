@@ -21,7 +21,7 @@ _SHOWN, _LENGTH = 3, 120  # differences in a message, and characters of each
 
 
 def fingerprint_of(trainer: Training, source: Any, **settings: Any) -> Print:
-    """What determines the bits of a run: architecture, kernels, frozen parts, optimiser, loss, callbacks' states, data, order."""
+    """What determines the bits of a run: architecture, kernels, frozen parts, optimiser, loss, callbacks, data, order."""
     callbacks = stateful(trainer.callbacks)
     return _as_json(
         {
