@@ -247,6 +247,11 @@ class Sequential(Valued):
         """ "cpu" or "cuda"."""
         return self.backend.device
 
+    @property
+    def kernels(self) -> str:
+        """Whose kernels it uses: "native" or "numpy", as `nn.set_kernels` said when it was built, or "cuda"."""
+        return self.backend.kernel_set
+
     def to(self, device: str, precision: Literal["float32", "tf32"] = "float32") -> "Sequential":
         """Move the model to "cpu" or "cuda"; raises DeviceError if there is none. Returns the model.
 

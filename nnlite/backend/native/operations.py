@@ -45,6 +45,7 @@ class NativeOperations(Host):
     The results are the same bits on every processor and for every number of threads.
     """
 
+    kernel_set = "native"
     joins_pool, fuses_relu = False, True
 
     def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:

@@ -33,7 +33,7 @@ class Border(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Outputs with the same taps: where their windows start, where they go, and the taps: offsets, numbers, runs of k values."""
+    """Outputs with the same taps: where their windows start, where they go; taps: offsets, numbers, runs of k values."""
 
     rows: Table
     out: Table
