@@ -1,7 +1,7 @@
 // Convolutions with one filter for each channel: weighted sums of shifted images, channel by channel.
 #include "vector.h"
 
-#define SUMMED 512 // outputs of a chain of the filters' gradients
+#define SUMMED 128 // outputs of a chain of the filters' gradients
 
 // z[at_out[i]] = b + sum over taps of a[at_row[i] + at_tap[t]] W[t], C channels each, and with `rectify` max(z, 0)
 KERNEL convolve_depthwise(const REAL* a, long image_a, const REAL* W, const int64_t* which, const REAL* bias, long rectify, REAL* z,
