@@ -12,9 +12,7 @@ from nnlite.backend.window import Array
 class Norms(NativeOperations):
     """Maps of columns in one sweep each."""
 
-    def affine(
-        self, a: Array, center: Array | None, scale: Array, shift: Array, out: Any, relu: bool = False
-    ) -> Array:
+    def affine(self, a: Array, center: Array | None, scale: Array, shift: Array, out: Any, relu: bool = False) -> Array:
         constants = [scale, shift] if center is None else [scale, shift, center]
         if not are_real(a, *constants):
             return super().affine(a, center, scale, shift, out, relu)
@@ -62,8 +60,8 @@ class NativeNormalization(NamedTuple):
 
     def combine_deltas(self, parts: list[Array], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
         """slope and offset, as `backward` takes them."""
-        total, total_x = sum(parts[1:], parts[0])
-        total_x = total_x * self.inv_std
+        totals: Array = sum(parts[1:], parts[0])
+        total, total_x = totals[0], totals[1] * self.inv_std
         for gradient, sums in ((dbeta, total), (dgamma, total_x)):
             if gradient is not None:
                 gradient[...] = sums

@@ -4,7 +4,7 @@
 #pragma once
 #include "vector.h"
 
-#define LEAF 64
+#define LEAF 32
 #define BLOCK 64 // columns that are summed together, at most
 
 // What is added for each x, with the y beside it and the center c of its column; what a kind does not read may be any pointer
@@ -62,7 +62,8 @@ INLINE void leaf(const int kind, const REAL* x, const REAL* y, const REAL* c, lo
         leaf_vectors(kind, 1, x, y, c, row, m, s, at_most(j, n - LANES));
 }
 
-static void sum_wide(int kind, const REAL* x, const REAL* y, const REAL* c, long row, long m, long n, Sums* s)
+static __attribute__((noinline, noclone)) void sum_wide(int kind, const REAL* x, const REAL* y, const REAL* c, long row, long m,
+                                                        long n, Sums* s)
 {
     if (m > LEAF) {
         Sums rest;
