@@ -1,0 +1,291 @@
+"""Operators that are functions of each number, and arithmetic.
+
+Files spell some functions in many ways: GELU as x (1 + erf(x / sqrt 2)) / 2, SiLU as x sigmoid(x). So where two values follow
+from one, or a node has no layer, the function itself is followed, and at each node compared with those that layers compute.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nnlite import layers
+from nnlite.backend import Array
+from nnlite.interop.graph import add
+from nnlite.interop.onnx.operation import Operation, Unsupported
+from nnlite.interop.onnx.reading import Function, Reading, Value
+from nnlite.layers.base import Context, Layer, Shard
+
+# ---- functions that layers compute
+
+
+def _activation(make: Callable[[Operation], Layer]) -> Any:
+    def read(reading: Reading, node: Operation) -> Value:
+        value = reading.values[node.inputs[0]]
+        layer = make(node)
+        return _applied(reading, node, value, layer) if value.pending else _layer(reading, reading.data(node), layer)
+
+    return read
+
+
+def _layer(reading: Reading, value: Value, layer: Layer) -> Value:
+    made = reading.add(value, layer)
+    made.of = value, lambda a: _computed(layer, a)
+    return made
+
+
+def _applied(reading: Reading, node: Operation, value: Value, layer: Layer) -> Value:
+    return _followed(reading, node, value, lambda a: _computed(layer, a))
+
+
+def _computed(layer: Layer, a: Array) -> Array:
+    """What a layer without parameters makes of a vector."""
+    return np.asarray(layer.forward(a[:, None], Context(layer.backend, 0, Shard(0), a.dtype)))[:, 0]
+
+
+def _swish(reading: Reading, node: Operation) -> Value:
+    alpha, value = node.attribute("alpha", 1.0), reading.data(node)
+    if alpha == 1:
+        return _layer(reading, value, layers.SiLU())
+    if alpha <= 0:
+        raise Unsupported(f"alpha={alpha} is not positive")
+    scaled = reading.add(value, layers.Normalize(0, 1 / alpha))
+    return reading.add(reading.add(scaled, layers.SiLU()), layers.Normalize(0, alpha))
+
+
+def _log_softmax(reading: Reading, node: Operation) -> Value:
+    raise Unsupported("the losses take logits: logits=True leaves it out at the end of a model")
+
+
+# ---- arithmetic
+
+_OF_TWO: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": np.add,
+    "Sum": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Pow": np.power,
+    "Max": np.maximum,
+    "Min": np.minimum,
+}
+_OF_ONE: dict[str, Function] = {
+    "Erf": np.vectorize(math.erf, otypes=[float]),
+    "Exp": np.exp,
+    "Log": np.log,
+    "Sqrt": np.sqrt,
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Reciprocal": np.reciprocal,
+}
+
+
+def _of_one(reading: Reading, node: Operation) -> Value:
+    return _followed(reading, node, reading.values[node.inputs[0]], _OF_ONE[node.kind])
+
+
+def _clip(reading: Reading, node: Operation) -> Value:
+    bounds = [
+        reading.constant(node, 1, node.attribute("min", -np.inf)),
+        reading.constant(node, 2, node.attribute("max", np.inf)),
+    ]
+    least, most = (float(v) for v in bounds)
+    return _followed(reading, node, reading.values[node.inputs[0]], lambda a: np.clip(a, least, most))
+
+
+def _arithmetic(reading: Reading, node: Operation) -> Value:
+    values = [reading.values[name] for name in node.inputs]
+    constants = [v for v in values if not isinstance(v, Value)]
+    if not constants:
+        return _of_values(reading, node, values)
+    if len(values) != 2:
+        raise Unsupported("it joins values and constants")
+    first = isinstance(values[0], Value)
+    value, numbers, function = values[0] if first else values[1], constants[0], _OF_TWO[node.kind]
+    if value.pads:
+        reading.data(node, 0 if first else 1)
+    if numbers.size == 1 and (value.pending or not _is_affine(node, first)):
+        number = float(numbers.reshape(()))
+        return _followed(reading, node, value, (lambda a: function(a, number)) if first else (lambda a: function(number, a)))
+    if value.pending or not _is_affine(node, first):
+        raise Unsupported("no layer computes this function of each number", value.pending)
+    return _affine(reading, node, value, numbers, first)
+
+
+def _is_affine(node: Operation, first: bool) -> bool:
+    return node.kind in ("Add", "Sum", "Mul", "Sub") or (node.kind == "Div" and first)
+
+
+def _affine(reading: Reading, node: Operation, value: Value, numbers: Array, first: bool) -> Value:
+    """y = scale a + shift: in the layer before, or as Normalize."""
+    scale = shift = None
+    value, numbers = reading.affine(value, numbers)
+    if node.kind in ("Mul", "Div"):
+        scale = numbers if node.kind == "Mul" else 1 / numbers
+    else:
+        scale = None if first or node.kind != "Sub" else np.asarray(-1.0)
+        shift = numbers if first is False or node.kind != "Sub" else -numbers
+    changed = _changed(reading, node, value, scale, shift, 0 if first else 1)
+    if changed is not None:
+        return changed
+    made = value
+    if scale is not None:
+        made = _scaled(reading, made, scale)
+    if shift is not None:
+        made = _shifted(reading, made, shift)
+    if numbers.ndim == 0:
+        s, t = 1.0 if scale is None else float(scale), 0.0 if shift is None else float(shift)
+        made.of = value, lambda a: s * a + t
+    return made
+
+
+def _changed(
+    reading: Reading, node: Operation, value: Value, scale: Array | None, shift: Array | None, place: int
+) -> Value | None:
+    """The value, its layer with other parameters, if the layer has some and nothing else reads what it makes."""
+    layer, arrays = value.layer, value.arrays
+    if value.name not in reading.nodes or not reading.read_once(node, place):
+        return None
+    if isinstance(layer, layers.Normalize) and shift is None and scale is not None and (scale > 0).all():
+        if np.ndim(layer.std) or layer.std != 1:
+            return None
+        reading.change(value, arrays, std=_numbers(1 / scale))
+        return value
+    if not isinstance(layer, layers.Dense | layers.Conv2D | layers.BatchNorm):
+        return None
+    weight, bias = ("gamma", "beta") if isinstance(layer, layers.BatchNorm) else ("W", "b")
+    s = 1.0 if scale is None else scale
+    changed = arrays | {
+        weight: arrays[weight] * np.reshape(s, np.shape(s) + (1,) * (arrays[weight].ndim - 1) * bool(np.ndim(s)))
+    }
+    b = arrays.get(bias, 0.0) * s + (0.0 if shift is None else shift)
+    if bias in arrays or shift is not None:
+        changed[bias] = np.broadcast_to(b, (len(arrays[weight]),))
+    reading.change(value, changed, **({} if weight == "gamma" else {"bias": bias in changed}))
+    return value
+
+
+def _shifted(reading: Reading, value: Value, shift: Array) -> Value:
+    return reading.add(value, layers.Normalize(_numbers(-shift), 1.0))
+
+
+def _scaled(reading: Reading, value: Value, scale: Array) -> Value:
+    if (scale > 0).all():
+        return reading.add(value, layers.Normalize(0.0, _numbers(1 / scale)))
+    channels = math.prod(part.size for part in value.axes.here[-1]) if value.axes.here else 1
+    here = value.axes.here
+    image = here if len(here) == 3 else [(), tuple(part for parts in here[:-1] for part in parts), here[-1]]
+    value = reading.stored(value, image)
+    W = np.broadcast_to(scale, (channels,)).reshape(-1, 1, 1, 1)
+    return reading.add(value, layers.Conv2D(channels, 1, groups=channels, bias=False), W=W)
+
+
+def _numbers(values: Array) -> Any:
+    """One number, or a tuple."""
+    return float(values) if np.ndim(values) == 0 else tuple(map(float, values))
+
+
+def _of_values(reading: Reading, node: Operation, values: list[Value]) -> Value:
+    joins = node.kind in ("Add", "Sum")
+    if joins and not any(value.pending for value in values):
+        return _sum(reading, [reading.data(node, i) for i in range(len(values))])
+    function, nodes = _OF_TWO[node.kind], (*values[0].pending, *values[-1].pending)
+    root = _common(values) if len(values) == 2 else None
+    if root is None:
+        raise Unsupported("no layer computes this of two values", nodes and (*nodes, node))
+    value, f, g = root
+    return _named(reading, value, lambda a: function(f(a), g(a)), (*nodes, node))
+
+
+def _sum(reading: Reading, values: list[Value]) -> Value:
+    first, *others = values
+    stored = [first, *(reading.stored(value, value.axes.like(first.axes)) for value in others)]
+    return reading.join(stored, add, first.axes) if others else first
+
+
+# ---- functions that are followed
+
+
+def _followed(reading: Reading, node: Operation, value: Any, function: Function) -> Value:
+    """The value of a function of each number of another."""
+    if not isinstance(value, Value) or value.pads:
+        value = reading.data(node)
+    if not value.pending:
+        return _named(reading, value, function, (node,))
+    root, f = value.of
+    return _named(reading, root, lambda a: function(f(a)), (*value.pending, node))
+
+
+def _common(values: list[Value]) -> tuple[Value, Function, Function] | None:
+    """The nearest value that two values follow from, and their functions of it."""
+    above = [_chain(value) for value in values]
+    for value, f in above[0]:
+        for other, g in above[1]:
+            if value.name == other.name and value.axes.here == other.axes.here:
+                return value, f, g
+    return None
+
+
+def _chain(value: Value) -> list[tuple[Value, Function]]:
+    chain: list[tuple[Value, Function]] = [] if value.pending else [(value, lambda a: a)]
+    f: Function = lambda a: a  # noqa: E731
+    while value.of is not None:
+        value, step = value.of
+        f = _then(step, f)
+        chain.append((value, f))
+    return chain
+
+
+def _then(first: Function, second: Function) -> Function:
+    return lambda a: second(first(a))
+
+
+_POINTS = np.concatenate([np.linspace(-12, 12, 97), np.linspace(-1, 1, 41)])
+
+
+def _named(reading: Reading, value: Value, function: Function, nodes: tuple[Operation, ...]) -> Value:
+    """The value of a layer that computes this function of another; one that is pending if none does."""
+    with np.errstate(all="ignore"):
+        y = np.asarray(function(_POINTS))
+        below = float(np.asarray(function(np.array([-1.0])))[0])
+        layer = next((layer for layer in _candidates(below) if np.allclose(_computed(layer, _POINTS), y, 1e-6, 1e-6)), None)
+    if layer is not None:
+        return _layer(reading, value, layer)
+    pending = Value(value.name, value.axes)
+    pending.of, pending.pending = (value, function), nodes
+    return pending
+
+
+def _candidates(below: float) -> list[Layer]:
+    """Layers that compute functions.   below: the value at -1"""
+    found: list[Layer] = [
+        layers.ReLU(),
+        layers.GELU(),
+        layers.GELU("tanh"),
+        layers.SiLU(),
+        layers.Sigmoid(),
+        layers.Tanh(),
+        layers.Softplus(),
+    ]
+    if -1 < below < 0:
+        found.append(layers.LeakyReLU(-below))
+    if below < 0:
+        found.append(layers.ELU(below / math.expm1(-1)))
+    return found
+
+
+FUNCTIONS: dict[str, Callable[[Reading, Operation], Value]] = {
+    "Relu": _activation(lambda node: layers.ReLU()),
+    "LeakyRelu": _activation(lambda node: layers.LeakyReLU(node.attribute("alpha", 0.01))),
+    "Elu": _activation(lambda node: layers.ELU(node.attribute("alpha", 1.0))),
+    "Sigmoid": _activation(lambda node: layers.Sigmoid()),
+    "Tanh": _activation(lambda node: layers.Tanh()),
+    "Softplus": _activation(lambda node: layers.Softplus()),
+    "Gelu": _activation(lambda node: layers.GELU(node.attribute("approximate", "none"))),
+    "Swish": _swish,
+    "LogSoftmax": _log_softmax,
+    "Clip": _clip,
+    **dict.fromkeys(_OF_TWO, _arithmetic),
+    **dict.fromkeys(_OF_ONE, _of_one),
+}
