@@ -134,6 +134,30 @@ def residual_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., An
     return layer, (7, 8, channels), module
 
 
+def concat_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
+    """A convolution, two layers, and the identity."""
+    first, second = (int(v) for v in rng.integers(1, 9, 2))
+    layer = nn.Concat(nn.Conv2D(first, 3, padding=1), [nn.Tanh(), nn.Conv2D(second, 1)], [])
+
+    def module(x: Any, q: dict[str, Any]) -> Any:
+        W = {name: q[f"{name}.W"].permute(0, 3, 1, 2) for name in ("0.0", "1.1")}
+        return torch.cat(
+            [F.conv2d(x, W["0.0"], q["0.0.b"], padding=1), F.conv2d(torch.tanh(x), W["1.1"], q["1.1.b"]), x], dim=1
+        )
+
+    return layer, (5, 4, 3), module
+
+
+def upsample_case(mode: Any) -> Callable[[Any], Any]:
+    def case(rng: Any) -> Any:
+        factor, shape = tuple(int(v) for v in rng.integers(1, 5, 2)), tuple(int(v) for v in rng.integers(1, 6, 3))
+        align = False if mode == "bilinear" else None
+        layer = nn.Upsample2D(factor, mode=mode)
+        return layer, shape, lambda x, q: F.interpolate(x, scale_factor=factor, mode=mode, align_corners=align)
+
+    return case
+
+
 def normalize_case(rng: Any) -> tuple[nn.Layer, tuple[int, ...], Callable[..., Any]]:
     mean, std = rng.standard_normal(6).tolist(), rng.uniform(0.5, 2, 6).tolist()
     layer = nn.Normalize(mean, std)
@@ -168,6 +192,9 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "LayerNorm": norm_case(layer_norm, nn.LayerNorm, (4, 5, 6)),
     "Normalize": normalize_case,
     "Residual": residual_case,
+    "Concat": concat_case,
+    "Upsample2D nearest": upsample_case("nearest"),
+    "Upsample2D bilinear": upsample_case("bilinear"),
     "Flatten": plain(nn.Flatten, lambda x: channels_last(x).flatten(1)),
     "Reshape": plain(lambda: nn.Reshape((10, 12)), lambda x: channels_last(x).reshape(-1, 10, 12)),
 }

@@ -69,7 +69,7 @@ def draw(seed):
 def image_layers(rng, channels):
     layers = []
     for _ in range(rng.integers(1, 5)):
-        kind = rng.integers(8)
+        kind = rng.integers(10)
         if kind < 3:
             groups = int(rng.choice([g for g in (1, 2, 3, 4) if channels % g == 0]))
             channels = groups * int(rng.integers(1, 4))
@@ -95,6 +95,13 @@ def image_layers(rng, channels):
         elif kind == 6:
             inner = [nn.Conv2D(channels, 3, padding=1), activation(rng), nn.BatchNorm()][: rng.integers(1, 4)]
             layers.append(nn.Residual(*inner, shortcut=nn.Conv2D(channels, 1) if rng.integers(2) else ()))
+        elif kind == 7:
+            first, second = (int(n) for n in rng.integers(1, 4, 2))
+            inner = [[nn.Conv2D(first, 3, padding=1), nn.BatchNorm()], [activation(rng), nn.Conv2D(second, 1)]]
+            layers.append(nn.Concat(*inner, []) if rng.integers(2) else nn.Concat(inner[1], nn.Concat([], inner[0])))
+            channels += first + second
+        elif kind == 8:
+            layers.append(nn.Upsample2D(pair(rng, 1, 3), mode=["nearest", "bilinear"][rng.integers(2)]))
         layers.append(activation(rng))
     return [*layers, [nn.Flatten, nn.GlobalAvgPool2D, nn.GlobalMaxPool2D][rng.integers(3)]()]
 
@@ -186,8 +193,12 @@ class InTorch:
         p = {name: self.parameters.get(f"{path}.{name}") for name in ("W", "b", "gamma", "beta")}
         match layer:
             case nn.Residual():
-                main = self.chain(layer.main_branch(), path + ".", a)
-                return main + self.chain(layer.shortcut_branch(), path + ".", a)
+                return sum(self.chain(branch, path + ".", a) for branch in layer.branches_by_name())
+            case nn.Concat():
+                return torch.cat([self.chain(branch, path + ".", a) for branch in layer.branches_by_name()], dim=-1)
+            case nn.Upsample2D():
+                size, align = layer.out_shape[:2], None if layer.mode == "nearest" else False
+                return F.interpolate(a.permute(0, 3, 1, 2), size, mode=layer.mode, align_corners=align).permute(0, 2, 3, 1)
             case nn.Dense():
                 return F.linear(a, p["W"], p["b"])
             case nn.Conv2D():

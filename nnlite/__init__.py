@@ -28,6 +28,7 @@ from nnlite.layers import (
     AvgPool2D,
     BatchLayer,
     BatchNorm,
+    Concat,
     Context,
     Conv2D,
     Dense,
@@ -48,6 +49,7 @@ from nnlite.layers import (
     Softmax,
     Softplus,
     Tanh,
+    Upsample2D,
 )
 from nnlite.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy, Huber, Loss, softmax
 from nnlite.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
@@ -97,6 +99,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "CSVLog",
     "Callback",
+    "Concat",
     "ConfusionMatrix",
     "Context",
     "Conv2D",
@@ -143,6 +146,7 @@ __all__ = [
     "Tanh",
     "TopK",
     "Trainer",
+    "Upsample2D",
     "WeightAverage",
     "data",
     "debug",

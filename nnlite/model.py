@@ -13,7 +13,7 @@ from nnlite.engine.values import Valued
 from nnlite.engine.vectors import Vectors, everything, refuse_repeats, unchanged_by_errors, walk
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
-from nnlite.layers.residual import build_chain, check_layers
+from nnlite.layers.branches import build_chain, check_layers
 from nnlite.losses import Loss
 from nnlite.serialize import read_model, save
 from nnlite.summary import summary
@@ -307,7 +307,7 @@ Sequential.saved_as = Sequential  # of a subclass, the layers are saved
 
 
 def _refuse_own_passes(path: str, layer: Layer) -> None:
-    """Raise StateError for a layer with layers inside that is more than a chain or a Residual: only its layers would run."""
+    """Raise StateError for a layer with layers inside that is more than a chain or branches: only its layers would run."""
     has_own_forward = type(layer).forward not in (Layer.forward, Sequential.forward)
     if path and layer.children() and (has_own_forward or layer.declared):
         raise StateError(

@@ -158,6 +158,22 @@ def nested():
     return [inner, nn.Residual(nn.Sequential(nn.Dense(6), nn.Sigmoid())), nn.LayerNorm(), nn.Dense(3), nn.Softmax()]
 
 
+def unet():
+    """Branches in branches, one of them the identity, with a barrier inside."""
+    inner = [nn.MaxPool2D(2), nn.Conv2D(4, 3, padding=1), nn.BatchNorm(), nn.ReLU(), nn.Upsample2D(2)]
+    return [
+        nn.Conv2D(3, 3, padding="same"),
+        nn.Concat([], inner),
+        nn.Residual(
+            nn.Concat(nn.Conv2D(3, 1), [nn.BatchNorm(), nn.Concat(nn.ReLU(), nn.Conv2D(1, 3, padding=1))], []),
+            shortcut=nn.Conv2D(18, 1),
+        ),
+        nn.BatchNorm(),
+        nn.GlobalAvgPool2D(),
+        nn.Dense(3),
+    ]
+
+
 class Activation(NamedTuple):
     """y = f(a), value by value.  limits: those of y where a is minus and plus infinity."""
 
@@ -223,6 +239,18 @@ CASES = {
     "BatchNorm": options(nn.BatchNorm, ANY, scale=yes_no, shift=yes_no),
     "LayerNorm": options(nn.LayerNorm, ANY, scale=yes_no, shift=yes_no),
     "Residual": fixed(lambda: [nn.Residual(nn.Dense(4), nn.Tanh()), nn.Residual(nn.Dense(2), shortcut=nn.Dense(2))], (4,)),
+    "Concat": fixed(
+        lambda: [
+            nn.Concat(nn.Dense(2), [], [nn.Tanh(), nn.Dense(3), nn.Sigmoid()], []),
+            nn.Concat([], nn.Dense(2)),
+            nn.Dense(2),
+        ],
+        (4,),
+    ),
+    "Upsample2D": options(
+        nn.Upsample2D, (*IMAGES, (1, 3, 2), (2, 1, 1)), factor=pairs, mode=st.sampled_from(["nearest", "bilinear"])
+    ),
+    "U-Net": fixed(unet, (4, 6, 3)),
     "small CNN": fixed(small_cnn, (6, 7, 3)),
     "residual net": fixed(residual_net, (6, 5, 3)),
     "nested": fixed(nested, (4,)),

@@ -89,6 +89,25 @@ def average_pool(a, delta, size, stride, padding, dilation, ceil_mode, count_pad
     return y, da
 
 
+def upsample(a, delta, factor, mode):
+    """y, from the place of each of its pixels in a, and da."""
+    (fh, fw), (_, h, w, _) = both(factor), a.shape
+    y, da = np.zeros((len(a), fh * h, fw * w, a.shape[3])), np.zeros(a.shape)
+
+    def shares(i, size, f):
+        if mode == "nearest":
+            return {i // f: 1.0}
+        place = min(max((i + 0.5) / f - 0.5, 0), size - 1)
+        below = math.floor(place)
+        return {below: 1 - (place - below)} | ({below + 1: place - below} if place > below else {})
+
+    for i, j in np.ndindex(y.shape[1:3]):
+        for (row, down), (column, across) in itertools.product(shares(i, h, fh).items(), shares(j, w, fw).items()):
+            y[:, i, j] += down * across * a[:, row, column]
+            da[:, row, column] += down * across * delta[:, i, j]
+    return y, da
+
+
 def batch_norm(a, gamma, beta, delta, eps):
     """y and da, dgamma, dbeta by the chain rule through mean and variance, channel by channel."""
     y, da = np.zeros(a.shape), np.zeros(a.shape)

@@ -135,6 +135,7 @@ CONSTRUCTORS = {
     ),
     nn.MaxPool2D: ({"size": 2}, POOLING),
     nn.AvgPool2D: ({"size": 2}, POOLING | {"count_padding": FLAG}),
+    nn.Upsample2D: ({"factor": 2}, {"factor": pairs_of(1), "mode": choices("nearest", "bilinear")}),
     nn.Dropout: ({"rate": 0.5}, {"rate": SHARE}),
     nn.BatchNorm: ({}, {"momentum": reals(0, 1, -0.1, 1.5, 5), "eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
     nn.LayerNorm: ({}, {"eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
@@ -217,7 +218,7 @@ def make(kind, **arguments):
 def test_the_table_has_all_constructors_with_options():
     spaces = (nn, nn.schedules, nn.data, nn.init, nn.metrics)
     kinds = {value for space in spaces for value in vars(space).values() if inspect.isclass(value)}
-    others = {nn.Context, nn.Residual, nn.Trainer, nn.History, nn.Optimizer, nn.data.Dataset, nn.data.Datasets}
+    others = {nn.Context, nn.Concat, nn.Residual, nn.Trainer, nn.History, nn.Optimizer, nn.data.Dataset, nn.data.Datasets}
     others |= {nn.data.ImageFiles}  # an array of images, whose arguments are its own
     for kind in kinds - others - {nn.init.DeclaredShape}:
         if kind.__module__.startswith("nnlite.") and not issubclass(kind, Exception) and not kind.__name__.startswith("_"):
@@ -312,7 +313,16 @@ def test_devices_that_are_none(value):
         assert len(str(caught.value)) <= LONGEST
 
 
-@pytest.mark.parametrize("call", [lambda: nn.Residual(), lambda: nn.Sequential(), lambda: nn.Residual(nn.ReLU(), shortcut=[3])])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: nn.Residual(),
+        lambda: nn.Sequential(),
+        lambda: nn.Residual(nn.ReLU(), shortcut=[3]),
+        lambda: nn.Concat(nn.ReLU()),
+        lambda: nn.Concat(nn.ReLU(), [3]),
+    ],
+)
 def test_a_network_is_made_of_layers(call):
     with pytest.raises((TypeError, nn.ShapeError), match="layer"):
         call()

@@ -201,8 +201,8 @@ def test_in_place_and_in_the_same_memory():
     assert named["elementwise"] == {"Dropout", "Normalize", *(type(row.layer).__name__ for row in ACTIVATIONS)}
     assert {kind.__name__ for kind in kinds if not kind.samplewise} == {"BatchLayer", "BatchNorm"}
     assert named["elementwise"] == {kind.__name__ for kind in kinds if issubclass(kind, Elementwise)}
-    # The last three are no layers of their own: their parts say it.
-    assert named["shares_memory"] == {"Dropout", "Flatten", "Reshape", "Layer", "Residual", "Sequential"}
+    # The last four are no layers of their own: their parts say it.
+    assert named["shares_memory"] == {"Dropout", "Flatten", "Reshape", "Layer", "Concat", "Residual", "Sequential"}
 
 
 def test_flops_and_memory_are_those_of_the_definition():
@@ -246,3 +246,9 @@ def test_softmax_has_the_values_of_its_equation():
     a = np.linspace(-6, 6, 49)
     model = nn.Sequential(nn.Softmax(), input_shape=(49,), dtype="float64")
     np.testing.assert_allclose(model(a[None])[0], np.exp(a) / np.exp(a).sum(), rtol=1e-12, atol=1e-15)
+
+
+def test_every_layer_of_images_says_so():
+    layers = [kind for kind in vars(nn.layers).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
+    others = {kind.__name__ for kind in layers if kind.images is False and not kind.elementwise}
+    assert others == {"Layer", "BatchLayer", "Dense", "Flatten", "Reshape", "Residual", "Concat"}

@@ -1,9 +1,11 @@
 """Against naive loops, on drawn shapes."""
 
+import copy
+
 import numpy as np
 import pytest
 import reference
-from cases import convolution, large_pooling, pooling, three_by_three, windows
+from cases import CASES, convolution, large_pooling, pooling, three_by_three, windows
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -139,6 +141,36 @@ def test_counts_of_an_average():
         layer = nn.AvgPool2D(2, padding=(1, 0), ceil_mode=True, count_padding=counts)
         means.append(nn.Sequential(layer, input_shape=(3, 3, 1))(np.ones((1, 3, 3, 1)))[0, :, :, 0].tolist())
     assert means == [[[0.5, 0.5], [1, 1]], [[1, 1], [1, 1]]]
+
+
+@given(case=CASES["Upsample2D"], seed=seeds)
+def test_upsample(case, seed):
+    model, x, delta, z, dx = run(*case, seed)
+    for actual, wanted in zip((z, dx), reference.upsample(x, delta, model[0].factor, model[0].mode), strict=True):
+        assert_close(actual, wanted)
+
+
+def test_concat_is_its_branches_side_by_side():
+    branches = [[nn.Conv2D(2, 3, padding=1), nn.BatchNorm()], nn.Tanh(), []]
+    model, x, delta, z, dx = run([nn.Concat(*copy.deepcopy(branches))], (4, 3, 5), 0)
+    dx_sum, first = delta[..., 7:].copy(), 0
+    for k, branch in enumerate(branches[:2]):
+        part = nn.Sequential(*(branch if isinstance(branch, list) else [branch]), input_shape=(4, 3, 5), dtype="float64")
+        for name, view in part.named_params().items():
+            view[...] = model.named_params()[f"0.{k}.{name}"]
+        channels = slice(first, first + part.out_shape[2])
+        assert_close(z[..., channels], part.forward(x, training=True))
+        dx_sum += part.backward(delta[..., channels])
+        for name, gradient in part.named_grads().items():
+            assert_close(model.named_grads()[f"0.{k}.{name}"], gradient)
+        first = channels.stop
+    assert_close(z[..., first:], x)
+    assert_close(dx, dx_sum)
+
+
+def test_branches_that_do_not_fit_side_by_side():
+    with pytest.raises(nn.ShapeError, match=r"layer 0 Concat: the branches give \(2, 2, 1\), \(4, 4, 1\), which differ"):
+        nn.Sequential(nn.Concat(nn.MaxPool2D(2), []), input_shape=(4, 4, 1))
 
 
 @given(shape=st.sampled_from([(3,), (2, 3, 4)]), seed=seeds)

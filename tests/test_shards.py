@@ -125,7 +125,7 @@ def test_products_are_whole_within_one_of_several_shards(threads, monkeypatch):
 def test_a_batch_that_another_run_cuts_otherwise():
     backend, room = get_backend("cpu"), Buffers(get_backend("cpu"))
     values = np.arange(7 * 2 * 3 * 2.0).reshape(7, 2, 3, 2)
-    batch = Batch(backend, backend.empty(values.size + 5, "float64"), (2, 3, 2), [slice(0, 3), slice(3, 5), slice(5, 7)])
+    batch = Batch(backend, backend.empty(values.size + 5, "float64"), (2, 3, 2), True, [slice(0, 3), slice(3, 5), slice(5, 7)])
     for rows, shard in batch.shards:
         shard[...] = values[rows]
     assert np.shares_memory(batch.take(slice(3, 5), "a", room), batch.flat)
@@ -186,6 +186,94 @@ def test_elementwise_layers_write_in_the_order_that_they_are_given():
 
     nn.Sequential(Spy(), nn.Conv2D(2, 3), Spy(), input_shape=(6, 5, 2))(np.ones((3, 6, 5, 2), "float32"))
     assert seen == [(True, True), (False, False)]
+
+
+class Scores(nn.Layer):
+    """y_nhij = a_nhi a_nhj: maps of attention, which have the four axes of images and are none."""
+
+    keeps, shares_memory = "input", False
+
+    def __init__(self, seen=()):
+        self.seen = seen
+
+    def build(self, in_shape):
+        return (*in_shape, in_shape[-1])
+
+    def forward(self, a, ctx):
+        ctx.a = a
+        return self.noted(np.multiply(a[..., None], a[..., None, :], out=ctx.out))
+
+    def backward(self, delta, ctx):
+        return self.noted(((delta + delta.swapaxes(2, 3)) * ctx.a[..., None, :]).sum(axis=-1))
+
+    def noted(self, a):
+        self.seen.append(a.flags.c_contiguous)
+        return a
+
+
+class Rows(nn.Layer):
+    """y_nhi = sum over j of a_nhij / (j + 1)"""
+
+    keeps, shares_memory = None, False
+
+    def __init__(self, seen=()):
+        self.seen = seen
+
+    def build(self, in_shape):
+        return in_shape[:-1]
+
+    def forward(self, a, ctx):
+        self.seen.append(a.flags.c_contiguous)
+        return (a / np.arange(1, a.shape[-1] + 1)).sum(axis=-1)
+
+    def backward(self, delta, ctx):
+        out = ctx.out
+        self.seen.append(out.flags.c_contiguous)
+        return np.divide(delta[..., None], np.arange(1, self.in_shape[-1] + 1), out=out)
+
+
+@pytest.mark.parametrize("barrier", [False, True])
+@pytest.mark.parametrize("between", [nn.Softmax, nn.Tanh, nn.LayerNorm, lambda: nn.Residual(nn.Tanh())])
+def test_arrays_of_four_axes_that_are_no_images_are_stored_in_the_order_of_their_shape(between, barrier):
+    seen, ends = [], [nn.BatchNorm()] if barrier else []
+    layers = [nn.Dense(6), nn.Reshape((2, 3)), Scores(seen), between(), Rows(seen), nn.Flatten(), *ends, nn.Dense(3)]
+    model = nn.Sequential(*layers, input_shape=(4,), dtype="float64")
+    x = np.random.default_rng(1).standard_normal((5, 4))
+    nn.gradcheck(model, x)
+    model.loss_and_grad(x, np.arange(5) % 3, nn.CrossEntropy())
+    assert seen and all(seen)
+
+
+def test_a_value_of_the_whole_batch_that_is_no_image_is_stored_in_the_order_of_its_shape():
+    """The maps are read by both branches of a residual connection, one of which has a barrier."""
+    seen = []
+    layers = Scores(seen), nn.Residual(Rows(seen), nn.Flatten(), nn.BatchNorm(), shortcut=[Rows(seen), nn.Flatten()])
+    model = nn.Sequential(nn.Dense(6), nn.Reshape((2, 3)), *layers, input_shape=(4,), dtype="float64")
+    x = rng.standard_normal((5, 4))
+    nn.gradcheck(model, x)
+    model.loss_and_grad(x, np.ones((5, model.out_shape[0])), nn.MSE())
+    assert seen and all(seen)
+
+
+def test_images_between_convolutions_are_stored_as_images():
+    seen = []
+
+    class Spy(Rows):
+        def build(self, in_shape):
+            return in_shape
+
+        def forward(self, a, ctx):
+            self.seen.append(np.may_share_memory(self.backend.rows(a), a))
+            return np.multiply(a, 1, out=ctx.out)
+
+        def backward(self, delta, ctx):
+            self.seen.append(np.may_share_memory(self.backend.rows(delta), delta))
+            return np.multiply(delta, 1, out=ctx.out)
+
+    layers = nn.Conv2D(2, 3), Spy(seen), nn.BatchNorm(), nn.LayerNorm(), nn.Conv2D(2, 2), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Dense(2), input_shape=(5, 6, 2), dtype="float64")
+    model.loss_and_grad(rng.standard_normal((3, 5, 6, 2)), np.arange(3) % 2, nn.CrossEntropy())
+    assert seen and all(seen)
 
 
 @pytest.mark.parametrize("n", [24, 64])

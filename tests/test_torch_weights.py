@@ -1,5 +1,7 @@
 """Weights of PyTorch's models: names, layouts, and what does not fit. With PyTorch where it is installed."""
 
+import copy
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -138,8 +140,9 @@ def test_pytorch_gives_the_same():
 
 
 @pytest.mark.parametrize("before", [[], [nn.ReLU()]])
-def test_sums_of_flattened_images_are_refused(before):
+@pytest.mark.parametrize("branches", [nn.Residual(nn.Dense(12)), nn.Concat(nn.Dense(4), [])])
+def test_branches_of_flattened_images_are_refused(before, branches):
     """Columns can be permuted, what a shortcut adds to other units cannot."""
-    model = nn.Sequential(nn.Flatten(), *before, nn.Residual(nn.Dense(12)), nn.Dense(2), input_shape=(2, 2, 3))
-    with pytest.raises(nn.StateError, match=r"layer . adds flattened images"):
+    model = nn.Sequential(nn.Flatten(), *before, copy.deepcopy(branches), nn.Dense(2), input_shape=(2, 2, 3))
+    with pytest.raises(nn.StateError, match=r"layer . joins flattened images"):
         state_dict(model)

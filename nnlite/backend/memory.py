@@ -20,7 +20,7 @@ class Buffers:
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An uninitialised array; it shares memory with earlier arrays of that name."""
-        return self._get(name, shape, dtype, _in_order)
+        return self._get(name, shape, dtype, in_order)
 
     def batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An uninitialised batch of samples, in the backend's memory order."""
@@ -54,7 +54,8 @@ class Buffers:
         return view
 
 
-def _in_order(flat: Array, shape: tuple[int, ...]) -> Array:
+def in_order(flat: Array, shape: tuple[int, ...]) -> Array:
+    """View `flat` as an array of this shape."""
     return flat.reshape(shape)
 
 

@@ -259,7 +259,7 @@ class TrainingPass:
         if fresh:
             return vectors.backend.xp.empty((self.n, *shape), vectors.dtype)
         flat = self.pool.take(self.n * math.prod(shape), vectors.dtype)
-        return Batch(vectors.backend, flat, shape, cut)
+        return Batch(vectors.backend, flat, shape, v in self.plan.images, cut)
 
     def _end(self) -> None:
         self.vectors.clear_frozen()

@@ -10,7 +10,7 @@ from nnlite.engine.reuse import end_values, reuse_deltas, reuse_values
 from nnlite.engine.rewrite import fuse
 from nnlite.engine.steps import Join, Step, Stretch
 from nnlite.layers.base import BatchLayer, Layer, Shape
-from nnlite.layers.residual import Residual
+from nnlite.layers.branches import Branching
 
 Wrap = Callable[[str, Layer], Layer]
 
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers of its steps, without sums of branches."""
+        """The layers of its steps, without those that join branches."""
         return [step.layer for step in self.steps if len(step.reads) == 1]
 
     @cached_property
@@ -72,7 +72,7 @@ class Run:
 class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
-    output: the number of the last value.  shapes: of one sample of each value, in training.
+    output: the number of the last value.  shapes: of one sample of each value, in training.  images: the values that are images.
     takes_integers: whether all layers that read the input take integers unconverted.
     """
 
@@ -80,6 +80,7 @@ class Plan(NamedTuple):
     inference: Run
     output: int
     shapes: dict[int, Shape]
+    images: frozenset[int]
     takes_integers: bool
 
 
@@ -90,7 +91,7 @@ def make_plan(
 
     rewrite: whether neighbouring layers become joined and in-place steps.
     frozen: whether all layers that have a frozen form use it, as when only dJ/dx is wanted.
-    wrap: returns what is called instead of the layer at a path; sums of branches are not wrapped.
+    wrap: returns what is called instead of the layer at a path; what joins branches is not wrapped.
     """
     training, inference = flatten(layers), flatten(layers)
     for step in training:
@@ -98,6 +99,8 @@ def make_plan(
             step.layer = step.does = step.layer.frozen_form()
     if rewrite:
         training, inference = fuse(training), fuse(inference)
+    images = _find_images(training)
+    _find_images(inference)
     runs = _cut_at_barriers(training)
     whole = [_run(inference, whole=not all(_is_shardable(step.layer) for step in inference))]
     output = training[-1].makes
@@ -113,7 +116,8 @@ def make_plan(
             if len(step.reads) == 1:
                 step.does = wrap(step.path, step.layer)
     shapes = {0: in_shape, **{step.makes: step.layer.out_shape for step in training}}
-    return Plan(runs, whole[0], output, shapes, all(step.layer.takes_integers for step in inference if 0 in step.reads))
+    takes_integers = all(step.layer.takes_integers for step in inference if 0 in step.reads)
+    return Plan(runs, whole[0], output, shapes, images, takes_integers)
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:
@@ -125,17 +129,31 @@ def _flatten(layers: dict[str, Layer], value: int, numbers: "count[int]", prefix
     steps = list[Step]()
     for name, layer in layers.items():
         path = prefix + name
-        if isinstance(layer, Residual):
-            f = _flatten(layer.main_branch(), value, numbers, path + ".")
-            s = _flatten(layer.shortcut_branch(), value, numbers, path + ".")
-            ends = tuple(branch[-1].makes if branch else value for branch in (s, f))
-            steps += [*f, *s, Join(path, layer.sum(), ends, next(numbers))]
+        if isinstance(layer, Branching):
+            branches = [_flatten(branch, value, numbers, path + ".") for branch in layer.branches_by_name()]
+            ends = tuple(branch[-1].makes if branch else value for branch in branches)
+            steps += [*(step for branch in branches for step in branch), Join(path, layer.join(), ends, next(numbers))]
         elif layer.children():
             steps += _flatten(layer.children(), value, numbers, path + ".")
         else:
             steps.append(Step(path, layer, (value,), next(numbers)))
         value = steps[-1].makes
     return steps
+
+
+def _find_images(steps: list[Step]) -> frozenset[int]:
+    """The values that a layer of images reads or makes, or that are connected with one by layers that follow; each step is told."""
+    images, found = set[int](), -1
+    while len(images) > found:
+        found = len(images)
+        for step in steps:
+            layer, values = step.layer, {*step.reads, step.makes}
+            follows = layer.images is None or layer.elementwise
+            if layer.images or (follows and not images.isdisjoint(values)):
+                images |= values
+    for step in steps:
+        step.images = frozenset(images)
+    return frozenset(images)
 
 
 def _is_shardable(layer: Layer) -> bool:

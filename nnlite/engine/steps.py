@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from nnlite.backend import Array
-from nnlite.layers.base import Context, Layer
+from nnlite.layers.base import Context, Layer, Room
 
 Values = dict[int, Any]  # of one shard, or their deltas, by number
 
@@ -15,7 +15,7 @@ class Step:
     ends: the values that no later step reads. over: the input that forward may overwrite, or None.
     delta_in_place: backward may overwrite its delta; buffer: the number of the thread's buffer for its result.
     adds: whether its result is added to the delta of the same value from a later step that also reads it: in place, or in the
-    buffer sum_buffer.  completes: the values from before the run whose deltas are complete after it.
+    buffer sum_buffer.  images: the plan's values that are images.  completes: the values from before the run whose deltas are complete after it.
     """
 
     def __init__(self, path: str, layer: Layer, reads: tuple[int, ...], makes: int) -> None:
@@ -25,13 +25,13 @@ class Step:
         self.over: int | None = None
         self.delta_in_place = self.sum_in_place = False
         self.buffer = self.sum_buffer = 0
-        self.completes: frozenset[int] = frozenset()
+        self.completes = self.images = frozenset[int]()
 
     def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
         """Make the value; in `target`, if one is given and the layer writes to `ctx.out`."""
         a = values.pop(self.reads[0]) if self.ends else values[self.reads[0]]
         if target is None:
-            target = (None, self.layer.out_shape) if self.over is None else a
+            target = self._own_room() if self.over is None else a
         ctx.aim(target, a if self.layer.elementwise else None)
         values[self.makes] = self.does.forward(a, ctx)
 
@@ -43,15 +43,17 @@ class Step:
         if others is None and target is not None:
             ctx.aim(target)
         else:
-            ctx.aim(delta if self.delta_in_place else (self.buffer, self.layer.in_shape))
+            ctx.aim(delta if self.delta_in_place else Room(self.buffer, self.layer.in_shape, v in self.images))
         part = self.does.backward(delta, ctx)
-        deltas[v] = part if part is None or others is None else self._add(part, others, ctx, target)
+        deltas[v] = part if part is None or others is None else self._add(v, part, others, ctx, target)
 
-    def _add(self, part: Array, others: Array, ctx: Context, target: Array | None) -> Array:
-        """The sum of two deltas of one value."""
-        if target is None:
-            target = part if self.sum_in_place else (self.sum_buffer, part.shape[1:])
-        ctx.aim(target)
+    def _own_room(self) -> Room:
+        return Room(None, self.layer.out_shape, self.makes in self.images)
+
+    def _add(self, v: int, part: Array, others: Array, ctx: Context, target: Array | None) -> Array:
+        """The sum of two deltas of value v."""
+        buffer = Room(self.sum_buffer, part.shape[1:], v in self.images)
+        ctx.aim((part if self.sum_in_place else buffer) if target is None else target)
         return ctx.xp.add(part, others, out=ctx.out)
 
 
@@ -61,7 +63,7 @@ class Join(Step):
     def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
         inputs = [values[v] for v in self.reads]
         if target is None:
-            target = (None, self.layer.out_shape) if self.over is None else values[self.over]
+            target = self._own_room() if self.over is None else values[self.over]
         ctx.aim(target)
         values[self.makes] = self.does.forward(inputs, ctx)
         for v in self.ends:
@@ -71,7 +73,7 @@ class Join(Step):
         parts: Any = self.does.backward(deltas.pop(self.makes), ctx)
         for v, part in zip(self.reads, parts, strict=True):
             others, target = deltas.get(v), targets.get(v) if v in self.completes else None
-            deltas[v] = part if others is None else self._add(part, others, ctx, target)
+            deltas[v] = part if others is None else self._add(v, part, others, ctx, target)
 
 
 class Stretch(NamedTuple):

@@ -128,7 +128,7 @@ def _orders(model: Sequential) -> dict[str, Shape]:
         orders[step.path] = shape = _flattened(step, makers)
         if shape is not None and len(step.reads) > 1:
             raise StateError(
-                f"layer {step.path} adds flattened images, which PyTorch stores in another order: put a Dense first"
+                f"layer {step.path} joins flattened images, which PyTorch stores in another order: put a Dense first"
             )
     return {path: shape for path, shape in orders.items() if shape is not None}
 

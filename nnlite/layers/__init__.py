@@ -2,13 +2,14 @@
 
 from nnlite.layers.activation import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from nnlite.layers.base import BatchLayer, Context, Layer
+from nnlite.layers.branches import Concat, Residual
 from nnlite.layers.conv import Conv2D
 from nnlite.layers.dense import Dense
 from nnlite.layers.dropout import Dropout
 from nnlite.layers.norm import BatchNorm, LayerNorm, Normalize
 from nnlite.layers.pool import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from nnlite.layers.reshape import Flatten, Reshape
-from nnlite.layers.residual import Residual
+from nnlite.layers.upsample import Upsample2D
 
 __all__ = [
     "ELU",
@@ -16,6 +17,7 @@ __all__ = [
     "AvgPool2D",
     "BatchLayer",
     "BatchNorm",
+    "Concat",
     "Context",
     "Conv2D",
     "Dense",
@@ -36,4 +38,5 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Upsample2D",
 ]

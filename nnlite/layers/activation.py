@@ -213,7 +213,7 @@ class Softmax(Layer):
     Over the last axis. Omit it to train a classifier: `CrossEntropy` takes logits.
     """
 
-    keeps, shares_memory = "output", False
+    keeps, shares_memory, images = "output", False, None
     gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:

@@ -43,6 +43,14 @@ class Shard:
         self.seed = int(seed)
 
 
+class Room(NamedTuple):
+    """Memory for samples of a shape: the context's own, or the thread's buffer of that number.  images: stored as images."""
+
+    number: int | None
+    shape: Shape
+    images: bool
+
+
 class Context(Memory):
     """What one layer keeps of one shard between forward and backward; the layer may add attributes.
 
@@ -60,7 +68,7 @@ class Context(Memory):
         self.batch: Any = None
         self.delta_batch: Any = None
         self.trained = self.needs_delta = True
-        self._target: Array | tuple[int | None, Shape] | None = None
+        self._target: Array | Room | None = None
         self._like: Array | None = None
 
     if TYPE_CHECKING:
@@ -87,19 +95,18 @@ class Context(Memory):
     @property
     def out(self) -> Array | None:
         """Where the result may be written; read at most once per forward or backward pass."""
-        if type(self._target) is tuple:
-            number, shape = self._target
-            shape = (self.shard.rows, *shape)
-            if number is None:
-                as_given = self._like is not None and self._like.flags.c_contiguous
-                return (
-                    self._own.get("out as given", shape, self.dtype) if as_given else self._own.batch("out", shape, self.dtype)
-                )
-            return self.backend.scratch_batch(f"delta {number}", shape, self.dtype)
-        return self._target
+        room = self._target
+        if type(room) is not Room:
+            return room
+        shape, images = (self.shard.rows, *room.shape), room.images
+        if room.number is not None:
+            scratch = self.backend.scratch_batch if images else self.backend.scratch
+            return scratch(f"delta {room.number}", shape, self.dtype)
+        images = images and (self._like is None or not self._like.flags.c_contiguous)
+        return (self._own.batch if images else self._own.get)("out", shape, self.dtype)
 
-    def aim(self, target: "Array | tuple[int | None, Shape] | None", like: Array | None = None) -> None:
-        """Set what `out` returns: an array, or memory for samples of a shape: the context's own or a buffer of the thread.
+    def aim(self, target: "Array | Room | None", like: Array | None = None) -> None:
+        """Set what `out` returns: an array or room for one.
 
         like: the context's own memory takes the memory order of this array, if that is the order of its shape.
         """
@@ -116,6 +123,9 @@ class Layer:
     a loss of logits must not be given; None if the outputs are probabilities whenever the inputs are. `saved_as`: the class
     that files name for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers unconverted,
     such as the ids of an embedding; its backward may return None. Otherwise inputs are cast to the model's dtype.
+    `images`: whether the arrays of three axes a sample that it reads and makes are images, which a backend stores in an order
+    of its own; None: if those of a neighbouring layer are, as for all `elementwise` layers. Other arrays are stored in the order
+    of their shape.
     `ends_with_relu`: set only by `engine/rewrite.py`, on a twin of the layer whose outputs include the ReLU.
     """
 
@@ -126,6 +136,7 @@ class Layer:
     gives_probabilities: ClassVar[bool | None] = False
     saved_as: "ClassVar[type[Layer] | None]" = None
     takes_integers: ClassVar[bool] = False
+    images: ClassVar[bool | None] = False
     ends_with_relu = False
 
     backend: Backend = get_backend("cpu")

@@ -25,7 +25,7 @@ class Conv2D(Layer):
     images, a kernel larger than the padded input, and groups that do not divide the channels and the filters.
     """
 
-    keeps, shares_memory = "input", False
+    keeps, shares_memory, images = "input", False, True
 
     def __init__(
         self,

@@ -98,7 +98,7 @@ class BatchNorm(BatchLayer):
     Raises ValueError for other arguments.  Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
 
-    has_frozen_form = True
+    has_frozen_form = images = True
 
     def __init__(self, *, momentum: float = 0.9, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
         self.momentum, self.eps = number("momentum", momentum, least=0, most=1), number("eps", eps, least=0)
@@ -193,7 +193,7 @@ class LayerNorm(Layer):
     Raises ValueError for other arguments.  Source: Ba, Kiros and Hinton 2016, equation 4.
     """
 
-    keeps, shares_memory = None, False
+    keeps, shares_memory, images = None, False, None
 
     def __init__(self, *, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
         self.eps, self.scale, self.shift = number("eps", eps, least=0), flag("scale", scale), flag("shift", shift)

@@ -9,7 +9,7 @@ from nnlite.layers.base import Context, Layer, Shape
 class Pooling(Layer):
     """The base of pooling layers: pooled probabilities are probabilities, and backward reads neither a nor y."""
 
-    keeps, shares_memory, gives_probabilities = None, False, None
+    keeps, shares_memory, gives_probabilities, images = None, False, None, True
 
 
 class MaxPool2D(Pooling):

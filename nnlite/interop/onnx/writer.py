@@ -17,7 +17,7 @@ from nnlite.engine.plan import flatten
 from nnlite.engine.steps import Step
 from nnlite.errors import StateError
 from nnlite.layers.base import Elementwise, Layer, Shape
-from nnlite.layers.residual import Sum
+from nnlite.layers.branches import Joined, Sum
 from nnlite.model import Sequential
 
 OPSET, IR_VERSION = 20, 10  # onnx's own defaults are newer than what many runtimes read
@@ -223,6 +223,18 @@ def _sum(graph: _Graph, step: Step, layer: Any, a: str, b: str) -> str:
     return graph.add("Add", a, b)
 
 
+def _joined(graph: _Graph, step: Step, layer: Any, *inputs: str) -> str:
+    return graph.add("Concat", *inputs, axis=1 if len(layer.out_shape) == 3 else -1)
+
+
+def _upsample(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    (height, width, _), (new_height, new_width, _) = layer.in_shape, layer.out_shape
+    scales = graph.constant(f"{step.path}.scales", [1, 1, new_height / height, new_width / width], np.float32)
+    if layer.mode == "bilinear":
+        return graph.add("Resize", a, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+    return graph.add("Resize", a, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+
+
 WRITERS: dict[type[Layer], Any] = {
     layers.Dense: _dense,
     layers.Conv2D: _conv,
@@ -245,5 +257,7 @@ WRITERS: dict[type[Layer], Any] = {
     layers.Dropout: _dropout,
     layers.Flatten: _reshape,
     layers.Reshape: _reshape,
+    layers.Upsample2D: _upsample,
+    Joined: _joined,
     Sum: _sum,
 }
