@@ -1,19 +1,16 @@
 """ONNX's own tests of single nodes, for the operators that are read: they pass, or have one of a few reasons."""
 
 import warnings
-from collections import Counter
 
 import numpy as np
 import pytest
 
-import nnlite as nn
-
 pytest.importorskip("onnx", minversion="1.17")
 
-from onnx import numpy_helper  # noqa: E402
-from onnx.backend.test.loader import load_model_tests  # noqa: E402
+from onnx import numpy_helper
+from onnx.backend.test.loader import load_model_tests
 
-from nnlite.interop.onnx import from_onnx  # noqa: E402
+from nnlite.interop.onnx import from_onnx
 
 OPERATORS = {
     "Conv", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization",
@@ -33,7 +30,7 @@ def attempt(case):
     """Run a case: the first input is x, the others are constants."""
     graph = case.model.graph
     for given, expected in case.data_sets:
-        given = [v if isinstance(v, np.ndarray | list) else numpy_helper.to_array(v) for v in given]
+        given = [v if isinstance(v, np.ndarray | np.generic | list) else numpy_helper.to_array(v) for v in given]
         x, *others = given
         names = [entry.name for entry in graph.input]
         model = from_onnx(case.model, inputs=dict(zip(names[1:], others, strict=True)))
@@ -43,4 +40,4 @@ def attempt(case):
         t = np.asarray(expected[0])
         if z.shape != t.shape and t.ndim > 2:
             z = np.moveaxis(z, -1, 1)
-        np.testing.assert_allclose(z.reshape(t.shape), t, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(z.reshape(t.shape), t, rtol=1e-3, atol=1e-6)

@@ -35,6 +35,7 @@ def load(
     layout: str | None = None,
     input_shape: Shape | None = None,
     inputs: Mapping[str, Any] | None = None,
+    output: str | None = None,
 ) -> Sequential:
     """The model of an ONNX file, opset 7 or later, to run and to train: images (N, C, H, W) there are (N, H, W, C) here.
 
@@ -42,13 +43,20 @@ def load(
     layout: "NCHW" or "NHWC", what the inputs are in the file; default: recognised by what reads them.
     input_shape: of one sample of the model; default: as the file says, which may leave it open.
     inputs: values of the graph's inputs but the samples, by name: weights, where the file does not have them.
+    output: the name of a value in the file that the model gives; default: the file's one output.
     Raises FileError for nodes that nnlite has no layers for, all of them listed, for branches that cannot be nested, and for a
     file that is damaged or has data outside its folder; FileNotFoundError if there is no such file.
     """
     model = parsed(path)
     try:
         return from_onnx(
-            model, logits=logits, layout=layout, input_shape=input_shape, inputs=inputs, folder=Path(path).resolve().parent
+            model,
+            logits=logits,
+            layout=layout,
+            input_shape=input_shape,
+            inputs=inputs,
+            output=output,
+            folder=Path(path).resolve().parent,
         )
     except FileError as error:
         raise FileError(f"{shown(path)}: {error}") from error
@@ -61,13 +69,14 @@ def from_onnx(
     layout: str | None = None,
     input_shape: Shape | None = None,
     inputs: Mapping[str, Any] | None = None,
+    output: str | None = None,
     folder: Path | None = None,
 ) -> Sequential:
     """The model of an `onnx.ModelProto`, as `load` makes it.   folder: where its external data is"""
     flag("logits", logits), choice("layout", layout, "NCHW", "NHWC", None)
     wanted = None if input_shape is None else sample_shape("input_shape", input_shape)
     try:
-        return _Graph(model, inputs or {}, folder).model(logits, layout, wanted)
+        return _Graph(model, inputs or {}, output, folder).model(logits, layout, wanted)
     except (FileError, MemoryError):
         raise
     except Exception as error:  # an untrusted graph can make layers raise anything
@@ -77,18 +86,20 @@ def from_onnx(
 class _Graph:
     """A graph: its constants, its one input and its one output."""
 
-    def __init__(self, model: ModelProto, inputs: Mapping[str, Any], folder: Path | None) -> None:
+    def __init__(self, model: ModelProto, inputs: Mapping[str, Any], output: str | None, folder: Path | None) -> None:
         self.opset, graph = opset(model), model.graph
         self.nodes = [Operation(node, self.opset) for node in graph.node]
         initializers = Initializers(graph.initializer, folder)
         given = {name: np.asarray(value) for name, value in inputs.items()}
         open_inputs = [entry for entry in graph.input if entry.name not in initializers and entry.name not in given]
-        if len(open_inputs) != 1 or len(graph.output) != 1:
+        minor = {name for node in self.nodes for name in node.outputs[1:]}  # masks, indices, statistics
+        outputs = [entry.name for entry in graph.output if entry.name not in minor] if output is None else [output]
+        if len(open_inputs) != 1 or len(outputs) != 1:
             raise FileError(
-                f"it has the inputs {_names(open_inputs)} and the outputs {_names(graph.output)}: a model has one of each; "
-                "inputs={name: values} gives values to the others"
+                f"it has the inputs {shortened([entry.name for entry in open_inputs])} and the outputs {shortened(outputs)}: a "
+                "model has one of each; inputs={name: values} gives values to the others, output= chooses"
             )
-        self.input, self.output = open_inputs[0], graph.output[0].name
+        self.input, self.output = open_inputs[0], outputs[0]
         self.constants: dict[str, Any] = {name: initializers[name] for name in initializers} | given
         self.readers = Counter(name for node in self.nodes for name in node.inputs) + Counter([self.output])
 
@@ -214,10 +225,6 @@ def _orders(rank: int, layout: str | None) -> list[tuple[int, ...]]:
     if layout is not None:
         return [channels_last if layout == "NCHW" else as_given]
     return [channels_last, as_given] if rank == 3 else [as_given, channels_last]
-
-
-def _names(entries: Any) -> str:
-    return shortened([entry.name for entry in entries])
 
 
 def _grouped(faults: dict[str, str]) -> list[str]:

@@ -49,6 +49,7 @@ class Reading:
         self.values: dict[str, Any] = {}  # a Value, an array, None for an input left out, or `UNKNOWN`
         self.nodes: dict[str, Node] = {}
         self.made: dict[str, Value] = {}
+        self.joined: dict[tuple[int | str, ...], Value] = {}  # by the axis and the names of what is concatenated
 
     # ---- inputs of a node
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from nnlite.interop.onnx.axes import Axes
+from nnlite.interop.graph import concat
+from nnlite.interop.onnx.axes import Axes, axis, flat, lengths
 from nnlite.interop.onnx.folding import BATCH, option
 from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.reading import Reading, Value
+from nnlite.interop.onnx.resize import resize
 from nnlite.layers import Dropout, Reshape
 
 
@@ -120,6 +122,37 @@ def _pad(reading: Reading, node: Operation) -> Value:
     return padded
 
 
+def _concat(reading: Reading, node: Operation) -> Value:
+    """Inputs that begin with those of an earlier one read what that made, so that DenseNets can be nested."""
+    values = [reading.data(node, i) for i in range(len(node.inputs))]
+    rank = len(values[0].axes.shape) + 1
+    place = node.attribute("axis", 1) % rank - 1
+    if place < 0 or any(len(value.axes.shape) != rank - 1 for value in values):
+        raise Unsupported("it joins along the axis of the batch, or values of different ranks")
+    for k in range(len(values) - 1, 1, -1):
+        earlier = reading.joined.get((place, *node.inputs[:k]))
+        if earlier is not None:
+            values[:k] = [earlier]
+            break
+    value = _one_after_another(reading, values, place)
+    reading.joined[place, *node.inputs] = value
+    return value
+
+
+def _one_after_another(reading: Reading, values: list[Value], place: int) -> Value:
+    """Along an axis of the file that is the last one here, in the order of the file; the others as those of the first value."""
+    first = values[0].axes
+    others = [i for i in range(len(first.file)) if i != place and first.file[i]]
+    others.sort(key=lambda i: flat(first.here).index(first.file[i][0]))
+    ready = [reading.stored(v, [*(v.axes.file[i] for i in others), v.axes.file[place]]) for v in values]
+    shapes = [lengths(value.axes.here) for value in ready]
+    if any(shape[:-1] != shapes[0][:-1] for shape in shapes):
+        raise Unsupported(f"its inputs have the shapes {[value.axes.shape for value in values]}")
+    joined, axes = axis(sum(shape[-1] for shape in shapes)), ready[0].axes
+    file = [joined if i == place else parts for i, parts in enumerate(axes.file)]
+    return reading.join(ready, concat, Axes(file, [*axes.here[:-1], joined]))
+
+
 SHAPES: dict[str, Callable[[Reading, Operation], Any]] = {
     "Identity": _identity,
     "Dropout": _dropout,
@@ -131,4 +164,7 @@ SHAPES: dict[str, Callable[[Reading, Operation], Any]] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Pad": _pad,
+    "Concat": _concat,
+    "Resize": resize,
+    "Upsample": resize,
 }
