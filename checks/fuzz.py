@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.data import cifar, download, idx
+from nnlite.data import cifar, files, idx
 from nnlite.training import checkpoint, contents
 from nnlite.training.counts import Counts
 
@@ -135,7 +135,7 @@ class Files:
 
         def extract():
             try:
-                download.extract(path, target, ["data_batch_1"])
+                files.extract(path, target, ["data_batch_1"])
             finally:
                 outside = {p for p in set(self.folder.rglob("*")) - before if target not in (p, *p.parents)}
                 assert not outside, f"landed outside: {outside}"

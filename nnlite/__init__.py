@@ -9,7 +9,7 @@ nn.Adam(1e-3).step(model)
 from typing import TYPE_CHECKING, Any
 
 from nnlite import init, metrics, schedules
-from nnlite.backend import get_num_threads, set_conv_algorithm, set_num_threads
+from nnlite.backend import get_num_threads, set_conv_algorithm, set_kernels, set_num_threads
 from nnlite.errors import (
     DataError,
     DeviceError,
@@ -160,6 +160,7 @@ __all__ = [
     "profile",
     "schedules",
     "set_conv_algorithm",
+    "set_kernels",
     "set_num_threads",
     "softmax",
     "zoo",

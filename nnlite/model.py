@@ -6,17 +6,16 @@ from os import PathLike
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
-from nnlite.backend import Array, get_backend, length, single_threaded_blas
+from nnlite.backend import Array, get_backend, length, single_threaded_blas, with_chosen_kernels
 from nnlite.engine import Engine
 from nnlite.engine.plan import Plan
-from nnlite.engine.values import Valued
-from nnlite.engine.vectors import Vectors, everything, refuse_repeats, unchanged_by_errors, walk
+from nnlite.engine.summary import summary
+from nnlite.engine.vectors import Valued, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.branches import build_chain, check_layers
 from nnlite.losses import Loss
 from nnlite.serialize import read_model, save
-from nnlite.summary import summary
 from nnlite.weights import Taken, check_names, renamed, take
 
 # Attributes set by `assemble`, not copied.
@@ -71,6 +70,7 @@ class Sequential(Valued):
 
         An error leaves all layers, and the models that they belong to, unchanged.
         """
+        self.backend = with_chosen_kernels(self.backend)
         every = dict(everything(self))
         owners = [(layer, layer.owner) for layer in every.values() if layer.owner is not None]
         with unchanged_by_errors(every.values()):

@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules", "state"},
     {"engine"},
-    {"serialize", "summary", "weights"},
+    {"serialize", "weights"},
     {"model"},
     {"data", "files", "metrics", "tools", "zoo"},
     {"training"},

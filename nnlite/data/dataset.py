@@ -160,7 +160,9 @@ class Dataset:
             raise DataError(f"weights must be (N,) and not negative, got {self.weights.shape}, least {self.weights.min()}")
         labels = self.labels if self.weights is None else self.labels[self.weights > 0]  # samples of weight 0 are ignored
         if self.classes is not None and labels.dtype.kind in "iu" and len(labels):
-            _check_labels(labels, len(self.classes))
+            least, largest = labels.min(), labels.max()
+            if least < 0 or largest >= len(self.classes):
+                raise DataError(f"labels must be in 0 ... {len(self.classes) - 1}, found {least} ... {largest}")
 
 
 class Datasets:
@@ -182,11 +184,6 @@ def _count(n: int | float, samples: int) -> int:
             f"cannot set {shortened(n)} of {samples} samples aside: give a smaller number, or a share between 0 and 1"
         )
     return int(count)
-
-
-def _check_labels(labels: Array, n_classes: int) -> None:
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise DataError(f"labels must be in 0 ... {n_classes - 1}, found {labels.min()} ... {labels.max()}")
 
 
 def _samples(values: Any, what: str) -> Array:

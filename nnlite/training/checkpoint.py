@@ -21,7 +21,7 @@ from nnlite.errors import FileError
 from nnlite.model import Sequential
 from nnlite.serialize import read_tensors
 from nnlite.state import Arrays
-from nnlite.training.formats import FORMAT, in_present_format
+from nnlite.training.contents import FORMAT, in_present_format
 
 
 class Folder:

@@ -8,12 +8,10 @@ from typing import Any
 
 from nnlite.state import Arrays, faults_of_the_file, is_stateful
 from nnlite.training.checkpoint import Folder
-from nnlite.training.contents import capture, refuse_what_cannot_be_kept, restore, restore_callbacks
+from nnlite.training.contents import FORMAT, capture, known_to, refuse_what_cannot_be_kept, restore, restore_callbacks
 from nnlite.training.counts import Counts
 from nnlite.training.fingerprint import Print, changing, fingerprint_of, refuse_others
-from nnlite.training.formats import FORMAT, known_to
-from nnlite.training.hooks import Training
-from nnlite.training.monitor import Monitor
+from nnlite.training.hooks import Monitor, Training
 from nnlite.training.signals import HeldSignals
 
 
@@ -146,9 +144,7 @@ class Checkpoints(Keeper):
         """Write a checkpoint, and the model if it is the best."""
         cost = self.monitor.cost(self.trainer, row)
         is_best = cost < self.best
-        if is_best:
-            self.best = cost
-        self.ended = False
+        self.best, self.ended = min(self.best, cost), False
         self._save(best=is_best)
         self.signals.let_through()
 

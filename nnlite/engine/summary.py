@@ -1,6 +1,6 @@
 """The table that `model.summary()` prints."""
 
-from nnlite.engine.vectors import Vectors
+from nnlite.engine.vectors import Vectors, everything
 from nnlite.layers.base import Layer
 
 
@@ -8,7 +8,7 @@ def summary(model: Layer, vectors: Vectors) -> str:
     """A line a layer: its name and kind, output shape, parameters, MFLOP of a forward pass for one sample; and the totals."""
     rows = [("layer", "output shape", "parameters", "MFLOP")]
     rows += [("input", str(model.in_shape), "", "")]
-    rows += [_row(path, layer) for path, layer in _lines(model)]
+    rows += [_row(path, layer) for path, layer in everything(model) if path]
     trained = len(vectors.params) - sum(s.parameter.size for s in vectors.trained if s.frozen)
     total = ("total", str(model.out_shape), f"{len(vectors.params):,}", f"{_mflop(model):.2f}")
     widths = [max(len(row[column]) for row in [*rows, total]) for column in range(4)]
@@ -17,13 +17,6 @@ def summary(model: Layer, vectors: Vectors) -> str:
     counts = f"{trained:,} trained, {len(vectors.params) - trained:,} frozen, {len(vectors.buffers):,} kept"
     note = f"{counts}; {vectors.dtype} on {vectors.backend.device}"
     return "\n".join([lines[0], rule, *lines[1:], rule, _line(total, widths), note])
-
-
-def _lines(layer: Layer, prefix: str = "") -> list[tuple[str, Layer]]:
-    lines = []
-    for name, child in layer.children().items():
-        lines += [(prefix + name, child), *_lines(child, f"{prefix}{name}.")]
-    return lines
 
 
 def _row(path: str, layer: Layer) -> tuple[str, str, str, str]:
