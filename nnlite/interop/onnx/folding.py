@@ -57,6 +57,11 @@ def _by_pairs(function: Callable[..., Any]) -> Callable[..., Any]:
     return folded
 
 
+def _where(node: Operation, condition: Array, a: Array, b: Array) -> Any:
+    _bounded(math.prod(np.broadcast_shapes(condition.shape, a.shape, b.shape)))
+    return np.where(condition, a, b)
+
+
 def _divided(a: Array, b: Array) -> Any:
     return np.trunc(a / b) if a.dtype.kind in "iu" else a / b
 
@@ -151,6 +156,11 @@ CONSTANT: dict[str, Callable[..., Any]] = {
     "Sum": _by_pairs(np.add),
     "Max": _by_pairs(np.maximum),
     "Min": _by_pairs(np.minimum),
+    "Greater": lambda node, a, b: a > b,
+    "Less": lambda node, a, b: a < b,
+    "Equal": lambda node, a, b: a == b,
+    "Not": lambda node, a: ~a,
+    "Where": _where,
     "Neg": _elementwise(np.negative),
     "Abs": _elementwise(np.abs),
     "Sqrt": _elementwise(np.sqrt),

@@ -13,6 +13,7 @@ import numpy as np
 from nnlite import layers
 from nnlite.backend import Array
 from nnlite.interop.graph import add
+from nnlite.interop.onnx.axes import Axis
 from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.reading import Function, Reading, Value
 from nnlite.layers.base import Context, Layer, Shard
@@ -40,8 +41,8 @@ def _applied(reading: Reading, node: Operation, value: Value, layer: Layer) -> V
 
 
 def _computed(layer: Layer, a: Array) -> Array:
-    """What a layer without parameters makes of a vector."""
-    return np.asarray(layer.forward(a[:, None], Context(layer.backend, 0, Shard(0), a.dtype)))[:, 0]
+    """What a layer without parameters makes of an array."""
+    return np.asarray(layer.forward(a, Context(layer.backend, 0, Shard(0), a.dtype)))
 
 
 def _swish(reading: Reading, node: Operation) -> Value:
@@ -60,7 +61,7 @@ def _log_softmax(reading: Reading, node: Operation) -> Value:
 
 # ---- arithmetic
 
-_OF_TWO: dict[str, Callable[[Any, Any], Any]] = {
+_OF_MORE: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sum": np.add,
     "Sub": np.subtract,
@@ -69,6 +70,9 @@ _OF_TWO: dict[str, Callable[[Any, Any], Any]] = {
     "Pow": np.power,
     "Max": np.maximum,
     "Min": np.minimum,
+    "Greater": np.greater,
+    "Less": np.less,
+    "Where": np.where,
 }
 _OF_ONE: dict[str, Function] = {
     "Erf": np.vectorize(math.erf, otypes=[float]),
@@ -95,26 +99,24 @@ def _clip(reading: Reading, node: Operation) -> Value:
 
 
 def _arithmetic(reading: Reading, node: Operation) -> Value:
-    values = [reading.values[name] for name in node.inputs]
-    constants = [v for v in values if not isinstance(v, Value)]
-    if not constants:
-        return _of_values(reading, node, values)
-    if len(values) != 2:
-        raise Unsupported("it joins values and constants")
-    first = isinstance(values[0], Value)
-    value, numbers, function = values[0] if first else values[1], constants[0], _OF_TWO[node.kind]
-    if value.pads:
-        reading.data(node, 0 if first else 1)
-    if numbers.size == 1 and (value.pending or not _is_affine(node, first)):
-        number = float(numbers.reshape(()))
-        return _followed(reading, node, value, (lambda a: function(a, number)) if first else (lambda a: function(number, a)))
-    if value.pending or not _is_affine(node, first):
-        raise Unsupported("no layer computes this function of each number", value.pending)
-    return _affine(reading, node, value, numbers, first)
+    inputs = [reading.values[name] for name in node.inputs]
+    values = [v for v in inputs if isinstance(v, Value)]
+    pending, rank = [v for v in values if v.pending], len(values[0].axes.shape) + 1
+    for value in values:
+        if value.pads:
+            raise Unsupported("its input is padded, which only a convolution or a pooling takes up")
+    if any(not isinstance(v, Value) and np.ndim(v) > rank for v in inputs):
+        raise Unsupported("its constant has more axes than the other input")
+    if len(values) == len(inputs) and node.kind in ("Add", "Sum") and not pending:
+        return _sum(reading, values)
+    if len(values) == 1 and len(inputs) == 2 and not pending and _is_affine(node, inputs):
+        first = inputs[0] is values[0]
+        return _affine(reading, node, values[0], inputs[1 if first else 0], first)
+    return _of_values(reading, node, inputs, values)
 
 
-def _is_affine(node: Operation, first: bool) -> bool:
-    return node.kind in ("Add", "Sum", "Mul", "Sub") or (node.kind == "Div" and first)
+def _is_affine(node: Operation, inputs: list[Any]) -> bool:
+    return node.kind in ("Add", "Sum", "Mul", "Sub") or (node.kind == "Div" and isinstance(inputs[0], Value))
 
 
 def _affine(reading: Reading, node: Operation, value: Value, numbers: Array, first: bool) -> Value:
@@ -152,6 +154,8 @@ def _changed(
             return None
         reading.change(value, arrays, std=_numbers(1 / scale))
         return value
+    if isinstance(layer, layers.LayerNorm):
+        return _changed_norm(reading, value, layer, scale, shift)
     if not isinstance(layer, layers.Dense | layers.Conv2D | layers.BatchNorm):
         return None
     weight, bias = ("gamma", "beta") if isinstance(layer, layers.BatchNorm) else ("W", "b")
@@ -163,6 +167,18 @@ def _changed(
     if bias in arrays or shift is not None:
         changed[bias] = np.broadcast_to(b, (len(arrays[weight]),))
     reading.change(value, changed, **({} if weight == "gamma" else {"bias": bias in changed}))
+    return value
+
+
+def _changed_norm(
+    reading: Reading, value: Value, layer: layers.LayerNorm, scale: Array | None, shift: Array | None
+) -> Value | None:
+    """A LayerNorm that gets what it does not have yet."""
+    if (scale is not None and (layer.scale or layer.shift)) or (shift is not None and layer.shift):
+        return None
+    name, values = ("beta", shift) if scale is None else ("gamma", scale)
+    arrays = value.arrays | {name: np.broadcast_to(np.asarray(values), layer.in_shape[-1:])}
+    reading.change(value, arrays, **{"scale" if name == "gamma" else "shift": True})
     return value
 
 
@@ -186,16 +202,21 @@ def _numbers(values: Array) -> Any:
     return float(values) if np.ndim(values) == 0 else tuple(map(float, values))
 
 
-def _of_values(reading: Reading, node: Operation, values: list[Value]) -> Value:
-    joins = node.kind in ("Add", "Sum")
-    if joins and not any(value.pending for value in values):
-        return _sum(reading, [reading.data(node, i) for i in range(len(values))])
-    function, nodes = _OF_TWO[node.kind], (*values[0].pending, *values[-1].pending)
-    root = _common(values) if len(values) == 2 else None
-    if root is None:
-        raise Unsupported("no layer computes this of two values", nodes and (*nodes, node))
-    value, f, g = root
-    return _named(reading, value, lambda a: function(f(a), g(a)), (*nodes, node))
+def _of_values(reading: Reading, node: Operation, inputs: list[Any], values: list[Value]) -> Value:
+    """A function of several values that follow from one, and of numbers."""
+    function, nodes = _OF_MORE[node.kind], (*dict.fromkeys(each for v in values for each in v.pending), node)
+    along = {v.along for v in values if v.along}
+    root = _common(values)
+    if root is None or len(along) > 1 or any(not isinstance(v, Value) and np.size(v) != 1 for v in inputs):
+        raise Unsupported("no layer computes this of such inputs", nodes)
+    value, functions = root
+    numbers = [None if isinstance(v, Value) else float(np.reshape(v, ())) for v in inputs]
+
+    def computed(a: Array) -> Array:
+        of_values = iter(functions)
+        return np.asarray(function(*(next(of_values)(a) if number is None else number for number in numbers)))
+
+    return _named(reading, value, computed, nodes, next(iter(along), ()))
 
 
 def _sum(reading: Reading, values: list[Value]) -> Value:
@@ -212,19 +233,23 @@ def _followed(reading: Reading, node: Operation, value: Any, function: Function)
     if not isinstance(value, Value) or value.pads:
         value = reading.data(node)
     if not value.pending:
-        return _named(reading, value, function, (node,))
+        return _named(reading, value, function, (node,), ())
     root, f = value.of
-    return _named(reading, root, lambda a: function(f(a)), (*value.pending, node))
+    return _named(reading, root, lambda a: function(f(a)), (*value.pending, node), value.along)
 
 
-def _common(values: list[Value]) -> tuple[Value, Function, Function] | None:
-    """The nearest value that two values follow from, and their functions of it."""
-    above = [_chain(value) for value in values]
-    for value, f in above[0]:
-        for other, g in above[1]:
-            if value.name == other.name and value.axes.here == other.axes.here:
-                return value, f, g
+def _common(values: list[Value]) -> tuple[Value, list[Function]] | None:
+    """The nearest value that all follow from, and their functions of it."""
+    chains = [_chain(value) for value in values]
+    for value, _ in chains[0]:
+        functions = [next((f for other, f in chain if _is_same(value, other)), None) for chain in chains]
+        if None not in functions:
+            return value, functions  # type: ignore[return-value]
     return None
+
+
+def _is_same(value: Value, other: Value) -> bool:
+    return value.name == other.name and (value.axes.file, value.axes.here) == (other.axes.file, other.axes.here)
 
 
 def _chain(value: Value) -> list[tuple[Value, Function]]:
@@ -241,33 +266,55 @@ def _then(first: Function, second: Function) -> Function:
     return lambda a: second(first(a))
 
 
-_POINTS = np.concatenate([np.linspace(-12, 12, 97), np.linspace(-1, 1, 41)])
+def mean(reading: Reading, node: Operation, value: Value, along: Axis) -> Value:
+    """The mean over an axis of the file, which stays as one of length 1: part of a LayerNorm, if anything."""
+    if value.along not in ((), along):
+        raise Unsupported("it takes means over several axes", (*value.pending, node))
+    root, f = value.of if value.pending and value.of else (value, lambda a: a)
+    return _pending(root, lambda a: f(a).mean(axis=-1, keepdims=True), (*value.pending, node), along)
 
 
-def _named(reading: Reading, value: Value, function: Function, nodes: tuple[Operation, ...]) -> Value:
+_POINTS = np.concatenate([np.linspace(-12, 12, 97), np.linspace(-1, 1, 41)]).reshape(6, 23)
+
+
+def _named(reading: Reading, value: Value, function: Function, nodes: tuple[Operation, ...], along: Axis) -> Value:
     """The value of a layer that computes this function of another; one that is pending if none does."""
     with np.errstate(all="ignore"):
         y = np.asarray(function(_POINTS))
-        below = float(np.asarray(function(np.array([-1.0])))[0])
-        layer = next((layer for layer in _candidates(below) if np.allclose(_computed(layer, _POINTS), y, 1e-6, 1e-6)), None)
-    if layer is not None:
-        return _layer(reading, value, layer)
+        if along:
+            eps = _eps(function)
+            if eps >= 0 and np.allclose(_normalized(_POINTS, eps), y, 1e-6, 1e-6):
+                value, _ = reading.columns(value, along)
+                return reading.add(value, layers.LayerNorm(eps=eps, scale=False, shift=False))
+        else:
+            below = float(np.asarray(function(np.array([[-1.0]])))[0, 0])
+            for layer in _candidates(below):
+                if np.allclose(_computed(layer, _POINTS), y, 1e-6, 1e-6):
+                    return _layer(reading, value, layer)
+    return _pending(value, function, nodes, along)
+
+
+def _pending(value: Value, function: Function, nodes: tuple[Operation, ...], along: Axis) -> Value:
     pending = Value(value.name, value.axes)
-    pending.of, pending.pending = (value, function), nodes
+    pending.of, pending.pending, pending.along = (value, function), nodes, along
     return pending
+
+
+def _normalized(a: Array, eps: float) -> Array:
+    return np.asarray((a - a.mean(axis=-1, keepdims=True)) / np.sqrt(a.var(axis=-1, keepdims=True) + eps))
+
+
+def _eps(function: Function) -> float:
+    """Of a LayerNorm, from what it makes of two small numbers: y = s / sqrt(s^2 + eps)."""
+    s = 1e-3
+    y = float(np.asarray(function(np.array([[-s, s]])))[0, -1])
+    return round(s * s * (1 / (y * y) - 1), 15) if y else -1.0
 
 
 def _candidates(below: float) -> list[Layer]:
     """Layers that compute functions.   below: the value at -1"""
-    found: list[Layer] = [
-        layers.ReLU(),
-        layers.GELU(),
-        layers.GELU("tanh"),
-        layers.SiLU(),
-        layers.Sigmoid(),
-        layers.Tanh(),
-        layers.Softplus(),
-    ]
+    smooth = layers.GELU(), layers.GELU("tanh"), layers.SiLU(), layers.Sigmoid(), layers.Tanh(), layers.Softplus()
+    found: list[Layer] = [layers.ReLU(), *smooth]
     if -1 < below < 0:
         found.append(layers.LeakyReLU(-below))
     if below < 0:
@@ -286,6 +333,6 @@ FUNCTIONS: dict[str, Callable[[Reading, Operation], Value]] = {
     "Swish": _swish,
     "LogSoftmax": _log_softmax,
     "Clip": _clip,
-    **dict.fromkeys(_OF_TWO, _arithmetic),
+    **dict.fromkeys(_OF_MORE, _arithmetic),
     **dict.fromkeys(_OF_ONE, _of_one),
 }

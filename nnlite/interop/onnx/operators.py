@@ -10,6 +10,7 @@ from nnlite import layers
 from nnlite.backend import Array
 from nnlite.interop.onnx.axes import Axes, Axis, axis, flat
 from nnlite.interop.onnx.folding import option
+from nnlite.interop.onnx.functions import mean
 from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.reading import Reading, Value, is_plain
 from nnlite.layers.base import Layer
@@ -212,12 +213,16 @@ def _global_pool(kind: Callable[[], Layer]) -> Any:
 
 def _reduce(kind: Callable[[], Layer]) -> Any:
     def read(reading: Reading, node: Operation) -> Value:
-        value = reading.data(node)
+        value = reading.values[node.inputs[0]]
+        value = value if getattr(value, "pending", ()) else reading.data(node)
         rank, axes = len(value.axes.shape) + 1, option(node, "axes", reading.constant(node, 1))
-        reduced = sorted(i % rank - 1 for i in axes or range(rank))
+        reduced, keep = sorted(i % rank - 1 for i in axes or range(rank)), bool(node.attribute("keepdims", 1))
         if reduced[0] < 0:
             raise Unsupported("it reduces over the batch")
-        return _pooled(reading, value, kind, reduced, bool(node.attribute("keepdims", 1)))
+        along = flat(value.axes.file[i] for i in reduced)
+        if node.kind == "ReduceMean" and keep and value.axes.here and set(along) == set(value.axes.here[-1]):
+            return mean(reading, node, value, along)
+        return _pooled(reading, reading.data(node), kind, reduced, keep)
 
     return read
 

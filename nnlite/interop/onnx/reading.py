@@ -25,6 +25,7 @@ class Value:
     layer, arrays: what makes it, and its values by name, as long as they may be changed.
     of: the value and the function of each number by which it follows from that, if it does.
     pending: the nodes that have no layer yet; only a later node that is part of the same function may read it.
+    along: the axis over which that function takes means, if it does.
     pads, fill: a border around the pixels that a later convolution or pooling adds; fill: its number.
     """
 
@@ -34,6 +35,7 @@ class Value:
         self.arrays: dict[str, Array] = {}
         self.of: tuple[Value, Function] | None = None
         self.pending: tuple[Operation, ...] = ()
+        self.along: Axis = ()
         self.pads: Pads | None = None
         self.fill = 0.0
 
@@ -111,7 +113,7 @@ class Reading:
         again = Value(value.name, axes)
         again.layer, again.arrays, again.pads, again.fill = value.layer, value.arrays, value.pads, value.fill
         if axes is value.axes:
-            again.of, again.pending = value.of, value.pending
+            again.of, again.pending, again.along = value.of, value.pending, value.along
         return again
 
     # ---- axes
