@@ -128,15 +128,14 @@ def _affine(reading: Reading, node: Operation, value: Value, numbers: Array, fir
     else:
         scale = None if first or node.kind != "Sub" else np.asarray(-1.0)
         shift = numbers if first is False or node.kind != "Sub" else -numbers
-    changed = _changed(reading, node, value, scale, shift, 0 if first else 1)
-    if changed is not None:
-        return changed
-    made = value
-    if scale is not None:
-        made = _scaled(reading, made, scale)
-    if shift is not None:
-        made = _shifted(reading, made, shift)
-    if numbers.ndim == 0:
+    return _changed(reading, node, value, scale, shift, 0 if first else 1) or _line(reading, value, scale, shift)
+
+
+def _line(reading: Reading, value: Value, scale: Array | None, shift: Array | None) -> Value:
+    """y = scale a + shift, by layers of their own."""
+    made = value if scale is None else _scaled(reading, value, scale)
+    made = made if shift is None else reading.add(made, layers.Normalize(_numbers(-shift), 1.0))
+    if all(v is None or v.ndim == 0 for v in (scale, shift)):
         s, t = 1.0 if scale is None else float(scale), 0.0 if shift is None else float(shift)
         made.of = value, lambda a: s * a + t
     return made
@@ -180,10 +179,6 @@ def _changed_norm(
     arrays = value.arrays | {name: np.broadcast_to(np.asarray(values), layer.in_shape[-1:])}
     reading.change(value, arrays, **{"scale" if name == "gamma" else "shift": True})
     return value
-
-
-def _shifted(reading: Reading, value: Value, shift: Array) -> Value:
-    return reading.add(value, layers.Normalize(_numbers(-shift), 1.0))
 
 
 def _scaled(reading: Reading, value: Value, scale: Array) -> Value:
@@ -291,6 +286,11 @@ def _named(reading: Reading, value: Value, function: Function, nodes: tuple[Oper
             for layer in _candidates(below):
                 if np.allclose(_computed(layer, _POINTS), y, 1e-6, 1e-6):
                     return _layer(reading, value, layer)
+            shift, scale = (float(np.asarray(function(np.full((1, 1), at)))[0, 0]) for at in (0.0, 1.0))
+            scale -= shift
+            if scale and np.allclose(scale * _POINTS + shift, y, 1e-6, 1e-6):
+                numbers = [np.asarray(n) if n != kept else None for n, kept in ((scale, 1), (shift, 0))]
+                return _line(reading, value, *numbers) if numbers != [None, None] else value
     return _pending(value, function, nodes, along)
 
 

@@ -278,9 +278,7 @@ def _softmax(reading: Reading, node: Operation) -> Value:
     if not 1 <= place < rank:
         raise Unsupported("it runs over the batch")
     file = value.axes.file
-    if not newer and flat(file[: place - 1]):
-        raise Unsupported(f"before opset 13, axis={place} joins the axis of the batch with another")
-    value, _ = reading.columns(value, file[place - 1] if newer else flat(file))
+    value, _ = reading.columns(value, file[place - 1] if newer else flat(file[place - 1 :]))
     return reading.add(value, layers.Softmax())
 
 

@@ -25,7 +25,23 @@ from nnlite.layers import Dropout, Reshape, Sigmoid, Softmax
 from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
 
+START = "start"  # the input's name among nodes, which are numbered
 READERS = SHAPES | OPERATORS | FUNCTIONS
+_OF_SAME_SHAPE = {  # not read, but what comes behind them is examined, too
+    "LRN", "HardSigmoid", "HardSwish", "Selu", "Celu", "Mish", "Softsign", "ThresholdedRelu", "InstanceNormalization",
+    "GroupNormalization", "MeanVarianceNormalization", "LpNormalization", "Sin", "Cos", "Sign", "Round", "Floor", "Ceil",
+}  # fmt: skip
+_DAMAGE = (
+    ShapeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    ArithmeticError,
+    AssertionError,
+)
 
 
 def load(
@@ -110,36 +126,30 @@ class _Graph:
             reading = Reading(self.readers, self._batch())
             shape = self._shape(order, wanted)
             axes = Axes.ordered(shape, order) if shape else Axes([], [()])
-            reading.values = {"": None, **self.constants, self.input.name: Value(self.input.name, axes)}
+            reading.values = {"": None, **self.constants, self.input.name: Value(START, axes)}
             found = self._read(reading, logits)
             if not found:
                 try:
                     return self._assembled(reading, logits, axes)
                 except Unsupported as why:
-                    found = {f"output {shortened(self.output)}": str(why)}
+                    found = _named(why, None)
             faults = found if not faults or len(found) < len(faults) else faults
         raise FileError(f"{len(faults)} of {len(self.nodes)} nodes cannot be read: " + "; ".join(_grouped(faults)))
 
     def _read(self, reading: Reading, logits: bool) -> dict[str, str]:
-        """Read all nodes; those that cannot be read, with the reasons."""
+        """Read all nodes; those that cannot be read, with the reasons. What has the shape of its input is passed by."""
         faults: dict[str, str] = {}
         for node in self.nodes:
-            result: Any = UNKNOWN
-            try:
-                result = self._value(reading, node, logits)
-            except Unsupported as why:
-                faults |= {f"{shortened(each.name)} ({each.kind})": str(why) for each in why.nodes or (node,)}
-            except (
-                ShapeError,
-                ValueError,
-                IndexError,
-                KeyError,
-                TypeError,
-                AttributeError,
-                OverflowError,
-                ArithmeticError,
-            ) as error:
-                faults[f"{shortened(node.name)} ({node.kind})"] = shortened(error)
+            result: Any = None
+            while result is None:
+                try:
+                    result = self._value(reading, node, logits)
+                except Unsupported as why:
+                    faults |= _named(why, node)
+                    result = None if reading.settle(why.nodes) else reading.stand_in(node, FUNCTIONS.keys() | _OF_SAME_SHAPE)
+                except _DAMAGE as error:
+                    faults[_title(node)] = shortened(error)
+                    result = UNKNOWN
             reading.values |= dict.fromkeys(node.outputs[1:], UNKNOWN) | dict.fromkeys(node.outputs[:1], result)
         return faults
 
@@ -167,7 +177,7 @@ class _Graph:
             raise FileError("its output does not depend on its input")
         value = _in_order(reading, value, channels_last=axes.here != axes.file)
         in_shape = lengths(axes.here)
-        chain = nest(reading.nodes.values(), self.input.name, value.name)
+        chain = nest(reading.nodes.values(), START, value.name)
         if logits:
             chain = _without_probabilities(chain)
         dtype = "float64" if self.input.type.tensor_type.elem_type == TensorProto.DOUBLE else "float32"
@@ -225,6 +235,14 @@ def _orders(rank: int, layout: str | None) -> list[tuple[int, ...]]:
     if layout is not None:
         return [channels_last if layout == "NCHW" else as_given]
     return [channels_last, as_given] if rank == 3 else [as_given, channels_last]
+
+
+def _named(why: Unsupported, node: Operation | None) -> dict[str, str]:
+    return {_title(each): str(why) for each in why.nodes or (node,)}
+
+
+def _title(node: Operation | None) -> str:
+    return f"{shortened(node.name)} ({node.kind[:80]})" if node else "the output"
 
 
 def _grouped(faults: dict[str, str]) -> list[str]:

@@ -1,7 +1,8 @@
 """A graph as it is read: values with their axes, and the layers that make them."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,22 @@ class Reading:
         """Whether nothing else reads an input."""
         return self.readers[node.inputs[place]] == 1
 
+    # ---- what has no layer
+
+    def settle(self, nodes: tuple[Operation, ...]) -> bool:
+        """Let what these nodes leave pending pass as made, so that nodes behind them are examined; whether anything was."""
+        names = [name for name, v in self.values.items() if isinstance(v, Value) and v.pending and set(v.pending) & set(nodes)]
+        self.values |= {name: Value(self.values[name].name, self.values[name].axes) for name in names}
+        return bool(names)
+
+    def stand_in(self, node: Operation, kinds: Collection[str]) -> Any:
+        """The largest input of a node that keeps the shape, in place of what it makes."""
+        inputs = [v for v in map(self.values.get, node.inputs) if isinstance(v, Value)]
+        if node.kind not in kinds or not inputs:
+            return UNKNOWN
+        largest = max(inputs, key=lambda value: math.prod(value.axes.shape))
+        return Value(largest.name, largest.axes)
+
     # ---- layers
 
     def add(self, value: Value, layer: Layer, axes: Axes | None = None, **arrays: Any) -> Value:
@@ -92,9 +109,9 @@ class Reading:
 
     def join(self, values: Sequence[Value], makes: Layer | Join, axes: Axes) -> Value:
         """The value that a layer or a join makes of several."""
-        size = np.prod([*lengths(axes.file)], dtype=float)
+        size = math.prod(lengths(axes.file))
         if size > LARGEST:
-            raise Unsupported(f"a sample would have {size:,.0f} values, more than {LARGEST:,}")
+            raise Unsupported(f"a sample would have {size:,} values, more than {LARGEST:,}")
         name = str(len(self.nodes))
         self.nodes[name] = Node(name, tuple(value.name for value in values), makes)
         return Value(name, axes)
