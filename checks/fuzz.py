@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.data import cifar, files, idx
-from nnlite.training import checkpoint, contents
+from nnlite.training import checkpoint
 from nnlite.training.counts import Counts
 
 MEMORY = 20  # a reader may hold this many times the file's size,
@@ -109,8 +109,8 @@ class Files:
         return path.stat().st_size, lambda: self.take_up(*checkpoint.read(path))
 
     def take_up(self, arrays, description):
-        progress = contents.restore(self.trainer, None, arrays, description)
-        contents.restore_callbacks(self.trainer, arrays, description)
+        progress = checkpoint.restore(self.trainer, None, arrays, description)
+        checkpoint.restore_callbacks(self.trainer, arrays, description)
         if progress["counts"] is not None:
             Counts(self.trainer).load_state(progress["counts"])
 

@@ -36,8 +36,7 @@ class Stage:
 
     def each(self, work: Callable[[int, slice], None], on_error: Callable[[], None] = lambda: None) -> None:
         """Do `work(i, rows)` for each shard."""
-        backend = self.memory.vectors.backend
-        backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
+        self.memory.vectors.backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
 
 
 def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
@@ -234,7 +233,7 @@ class TrainingPass:
 
         stage.each(work, turnstile.break_open)
         if entry is not None:
-            stage.delta_batch = self._combine_deltas(stage, parts)
+            stage.delta_batch = self._combine_deltas(stage, entry, parts)
         self._give_back(self.deltas, run.receives)
         self._give_back(self.values, run.makes)
         self.deltas |= made
@@ -245,9 +244,7 @@ class TrainingPass:
         ctx.a = load(self.values[v], f"value {v}", rows, space, self.input_dtype)
         ctx.batch, ctx.delta_batch, ctx.prepared = behind.batch, behind.delta_batch, behind.prepared.get(exit.makes)
 
-    def _combine_deltas(self, stage: Stage, parts: list[Any]) -> Any:
-        entry = stage.run.entry
-        assert entry is not None
+    def _combine_deltas(self, stage: Stage, entry: Step, parts: list[Any]) -> Any:
         ctx = Context(self.vectors.backend, 0, Shard(0), self.vectors.dtype)
         ctx.batch, ctx.prepared = stage.batch, stage.prepared.get(entry.makes)
         stage.memory.direct.bind({entry.makes: ctx})

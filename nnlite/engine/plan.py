@@ -62,12 +62,10 @@ class Run:
 
     def cut(self, n: int, itemsize: int) -> list[slice]:
         """The shards of a batch of n."""
-        shards = self._cuts.get(n)
-        if shards is None:
+        if n not in self._cuts:
             barrier = [self.exit.layer] if self.exit else []
-            whole = [slice(0, n)]
-            shards = self._cuts[n] = whole if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps)
-        return shards
+            self._cuts[n] = [slice(0, n)] if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps)
+        return self._cuts[n]
 
 
 class Plan(NamedTuple):

@@ -1,6 +1,6 @@
 """The table that `model.summary()` prints."""
 
-from nnlite.engine.vectors import Vectors, everything
+from nnlite.engine.vectors import Vectors, everything, walk
 from nnlite.layers.base import Layer
 
 
@@ -10,7 +10,8 @@ def summary(model: Layer, vectors: Vectors) -> str:
     rows += [("input", str(model.in_shape), "", "")]
     rows += [_row(path, layer) for path, layer in everything(model) if path]
     trained = len(vectors.params) - sum(s.parameter.size for s in vectors.trained if s.frozen)
-    total = ("total", str(model.out_shape), f"{len(vectors.params):,}", f"{_mflop(model):.2f}")
+    flops = sum(layer.flops() for _, layer in walk(model.children()))
+    total = ("total", str(model.out_shape), f"{len(vectors.params):,}", f"{flops / 1e6:.2f}")
     widths = [max(len(row[column]) for row in [*rows, total]) for column in range(4)]
     lines = [_line(row, widths) for row in rows]
     rule = "-" * len(lines[0])
@@ -25,11 +26,6 @@ def _row(path: str, layer: Layer) -> tuple[str, str, str, str]:
     parameters = sum(p.size for p in layer.declared.values() if p.trained)
     flops = f"{layer.flops() / 1e6:.2f}" if layer.flops() else ""
     return f"{path} {layer!r}", str(layer.out_shape), f"{parameters:,}" if parameters else "", flops
-
-
-def _mflop(layer: Layer) -> float:
-    children = layer.children().values()
-    return sum(_mflop(child) for child in children) if children else layer.flops() / 1e6
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

@@ -62,8 +62,11 @@ class Conv2D(Layer):
         return self.plan.forward(a, ctx.prepared, ctx, ctx.out, self.ends_with_relu)
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
+        db = ctx.db if ctx.trained and self.bias else None
+        if ctx.trained and ctx.needs_delta:
+            return self.plan.gradients(ctx.a, delta, ctx.prepared, ctx, ctx.dW, db, ctx.out)
         if ctx.trained:
-            self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW, ctx.db if self.bias else None)
+            self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW, db)
         return self.plan.input_gradient(delta, ctx.prepared, ctx, ctx.out) if ctx.needs_delta else None
 
     def flops(self) -> int:

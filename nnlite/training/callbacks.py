@@ -73,8 +73,7 @@ class EarlyStopping(Callback):
             trainer.model.restore(self.snapshot)
 
     def state(self) -> dict[str, Any]:
-        names = ("best", "waited", "best_epoch", "snapshot")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("best", "waited", "best_epoch", "snapshot")}
 
 
 class ReduceOnPlateau(Callback):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from nnlite.arguments import shortened
 from nnlite.backend import by_position, host_array, is_array
-from nnlite.errors import DataError
+from nnlite.errors import DataError, ShapeError
 
 Batch = tuple[Any, Any, Any]
 
@@ -44,11 +45,18 @@ def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
             f"{type(source).__name__}: give data for validation, such as validation=(x, t)"
         )
     places = np.arange(len(source))
-    try:
+    with said_of("validation"):
         kept, drawn = (part.images for part in Dataset(places, places).split(validation, seed=seed))
-    except DataError as error:
-        raise DataError(f"validation: {error}") from error
     return source[kept], source[drawn], kept
+
+
+@contextmanager
+def said_of(what: str) -> Iterator[None]:
+    """Name the data in errors."""
+    try:
+        yield
+    except (ShapeError, DataError) as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 def is_dataset(data: Any) -> bool:

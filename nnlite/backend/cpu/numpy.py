@@ -38,11 +38,6 @@ def _in_one_piece(a: Array, b: Array) -> tuple[Array, Array] | None:
     return None
 
 
-def _side_by_side(a: Array, channels: int) -> int:
-    """How many rows of `channels` values of `a` may be treated as one long row."""
-    return largest_divisor(a.size // channels, max(1, _LONG // channels))
-
-
 @cache
 def _wide(size: int, channels: int) -> int:
     """The length of the row that `by_column` uses for `size` values: _WIDE to 2 _WIDE if a divisor allows, else about _LONG."""
@@ -129,7 +124,7 @@ class NumpyBackend(Host, Backend):
         if a.ndim == 3:
             return pixel_products(a, b)
         channels, pieces = a.shape[1], _in_one_piece(a, b)
-        beside = _side_by_side(a, channels) if pieces else 1
+        beside = largest_divisor(a.size // channels, max(1, _LONG // channels)) if pieces else 1
         left, right = (x.reshape(-1, 1, beside * channels) for x in pieces or (a, b))
         sums = pixel_products(left, right)
         return add_up(sums.reshape(beside, channels)) if beside > 1 else sums
@@ -228,9 +223,7 @@ class NumpyBackend(Host, Backend):
         return get_numpy_backend, ()
 
 
-_backend = NumpyBackend()
-
-
+@cache
 def get_numpy_backend() -> NumpyBackend:
     """The one CPU backend."""
-    return _backend
+    return NumpyBackend()

@@ -45,6 +45,8 @@ def load(dtype: str) -> dict[str, Any]:
 def signatures(source: str, dtype: str) -> dict[str, list[Any]]:
     """The ctypes of the parameters of each kernel in a file."""
     text = _includes(source)
+    if prefix := re.search(r"^#define NAME\(function\) (\w+)##function", text, re.MULTILINE):
+        text = re.sub(r"NAME\((\w+)\)", rf"{prefix[1]}\1", text)
     real = ctypes.c_float if dtype == "float32" else ctypes.c_double
     found: dict[str, list[Any]] = {}
     for name, parameters in re.findall(r"^KERNEL (\w+)\(([^)]*)\)", text, re.MULTILINE):

@@ -1,39 +1,46 @@
 // Products of matrices by register tiles. An output is one chain of fused multiply-adds, segment by segment,
 //
-//     C[i][j] = sum over s < segments, p < k of A[i row_a + at_a[s] + p step_a] B[at_b[s] + p row_b + j],
+//     C[i][j] = sum over s < segments, p < k of A[at_row[i] + at_a[s] + p step_a] B[at_b[s] + p row_b + j],
 //
-// or that added to C, whatever the tile. A plain product has one segment, a convolution one for each row of its window.
+// or that added to C, whatever the tile. In a plain product row i starts at i row_a, and there is one segment; in a convolution
+// the rows are pixels and the segments rows of the window.
 #pragma once
 #include "vector.h"
 
 typedef struct {
     const REAL* A;
+    const long* at_row; // or NULL: row_a apart
     long row_a, step_a;
     const REAL* B;
     long row_b, k, segments;
-    const long *at_a, *at_b; // where segments start
+    const long *at_a, *at_b;
 } Factors;
+
+INLINE const REAL* row_of(const Factors* f, long i) { return f->A + (f->at_row ? f->at_row[i] : i * f->row_a); }
 
 // R rows of Q vectors of C, which stay in registers
 #define TILE(R, Q)                                                                                                      \
-    INLINE void tile_##R##_##Q(const Factors* f, const REAL* A, const REAL* B, REAL* C, long row_c, int add)            \
+    INLINE void tile_##R##_##Q(const Factors* f, long i, const REAL* B, REAL* C, long row_c, int add)                   \
     {                                                                                                                   \
         vec sum[R][Q], b[Q];                                                                                            \
-        const long row_a = f->row_a, step_a = f->step_a, row_b = f->row_b, k = f->k;                                    \
+        const REAL *x[R], *row[R];                                                                                      \
+        const long step_a = f->step_a, row_b = f->row_b, k = f->k, segments = f->segments;                              \
+        UNROLL for (int r = 0; r < R; r++) row[r] = row_of(f, i + r);                                                   \
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int q = 0; q < Q; q++) sum[r][q] = (vec){0};                     \
-        for (long s = 0; s < f->segments; s++) {                                                                        \
-            const REAL *x = A + f->at_a[s], *y = B + f->at_b[s];                                                        \
-            for (long p = 0; p < k; p++, x += step_a, y += row_b) {                                                     \
+        for (long s = 0; s < segments; s++) {                                                                           \
+            const REAL* y = B + f->at_b[s];                                                                             \
+            UNROLL for (int r = 0; r < R; r++) x[r] = row[r] + f->at_a[s];                                              \
+            for (long p = 0, at = 0; p < k; p++, at += step_a, y += row_b) {                                            \
                 UNROLL for (int q = 0; q < Q; q++) b[q] = load(y + LANES * q);                                          \
                 UNROLL for (int r = 0; r < R; r++) {                                                                    \
-                    const vec a = splat(x[r * row_a]);                                                                  \
+                    const vec a = splat(x[r][at]);                                                                      \
                     UNROLL for (int q = 0; q < Q; q++) sum[r][q] = fused(a, b[q], sum[r][q]);                           \
                 }                                                                                                       \
             }                                                                                                           \
         }                                                                                                               \
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int q = 0; q < Q; q++)                                           \
         {                                                                                                               \
-            REAL* c = C + r * row_c + LANES * q;                                                                        \
+            REAL* c = C + (i + r) * row_c + LANES * q;                                                                  \
             store(c, add ? load(c) + sum[r][q] : sum[r][q]);                                                            \
         }                                                                                                               \
     }
@@ -43,14 +50,13 @@ typedef struct {
     TILE(R, Q) TILE(4, Q) TILE(1, Q)                                                                                    \
     static __attribute__((noinline)) void panel_##Q(const Factors* f, long j, REAL* C, long row_c, long m, int add)     \
     {                                                                                                                   \
-        const REAL *A = f->A, *B = f->B + j;                                                                            \
         long i = 0;                                                                                                     \
-        for (C += j; i + R <= m; i += R)                                                                                \
-            tile_##R##_##Q(f, A + i * f->row_a, B, C + i * row_c, row_c, add);                                          \
+        for (; i + R <= m; i += R)                                                                                      \
+            tile_##R##_##Q(f, i, f->B + j, C + j, row_c, add);                                                          \
         for (; i + 4 <= m; i += 4)                                                                                      \
-            tile_4_##Q(f, A + i * f->row_a, B, C + i * row_c, row_c, add);                                              \
+            tile_4_##Q(f, i, f->B + j, C + j, row_c, add);                                                              \
         for (; i < m; i++)                                                                                              \
-            tile_1_##Q(f, A + i * f->row_a, B, C + i * row_c, row_c, add);                                              \
+            tile_1_##Q(f, i, f->B + j, C + j, row_c, add);                                                              \
     }
 
 // C (m, n), rows row_c values apart; n is a multiple of PAD, and B has as many columns
@@ -94,7 +100,7 @@ static const long ORIGIN[1] = {0};
 
 INLINE Factors plain(const REAL* A, long row_a, long step_a, const REAL* B, long row_b, long k)
 {
-    return (Factors){A, row_a, step_a, B, row_b, k, 1, ORIGIN, ORIGIN};
+    return (Factors){A, NULL, row_a, step_a, B, row_b, k, 1, ORIGIN, ORIGIN};
 }
 
 // `rows` rows of n values, `row` values apart, to rows of padded(n) values, zeros behind
