@@ -27,7 +27,9 @@ def _gemm(reading: Reading, node: Operation) -> Value:
     W = float(node.attribute("alpha", 1.0)) * (W if node.attribute("transB", 0) else W.T)
     b = reading.constant(node, 2)
     if b is not None:
-        b = float(node.attribute("beta", 1.0)) * np.broadcast_to(b, (1, len(W)))[0]
+        if b.size not in (1, len(W)):
+            raise Unsupported(f"its bias of shape {b.shape} differs from sample to sample")
+        b = float(node.attribute("beta", 1.0)) * np.broadcast_to(b.reshape(-1), (len(W),))
     return _dense(reading, value, W, b)
 
 

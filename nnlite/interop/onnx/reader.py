@@ -163,7 +163,7 @@ class _Graph:
         if node.kind in CONSTANT and all(isinstance(v, np.ndarray) or v is None for v in inputs):
             return fold(node, inputs)
         if node.kind not in READERS:
-            raise Unsupported("nnlite has no layer for it")
+            raise Unsupported("nnlite has no layer for it" + " unless its inputs are constants" * (node.kind in CONSTANT))
         if any(v is UNKNOWN for v in inputs):
             return UNKNOWN
         if logits and node.kind == "LogSoftmax" and node.outputs[0] == self.output:
@@ -202,6 +202,10 @@ class _Graph:
 
     def _rank(self, wanted: Shape | None) -> int:
         dims = self._dims()
+        if not self.input.type.HasField("tensor_type") or (
+            wanted is None and not self.input.type.tensor_type.HasField("shape")
+        ):
+            raise FileError(f"its input {shortened(self.input.name)} is no array of a known number of axes: give input_shape=")
         if wanted is not None and dims and len(wanted) != max(1, len(dims) - 1):
             raise FileError(f"its input {shortened(self.input.name)} has {len(dims)} axes, input_shape={wanted} {len(wanted)}")
         return len(dims) - 1 if dims else len(wanted or ())
@@ -258,8 +262,9 @@ def _in_order(reading: Reading, value: Value, channels_last: bool) -> Value:
     if value.pending or value.pads:
         raise Unsupported("no layer computes this function", value.pending)
     file = list(value.axes.file) or [()]
-    orders = [[*file[1:], file[0]], file]
-    for axes in orders if channels_last else reversed(orders):
+    turned = [*file[1:], file[0]]
+    orders = [turned, file] if channels_last else [file, turned] if len(file) == 3 else [file]
+    for axes in orders:
         if flat(axes) == flat(value.axes.here):
             return reading.stored(value, axes)
     return reading.stored(value, orders[0])
