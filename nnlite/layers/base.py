@@ -350,3 +350,9 @@ def wrong_input(wanted: Shape, shape: Shape) -> str:
         (*shape[2:], *shape[1:2]): ": np.moveaxis(x, 1, -1) puts the channels last",
     }
     return f"expects inputs (N, {', '.join(map(str, wanted))}), got {shape}{remedies.get(wanted, '')}"
+
+
+def check_images(in_shape: Shape) -> None:
+    """Raise ShapeError for a sample that is no image."""
+    if len(in_shape) != 3:
+        raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
