@@ -40,7 +40,9 @@ REASONS = {  # why a case is refused, by what the error says
     "it adds a border that no window takes up": "of one number|padded",
     "no layer computes its function": "no layer computes this function",
 }
-COUNTS = {"1.23": {}}  # of each reason and of those that pass, by the version of onnx
+COUNTS = {  # of each reason and of those that pass, by the version of onnx
+    "1.23": dict(zip((*REASONS, "it passes"), (25, 40, 6, 8, 10, 35, 6, 1, 122), strict=True))
+}
 
 
 def loaded(case, names, rank, others):
@@ -66,13 +68,12 @@ def attempt(case):
 
 
 def reason(case):
-    """ "it passes", or why it is refused; an error that is none of these reasons fails the test."""
+    """ "it passes", or why it is refused; of other errors all that they say."""
     try:
         attempt(case)
     except nn.FileError as error:
         found = [why for why, says in REASONS.items() if re.search(says, str(error))]
-        assert found, f"{case.name}: {error}"
-        return found[0]
+        return found[0] if found else f"{case.name}: {error}"
     return "it passes"
 
 
@@ -80,4 +81,4 @@ def test_all_nodes_pass_or_have_a_reason():
     counts = Counter(reason(case) for case in CASES.values())
     assert counts["it passes"] >= 98
     version = ".".join(onnx.__version__.split(".")[:2])
-    assert dict(counts) == COUNTS.get(version, dict(counts))
+    assert dict(counts) == COUNTS.get(version, {why: n for why, n in counts.items() if why in (*REASONS, "it passes")})

@@ -15,7 +15,7 @@ from nnlite.backend import Array
 from nnlite.interop.graph import add
 from nnlite.interop.onnx.axes import Axis
 from nnlite.interop.onnx.operation import Operation, Unsupported
-from nnlite.interop.onnx.reading import Function, Reading, Value
+from nnlite.interop.onnx.reading import Function, Reading, Value, as_image
 from nnlite.layers.base import Context, Layer, Shard
 
 # ---- functions that layers compute
@@ -43,6 +43,11 @@ def _applied(reading: Reading, node: Operation, value: Value, layer: Layer) -> V
 def _computed(layer: Layer, a: Array) -> Array:
     """What a layer without parameters makes of an array."""
     return np.asarray(layer.forward(a, Context(layer.backend, 0, Shard(0), a.dtype)))
+
+
+def _prelu(reading: Reading, node: Operation) -> Value:
+    value, slopes = reading.affine(reading.data(node), reading.constant(node, 1))
+    return reading.add(value, layers.PReLU(shared=slopes.ndim == 0), slopes=slopes.reshape(-1))
 
 
 def _swish(reading: Reading, node: Operation) -> Value:
@@ -153,7 +158,7 @@ def _changed(
             return None
         reading.change(value, arrays, std=_numbers(1 / scale))
         return value
-    if isinstance(layer, layers.LayerNorm):
+    if isinstance(layer, layers.LayerNorm | layers.GroupNorm):
         return _changed_norm(reading, value, layer, scale, shift)
     if not isinstance(layer, layers.Dense | layers.Conv2D | layers.BatchNorm):
         return None
@@ -170,9 +175,9 @@ def _changed(
 
 
 def _changed_norm(
-    reading: Reading, value: Value, layer: layers.LayerNorm, scale: Array | None, shift: Array | None
+    reading: Reading, value: Value, layer: layers.LayerNorm | layers.GroupNorm, scale: Array | None, shift: Array | None
 ) -> Value | None:
-    """A LayerNorm that gets what it does not have yet."""
+    """A norm of samples that gets what it does not have yet."""
     if (scale is not None and (layer.scale or layer.shift)) or (shift is not None and layer.shift):
         return None
     name, values = ("beta", shift) if scale is None else ("gamma", scale)
@@ -185,9 +190,7 @@ def _scaled(reading: Reading, value: Value, scale: Array) -> Value:
     if (scale > 0).all():
         return reading.add(value, layers.Normalize(0.0, _numbers(1 / scale)))
     channels = math.prod(part.size for part in value.axes.here[-1]) if value.axes.here else 1
-    here = value.axes.here
-    image = here if len(here) == 3 else [(), tuple(part for parts in here[:-1] for part in parts), here[-1]]
-    value = reading.stored(value, image)
+    value = reading.stored(value, as_image(value.axes.here))
     W = np.broadcast_to(scale, (channels,)).reshape(-1, 1, 1, 1)
     return reading.add(value, layers.Conv2D(channels, 1, groups=channels, bias=False), W=W)
 
@@ -325,6 +328,7 @@ def _candidates(below: float) -> list[Layer]:
 FUNCTIONS: dict[str, Callable[[Reading, Operation], Value]] = {
     "Relu": _activation(lambda node: layers.ReLU()),
     "LeakyRelu": _activation(lambda node: layers.LeakyReLU(node.attribute("alpha", 0.01))),
+    "PRelu": _prelu,
     "Elu": _activation(lambda node: layers.ELU(node.attribute("alpha", 1.0))),
     "Sigmoid": _activation(lambda node: layers.Sigmoid()),
     "Tanh": _activation(lambda node: layers.Tanh()),

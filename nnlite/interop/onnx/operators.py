@@ -1,4 +1,4 @@
-"""Operators that are layers: products, windows, norms."""
+"""Operators that are layers with weights or windows."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,14 +8,12 @@ import numpy as np
 
 from nnlite import layers
 from nnlite.backend import Array
-from nnlite.interop.onnx.axes import Axes, Axis, axis, flat
+from nnlite.interop.onnx.axes import Axes, Axis, axis, flat, lengths
 from nnlite.interop.onnx.folding import option
 from nnlite.interop.onnx.functions import mean
 from nnlite.interop.onnx.operation import Operation, Unsupported
-from nnlite.interop.onnx.reading import Reading, Value, is_plain
+from nnlite.interop.onnx.reading import Pads, Reading, Value, as_image, is_plain, simple
 from nnlite.layers.base import Layer
-
-Pairs = tuple[tuple[int, int], tuple[int, int]]
 
 # ---- products
 
@@ -51,7 +49,7 @@ def _dense(reading: Reading, value: Value, W: Array, b: Array | None) -> Value:
         value, order = reading.columns(value, last, [])
         return reading.add(value, layers.Dense(units, bias=b is not None), Axes([out], [out]), W=W[:, order], **bias)
     value, order = reading.columns(value, last)
-    here = value.axes.here if len(value.axes.here) == 3 else ((), flat(value.axes.here[:-1]), value.axes.here[-1])
+    here = as_image(value.axes.here)
     value, W = reading.stored(value, here), W[:, None, None, order]
     return reading.add(value, layers.Conv2D(units, 1, bias=b is not None), Axes([*lead, out], [*here[:-1], out]), W=W, **bias)
 
@@ -60,59 +58,44 @@ def _dense(reading: Reading, value: Value, W: Array, b: Array | None) -> Value:
 
 
 class _Window:
-    """kernel, strides, dilations, pads of a node over 1 or 2 axes of pixels, the first of length 1 where there is one."""
+    """kernel, strides, dilations and pads of a node over 1 or 2 axes of pixels.   border: pads and those of a node before"""
 
-    def __init__(self, node: Operation, kernel: Sequence[int], value: Value, in_size: Sequence[int]) -> None:
-        axes = len(kernel)
-        self.kernel, self.strides, self.dilations = (
-            _both(given, 1)
-            for given in (kernel, node.attribute("strides", [1] * axes), node.attribute("dilations", [1] * axes))
-        )
-        pads, auto = node.attribute("pads", [0] * 2 * axes), node.attribute("auto_pad", "NOTSET")
-        if len(kernel) != len(value.axes.shape) - 1 or len(pads) != 2 * axes or min(pads) < 0:
-            raise Unsupported(f"kernel {list(kernel)} and pads {list(pads)} do not fit samples {value.axes.shape}")
-        self.pads: Pairs = ((0, 0), *zip(pads, pads[axes:], strict=False))[-2:]  # type: ignore[assignment]
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
-            rows, columns = (
-                _same(*sizes, upper=auto == "SAME_UPPER")
-                for sizes in zip(in_size, self.kernel, self.strides, self.dilations, strict=True)
-            )
-            self.pads = rows, columns
-        elif auto not in ("NOTSET", "VALID", ""):
+    def __init__(self, node: Operation, kernel: Sequence[int], value: Value) -> None:
+        sizes = value.axes.shape[1:]
+        axes, none = len(sizes), [0] * 2 * len(sizes)
+        self.kernel = tuple(node.attribute("kernel_shape", kernel))
+        self.strides = tuple(node.attribute("strides", [1] * axes))
+        self.dilations = tuple(node.attribute("dilations", [1] * axes))
+        pads, auto = node.attribute("pads", none), node.attribute("auto_pad", "NOTSET")
+        if not len(self.kernel) == len(self.strides) == len(self.dilations) == axes == len(pads) / 2 or min(pads) < 0:
+            raise Unsupported(f"kernel {self.kernel} and pads {list(pads)} do not fit samples {value.axes.shape}")
+        if kernel and tuple(kernel) != self.kernel:
+            raise Unsupported(f"kernel_shape={self.kernel}, but its filters are {tuple(kernel)}")
+        if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", ""):
             raise Unsupported(f"auto_pad={auto}")
-
-    def with_border(self, value: Value) -> Pairs:
-        """The pads, and before them those of a node before."""
-        if value.pads is None:
-            return self.pads
-        rows, columns = (
-            (before + own_before, behind + own_behind)
-            for (before, behind), (own_before, own_behind) in zip(value.pads, self.pads, strict=True)
-        )
-        return rows, columns
+        before = value.pads or [(0, 0)] * axes
+        self.pads: Pads = [(pads[i], pads[axes + i]) for i in range(axes)]
+        if auto.startswith("SAME"):
+            padded = [n + sum(pair) for n, pair in zip(sizes, before, strict=True)]
+            windows = zip(padded, self.kernel, self.strides, self.dilations, strict=True)
+            self.pads = [_same(*window, upper=auto == "SAME_UPPER") for window in windows]
+        self.border = [(a + c, b + d) for (a, b), (c, d) in zip(before, self.pads, strict=True)]
 
     @property
-    def padding(self) -> Any:
-        """As simple as it can be written."""
-        return _plain(self.pads)
+    def options(self) -> dict[str, Any]:
+        """padding and dilation, as a layer takes them, where they are not its defaults."""
+        dilation = {"dilation": simple(self.dilations)} if set(self.dilations) != {1} else {}
+        return {"padding": _padding(self.border), **dilation} if _is_padded(self.border) else dilation
 
 
-def _plain(pads: Pairs) -> Any:
-    (top, bottom), (left, right) = pads
-    if (top, left) != (bottom, right):
-        return pads
-    return top if top == left else (top, left)
+def _is_padded(pads: Pads) -> bool:
+    return any(map(any, pads))
 
 
-def _both(sizes: Sequence[int], first: int) -> tuple[int, int]:
-    if len(sizes) not in (1, 2):
-        raise Unsupported(f"it has {len(sizes)} axes of pixels, not 1 or 2")
-    rows, columns = (first, *sizes)[-2:]
-    return rows, columns
-
-
-def _simple(pair: tuple[int, int]) -> Any:
-    return pair[0] if pair[0] == pair[1] else pair
+def _padding(pads: Pads) -> Any:
+    if all(before == behind for before, behind in pads):
+        return simple([before for before, _ in pads])
+    return tuple(pads) if len(pads) > 1 else pads[0]
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int, upper: bool) -> tuple[int, int]:
@@ -123,9 +106,9 @@ def _same(size: int, kernel: int, stride: int, dilation: int, upper: bool) -> tu
 
 def _conv(reading: Reading, node: Operation) -> Value:
     W, b = reading.constant(node, 1), reading.constant(node, 2)
-    value, order, channels = reading.image(reading.data(node, padded=True))
-    window, border = _windowed(reading, node, W.shape[2:], value)
-    groups, filters = node.attribute("group", 1), len(W)
+    value, order = reading.image(reading.data(node, padded=True))
+    window = _Window(node, W.shape[2:], value)
+    groups, filters, channels = node.attribute("group", 1), len(W), len(order)
     if value.fill:
         raise Unsupported(f"its input is padded with {value.fill}, a convolution pads with 0")
     if groups < 1 or W.shape[1] * groups != channels or filters % groups:
@@ -135,64 +118,48 @@ def _conv(reading: Reading, node: Operation) -> Value:
         if groups == channels == filters:
             W, b, out = W[order], None if b is None else b[order], value.axes.here[-1]
         elif groups > 1:
-            value = reading.stored(value, [*value.axes.here[:2], value.axes.file[0]])
+            value = reading.stored(value, [*value.axes.here[:-1], value.axes.file[0]])
         else:
             W = W[:, order]
     bias = {} if b is None else {"b": b}
-    W = W.reshape(*W.shape[:2], *window.kernel).transpose(0, 2, 3, 1)
-    layer = layers.Conv2D(
+    layer = (layers.Conv2D if len(window.kernel) == 2 else layers.Conv1D)(
         filters,
-        _simple(window.kernel),
-        stride=_simple(window.strides),
-        padding=_plain(border),
-        dilation=_simple(window.dilations),
+        simple(window.kernel),
+        stride=simple(window.strides),
         groups=groups,
         bias=b is not None,
+        **window.options,
     )
-    return _slid(reading, value, layer, node, out, W=W, **bias)
+    return _slid(reading, value, layer, out, W=np.moveaxis(W, 1, -1), **bias)
 
 
-def _windowed(reading: Reading, node: Operation, kernel: Sequence[int], value: Value) -> tuple[_Window, Pairs]:
-    given = node.attribute("kernel_shape", list(kernel))
-    if kernel and list(given) != list(kernel):
-        raise Unsupported(f"kernel_shape={given}, but its filters are {list(kernel)}")
-    sizes = value.axes.shape[1:]
-    border = ((0, 0), (0, 0)) if value.pads is None else value.pads
-    in_size = [n + sum(pads) for n, pads in zip((1, *sizes)[-2:], border, strict=True)]
-    window = _Window(node, given, value, in_size)
-    return window, window.with_border(value)
+def _slid(reading: Reading, value: Value, layer: Layer, channels: Axis, **arrays: Any) -> Value:
+    """The value that a layer with a window makes of images or sequences."""
+    pixels = [axis(n) for n in layer.declare_shapes(lengths(value.axes.here))[:-1]]
+    file_channels = value.axes.file[0] if set(channels) == set(value.axes.file[0]) else channels
+    return reading.add(value, layer, Axes([file_channels, *pixels], [*pixels, channels]), **arrays)
 
 
-def _slid(reading: Reading, value: Value, layer: Layer, node: Operation, channels: Axis, **arrays: Any) -> Value:
-    """The value that a layer with a window makes of an image."""
-    rows, columns, _ = layer.declare_shapes(tuple(math.prod(p.size for p in parts) for parts in value.axes.here))
-    pixels = [axis(rows), axis(columns)]
-    file_channels = channels if set(channels) != set(value.axes.file[0]) else value.axes.file[0]
-    file = [file_channels, *pixels[-(len(value.axes.file) - 1) :]]
-    return reading.add(value, layer, Axes(file, [*pixels, channels]), **arrays)
+def _pool(of_images: Callable[..., Layer], of_sequences: Callable[..., Layer]) -> Any:
+    averages = of_images is layers.AvgPool2D
 
-
-def _pool(kind: Callable[..., Layer]) -> Any:
     def read(reading: Reading, node: Operation) -> Value:
-        value, _, _ = reading.image(reading.data(node, padded=True))
-        window, border = _windowed(reading, node, (), value)
-        options: dict[str, Any] = {"ceil_mode": True} if node.attribute("ceil_mode", 0) else {}
-        if window.dilations != (1, 1):
-            options["dilation"] = _simple(window.dilations)
-        if kind is layers.AvgPool2D:
-            _refuse_border(value, value.fill == 0 and (window.pads == _NONE or node.attribute("count_include_pad", 0) == 1))
-            if border != _NONE and value.pads is None and not node.attribute("count_include_pad", 0):
-                options["count_padding"] = False
+        value, _ = reading.image(reading.data(node, padded=True))
+        window = _Window(node, (), value)
+        counts = bool(node.attribute("count_include_pad", 0)) or value.pads is not None
+        options = window.options | ({"ceil_mode": True} if node.attribute("ceil_mode", 0) else {})
+        if averages:
+            _refuse_border(
+                value, value.fill == 0 and (bool(node.attribute("count_include_pad", 0)) or not _is_padded(window.pads))
+            )
+            options |= {} if counts or not _is_padded(window.border) else {"count_padding": False}
         else:
             _refuse_border(value, value.fill == -math.inf or (value.fill == 0 and _is_positive(reading, value)))
-        size, stride = _simple(window.kernel), _simple(window.strides)
-        layer = kind(size, None if stride == size else stride, padding=_plain(border), **options)
-        return _slid(reading, value, layer, node, value.axes.here[-1])
+        size, stride = simple(window.kernel), simple(window.strides)
+        kind = of_images if len(window.kernel) == 2 else of_sequences
+        return _slid(reading, value, kind(size, None if stride == size else stride, **options), value.axes.here[-1])
 
     return read
-
-
-_NONE: Pairs = ((0, 0), (0, 0))
 
 
 def _refuse_border(value: Value, fits: bool) -> None:
@@ -242,59 +209,14 @@ def _pooled(reading: Reading, value: Value, kind: Callable[[], Layer], reduced: 
     return reading.add(value, kind(), Axes(left, [value.axes.here[-1]]))
 
 
-# ---- norms
-
-
-def _batch_norm(reading: Reading, node: Operation) -> Value:
-    value = reading.data(node)
-    gamma, beta, mean, var = (reading.constant(node, i) for i in range(1, 5))
-    if node.attribute("training_mode", 0) or (node.version < 9 and not node.attribute("spatial", 1)):
-        raise Unsupported("it is in training mode" if node.version >= 9 else "spatial=0 normalises each pixel by itself")
-    value, order = reading.channels(value)
-    if {v.shape for v in (gamma, beta, mean, var)} != {(len(order),)}:
-        raise Unsupported(f"its values have the shapes {gamma.shape}, {mean.shape}, here are {len(order)} channels")
-    layer = layers.BatchNorm(momentum=node.attribute("momentum", 0.9), eps=node.attribute("epsilon", 1e-5))
-    arrays = {"gamma": gamma, "beta": beta, "running_mean": mean, "running_var": var}
-    return reading.add(value, layer, **{name: v[order] for name, v in arrays.items()})
-
-
-def _layer_norm(reading: Reading, node: Operation) -> Value:
-    value = reading.data(node)
-    gamma, beta = reading.constant(node, 1), reading.constant(node, 2)
-    rank = len(value.axes.shape) + 1
-    first = node.attribute("axis", -1) % rank
-    if first == 0:
-        raise Unsupported("it normalises over the batch")
-    value, order = reading.columns(value, flat(value.axes.file[first - 1 :]))
-    arrays = {"gamma": gamma, "beta": beta}
-    given = {name: v.reshape(-1)[order] for name, v in arrays.items() if v is not None}
-    layer = layers.LayerNorm(eps=node.attribute("epsilon", 1e-5), scale="gamma" in given, shift="beta" in given)
-    return reading.add(value, layer, **given)
-
-
-def _softmax(reading: Reading, node: Operation) -> Value:
-    value, newer = reading.data(node), node.version >= 13
-    rank = len(value.axes.shape) + 1
-    place = node.attribute("axis", -1 if newer else 1)
-    place += rank * (place < 0)
-    if not 1 <= place < rank:
-        raise Unsupported("it runs over the batch")
-    file = value.axes.file
-    value, _ = reading.columns(value, file[place - 1] if newer else flat(file[place - 1 :]))
-    return reading.add(value, layers.Softmax())
-
-
 OPERATORS: dict[str, Callable[[Reading, Operation], Value]] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Conv": _conv,
-    "MaxPool": _pool(layers.MaxPool2D),
-    "AveragePool": _pool(layers.AvgPool2D),
+    "MaxPool": _pool(layers.MaxPool2D, layers.MaxPool1D),
+    "AveragePool": _pool(layers.AvgPool2D, layers.AvgPool1D),
     "GlobalAveragePool": _global_pool(layers.GlobalAvgPool2D),
     "GlobalMaxPool": _global_pool(layers.GlobalMaxPool2D),
     "ReduceMean": _reduce(layers.GlobalAvgPool2D),
     "ReduceMax": _reduce(layers.GlobalMaxPool2D),
-    "BatchNormalization": _batch_norm,
-    "LayerNormalization": _layer_norm,
-    "Softmax": _softmax,
 }

@@ -17,6 +17,7 @@ from nnlite.interop.onnx.axes import Axes, flat, lengths
 from nnlite.interop.onnx.files import Initializers, opset, parsed
 from nnlite.interop.onnx.folding import CONSTANT, fold
 from nnlite.interop.onnx.functions import FUNCTIONS
+from nnlite.interop.onnx.norms import NORMS
 from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.operators import OPERATORS
 from nnlite.interop.onnx.reading import UNKNOWN, Reading, Value
@@ -26,10 +27,10 @@ from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
 
 START = "start"  # the input's name among nodes, which are numbered
-READERS = SHAPES | OPERATORS | FUNCTIONS
+READERS = SHAPES | OPERATORS | NORMS | FUNCTIONS
 _OF_SAME_SHAPE = {  # not read, but what comes behind them is examined, too
-    "LRN", "HardSigmoid", "HardSwish", "Selu", "Celu", "Mish", "Softsign", "ThresholdedRelu", "InstanceNormalization",
-    "GroupNormalization", "MeanVarianceNormalization", "LpNormalization", "Sin", "Cos", "Sign", "Round", "Floor", "Ceil",
+    "LRN", "HardSigmoid", "HardSwish", "Selu", "Celu", "Mish", "Softsign", "ThresholdedRelu",
+    "MeanVarianceNormalization", "LpNormalization", "Sin", "Cos", "Sign", "Round", "Floor", "Ceil",
 }  # fmt: skip
 _DAMAGE = (
     ShapeError,
@@ -259,8 +260,10 @@ def _grouped(faults: dict[str, str]) -> list[str]:
 
 def _in_order(reading: Reading, value: Value, channels_last: bool) -> Value:
     """The output with whole axes of the file as its axes, in one of both orders, which the input has if possible."""
-    if value.pending or value.pads:
+    if value.pending:
         raise Unsupported("no layer computes this function", value.pending)
+    if value.pads:
+        raise Unsupported("it is padded, which only a convolution or a pooling takes up")
     file = list(value.axes.file) or [()]
     turned = [*file[1:], file[0]]
     orders = [turned, file] if channels_last else [file, turned] if len(file) == 3 else [file]

@@ -17,7 +17,7 @@ from nnlite.layers import Conv2D, Flatten, Reshape
 from nnlite.layers.base import Layer
 
 Function = Callable[[Array], Array]
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Pads = list[tuple[int, int]]  # before and behind, by axis
 
 
 class Value:
@@ -152,7 +152,7 @@ class Reading:
 
     def _shuffled(self, value: Value, last: Axis, order: Array) -> Value:
         """The last axis in the order of the file: a convolution with one weight of 1 for each channel."""
-        value = self.stored(value, _as_image(value.axes.here))
+        value = self.stored(value, as_image(value.axes.here))
         W = np.zeros((len(order), len(order)), np.float32)
         W[order, np.arange(len(order))] = 1
         axes = Axes(value.axes.file, [*value.axes.here[:-1], last])
@@ -173,20 +173,18 @@ class Reading:
             lead = [] if len(lead) == 1 and not lead[0] else lead
         return self.stored(value, [*lead, own]), places(last, own)
 
-    def image(self, value: Value) -> tuple[Value, Array, int]:
-        """(N, C, H, W) or (N, C, L) in the file as (H, W, C) or (1, L, C) here, the order of its channels, and how many."""
+    def image(self, value: Value) -> tuple[Value, Array]:
+        """(N, C, H, W) or (N, C, T) in the file as (N, H, W, C) or (N, T, C) here, and the order of its channels."""
         file = value.axes.file
         if len(file) not in (2, 3):
             raise Unsupported(f"its input has {len(file) - 1} axes of pixels, not 1 or 2")
-        lead = ((), *file[1:])[-2:]
-        value, order = self.columns(value, file[0], lead)
-        return value, order, len(order)
+        return self.columns(value, file[0], file[1:])
 
     def channels(self, value: Value) -> tuple[Value, Array]:
-        """The file's first axis as the last one here, behind none or two others, and its order."""
+        """The file's first axis as the last one here, behind at most two others, and its order."""
         value, order = self.columns(value, value.axes.file[0])
         here = value.axes.here
-        return (value if len(here) in (1, 3) else self.stored(value, _as_image(here))), order
+        return (value if len(here) <= 3 else self.stored(value, as_image(here))), order
 
     def affine(self, value: Value, numbers: Array) -> tuple[Value, Array]:
         """A constant that is broadcast over a value: that value, and a number or a vector over its last axis here."""
@@ -207,9 +205,14 @@ class Reading:
         return value, numbers.reshape(-1)[order].astype(float)
 
 
-def _as_image(here: Sequence[Axis]) -> list[Axis]:
+def as_image(here: Sequence[Axis]) -> list[Axis]:
     """Three axes, of which the last is the same."""
     return list(here) if len(here) == 3 else [(), flat(here[:-1]), here[-1]]
+
+
+def simple(sizes: Sequence[int]) -> Any:
+    """One number for all axes where they are equal."""
+    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
 def is_plain(order: Array) -> bool:

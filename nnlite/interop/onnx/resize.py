@@ -45,7 +45,7 @@ def resize(reading: Reading, node: Operation) -> Value:
     for n, f in zip(shape[1:], factors[1:], strict=True):
         if not _is_ours(mode, rounding, moved, n, f):
             raise Unsupported(f"mode={mode} with {moved} takes pixels from elsewhere than nnlite's Upsample2D")
-    value, _, _ = reading.image(value)
+    value, _ = reading.columns(value, value.axes.file[0], ((), *value.axes.file[1:])[-2:])
     pixels = tuple(f * n for f, n in zip(factors[1:], shape[1:], strict=True))
     rows, columns = (1, *factors[1:])[-2:]
     sizes = [axis(n) for n in pixels]

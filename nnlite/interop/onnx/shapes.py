@@ -116,9 +116,9 @@ def _pad(reading: Reading, node: Operation) -> Value:
         raise Unsupported("only a border of one number is added, and nothing cut off")
     if rank not in (3, 4) or any(by_axis.get(i, (0, 0)) != (0, 0) for i in (0, 1)):
         raise Unsupported("it pads other axes than those of the pixels")
-    rows, columns = [(0, 0), *(by_axis.get(i, (0, 0)) for i in range(2, rank))][-2:]
     padded = reading.same(value, value.axes)
-    padded.pads, padded.fill = (rows, columns), float(reading.constant(node, 2, node.attribute("value", 0.0)))
+    padded.pads = [by_axis.get(i, (0, 0)) for i in range(2, rank)]
+    padded.fill = float(reading.constant(node, 2, node.attribute("value", 0.0)))
     return padded
 
 
