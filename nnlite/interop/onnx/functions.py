@@ -197,7 +197,7 @@ def _scaled(reading: Reading, value: Value, scale: Array) -> Value:
 
 def _numbers(values: Array) -> Any:
     """One number, or a tuple."""
-    return float(values) if np.ndim(values) == 0 else tuple(map(float, values))
+    return float(np.ravel(values)[0]) if (values == np.ravel(values)[0]).all() else tuple(map(float, values))
 
 
 def _of_values(reading: Reading, node: Operation, inputs: list[Any], values: list[Value]) -> Value:

@@ -1,6 +1,7 @@
 """Operators that normalise: by statistics kept from training, or of each sample."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 

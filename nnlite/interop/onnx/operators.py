@@ -22,8 +22,8 @@ def _gemm(reading: Reading, node: Operation) -> Value:
     value, W = reading.data(node), reading.constant(node, 1)
     if node.attribute("transA", 0):
         raise Unsupported("transA=1 takes samples by column")
-    W = float(node.attribute("alpha", 1.0)) * (W if node.attribute("transB", 0) else W.T)
-    b = reading.constant(node, 2)
+    W, b, alpha = W if node.attribute("transB", 0) else W.T, reading.constant(node, 2), float(node.attribute("alpha", 1.0))
+    W = W if alpha == 1 else alpha * W
     if b is not None:
         if b.size not in (1, len(W)):
             raise Unsupported(f"its bias of shape {b.shape} differs from sample to sample")
@@ -47,7 +47,9 @@ def _dense(reading: Reading, value: Value, W: Array, b: Array | None) -> Value:
     units, out = len(W), axis(len(W))
     if not lead:
         value, order = reading.columns(value, last, [])
-        return reading.add(value, layers.Dense(units, bias=b is not None), Axes([out], [out]), W=W[:, order], **bias)
+        return reading.add(
+            value, layers.Dense(units, bias=b is not None), Axes([out], [out]), W=W if is_plain(order) else W[:, order], **bias
+        )
     value, order = reading.columns(value, last)
     here = as_image(value.axes.here)
     value, W = reading.stored(value, here), W[:, None, None, order]

@@ -26,6 +26,7 @@ from nnlite.layers import Dropout, Reshape, Sigmoid, Softmax
 from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
 
+TO_IMAGES = [0, 3, 1, 2]  # (N, H, W, C) to (N, C, H, W)
 START = "start"  # the input's name among nodes, which are numbered
 READERS = SHAPES | OPERATORS | NORMS | FUNCTIONS
 _OF_SAME_SHAPE = {  # not read, but what comes behind them is examined, too
@@ -123,7 +124,7 @@ class _Graph:
     def model(self, logits: bool, layout: str | None, wanted: Shape | None) -> Sequential:
         """The model, for the order of the axes that can be read."""
         faults: dict[str, str] = {}
-        for order in _orders(self._rank(wanted), layout):
+        for order in _orders(self._rank(wanted), layout or self._border()):
             reading = Reading(self.readers, self._batch())
             shape = self._shape(order, wanted)
             axes = Axes.ordered(shape, order) if shape else Axes([], [()])
@@ -187,9 +188,17 @@ class _Graph:
             if made.layer is not None and made.layer.owner is model:
                 for name, values in made.arrays.items():
                     setattr(made.layer, name, values)
+                if "W" in made.arrays:
+                    made.layer.init = "he_normal"
         return model
 
     # ---- the input
+
+    def _border(self) -> str | None:
+        """ "NHWC" if the images are transposed before anything else reads them, as `export` does."""
+        readers = [node for node in self.nodes if self.input.name in node.inputs]
+        turned = [node.kind == "Transpose" and node.attribute("perm") == TO_IMAGES for node in readers]
+        return "NHWC" if turned and all(turned) else None
 
     def _dims(self) -> list[int]:
         """Its shape, 0 where the file leaves it open."""

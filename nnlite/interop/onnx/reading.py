@@ -98,6 +98,8 @@ class Reading:
 
     def add(self, value: Value, layer: Layer, axes: Axes | None = None, **arrays: Any) -> Value:
         """The value that a layer makes of another one. axes: of the result; default: those of its input."""
+        if "W" in arrays:
+            layer.init = "zeros"  # drawing weights that are replaced takes half the time of loading
         layer.declare_shapes(lengths(value.axes.here))
         made = self.join([value], layer, axes or value.axes)
         for name, given in arrays.items():
