@@ -98,6 +98,51 @@ def pool_case(kind: Any, function: Any) -> Callable[[Any], Any]:
     return case
 
 
+def turned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of sequences (N, C, T) on (N, T, C)."""
+    return lambda x, q: function(x.transpose(1, 2), q).transpose(1, 2)
+
+
+def conv1d_case(rng: Any) -> Any:
+    groups = int(rng.integers(1, 4))
+    channels, filters = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
+    k, s, d = (int(v) for v in rng.integers(1, 4, 3))
+    p = int(rng.integers(0, 3))
+    layer = nn.Conv1D(filters, k, stride=s, padding=p, dilation=d, groups=groups)
+    return layer, (11, channels), turned(lambda x, q: F.conv1d(x, q["W"].transpose(1, 2), q["b"], s, p, d, groups))
+
+
+def pool1d_case(kind: Any, function: Any) -> Callable[[Any], Any]:
+    def case(rng: Any) -> Any:
+        k, s = (int(v) for v in rng.integers(1, 4, 2))
+        p, ceil_mode = int(rng.integers(0, k // 2 + 1)), bool(rng.integers(2))
+        return (
+            kind(k, s, padding=p, ceil_mode=ceil_mode),
+            (9, 3),
+            turned(lambda x, q: function(x, k, s, p, ceil_mode=ceil_mode)),
+        )
+
+    return case
+
+
+def depthwise_case(rng: Any) -> Any:
+    k, (channels, m, p) = tuple(int(v) for v in rng.integers(1, 4, 2)), (int(v) for v in rng.integers(1, 4, 3))
+
+    def module(x: Any, q: dict[str, Any]) -> Any:
+        return F.conv2d(x, q["W"].permute(0, 3, 1, 2), q["b"], padding=p, groups=channels)
+
+    return nn.DepthwiseConv2D(k, multiplier=m, padding=p), (7, 8, channels), module
+
+
+def group_norm_case(rng: Any) -> Any:
+    groups = int(rng.choice([1, 2, 3, 6]))
+    return nn.GroupNorm(groups), (4, 5, 6), lambda x, q: F.group_norm(x, groups, q["gamma"], q["beta"])
+
+
+def prelu_case(rng: Any) -> Any:
+    return nn.PReLU(shared=bool(rng.integers(2))), (4, 5, 6), lambda x, q: F.prelu(x, q["slopes"])
+
+
 def dense_case(rng: Any) -> Any:
     n_in, n_out = (int(v) for v in rng.integers(1, 50, 2))
     return nn.Dense(n_out), (n_in,), lambda x, q: F.linear(x, q["W"], q["b"])
@@ -175,10 +220,15 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "Conv2D 3x3": three_case,
     "MaxPool2D": pool_case(nn.MaxPool2D, F.max_pool2d),
     "AvgPool2D": pool_case(nn.AvgPool2D, F.avg_pool2d),
+    "DepthwiseConv2D": depthwise_case,
+    "Conv1D": conv1d_case,
+    "MaxPool1D": pool1d_case(nn.MaxPool1D, F.max_pool1d),
+    "AvgPool1D": pool1d_case(nn.AvgPool1D, F.avg_pool1d),
     "GlobalMaxPool2D": plain(nn.GlobalMaxPool2D, lambda x: x.amax(dim=(2, 3))),
     "GlobalAvgPool2D": plain(nn.GlobalAvgPool2D, lambda x: x.mean(dim=(2, 3))),
     "ReLU": plain(nn.ReLU, F.relu),
     "LeakyReLU": plain(nn.LeakyReLU, F.leaky_relu),
+    "PReLU": prelu_case,
     "Sigmoid": plain(nn.Sigmoid, torch.sigmoid),
     "Tanh": plain(nn.Tanh, torch.tanh),
     "GELU": plain(nn.GELU, F.gelu),
@@ -190,6 +240,7 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "BatchNorm": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (4, 5, 6)),
     "BatchNorm dense": norm_case(lambda x, q: F.batch_norm(x, None, None, q["gamma"], q["beta"], True), nn.BatchNorm, (6,)),
     "LayerNorm": norm_case(layer_norm, nn.LayerNorm, (4, 5, 6)),
+    "GroupNorm": group_norm_case,
     "Normalize": normalize_case,
     "Residual": residual_case,
     "Concat": concat_case,

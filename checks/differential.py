@@ -69,7 +69,7 @@ def draw(seed):
 def image_layers(rng, channels):
     layers = []
     for _ in range(rng.integers(1, 5)):
-        kind = rng.integers(10)
+        kind = rng.integers(12)
         if kind < 3:
             groups = int(rng.choice([g for g in (1, 2, 3, 4) if channels % g == 0]))
             channels = groups * int(rng.integers(1, 4))
@@ -102,6 +102,12 @@ def image_layers(rng, channels):
             channels += first + second
         elif kind == 8:
             layers.append(nn.Upsample2D(pair(rng, 1, 3), mode=["nearest", "bilinear"][rng.integers(2)]))
+        elif kind == 9:
+            multiplier = int(rng.integers(1, 3))
+            layers.append(nn.DepthwiseConv2D(3, multiplier=multiplier, padding=1))
+            channels *= multiplier
+        elif kind == 10:
+            layers.append(nn.GroupNorm(int(rng.choice([g for g in (1, 2, 3, 4) if channels % g == 0]))))
         layers.append(activation(rng))
     return [*layers, [nn.Flatten, nn.GlobalAvgPool2D, nn.GlobalMaxPool2D][rng.integers(3)]()]
 
@@ -116,7 +122,17 @@ def vector_layers(rng):
 
 
 def activation(rng):
-    kinds = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(0.1), nn.Softmax)
+    kinds = (
+        nn.ReLU,
+        nn.Tanh,
+        nn.Sigmoid,
+        nn.SiLU,
+        nn.GELU,
+        lambda: nn.GELU("tanh"),
+        lambda: nn.LeakyReLU(0.1),
+        nn.Softmax,
+        nn.PReLU,
+    )
     return kinds[rng.integers(len(kinds))]()
 
 
@@ -190,7 +206,7 @@ class InTorch:
 
     def layer(self, layer, path, a):
         """One layer on channels-last arrays, by its kind."""
-        p = {name: self.parameters.get(f"{path}.{name}") for name in ("W", "b", "gamma", "beta")}
+        p = {name: self.parameters.get(f"{path}.{name}") for name in ("W", "b", "gamma", "beta", "slopes")}
         match layer:
             case nn.Residual():
                 return sum(self.chain(branch, path + ".", a) for branch in layer.branches_by_name())
@@ -224,6 +240,13 @@ class InTorch:
                 trains = not (self.statistics and names and all(name in self.frozen for name in names))
                 y = F.batch_norm(a.permute(axes), mean, var, p["gamma"], p["beta"], trains, 1 - layer.momentum, layer.eps)
                 return y.permute(0, 2, 3, 1) if a.ndim == 4 else y
+            case nn.GroupNorm():  # by hand: PyTorch 2.13's crashes where its weights are frozen
+                rows = a.movedim(-1, 1).reshape(len(a), layer.groups, -1)
+                self.note_equal_values(rows)
+                x = F.layer_norm(rows, rows.shape[-1:], eps=layer.eps)
+                return x.reshape(len(a), -1, *a.shape[1:3]).movedim(1, -1) * p["gamma"] + p["beta"]
+            case nn.PReLU():
+                return F.prelu(a.movedim(-1, 1), p["slopes"]).movedim(1, -1)
             case nn.LayerNorm():
                 self.note_equal_values(a)
                 return F.layer_norm(a, a.shape[-1:], p["gamma"], p["beta"], layer.eps)

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.data import cifar, download, idx
-from nnlite.training import checkpoint, contents
+from nnlite.data import cifar, files, idx
+from nnlite.training import checkpoint
 from nnlite.training.counts import Counts
 
 MEMORY = 20  # a reader may hold this many times the file's size,
@@ -109,8 +109,8 @@ class Files:
         return path.stat().st_size, lambda: self.take_up(*checkpoint.read(path))
 
     def take_up(self, arrays, description):
-        progress = contents.restore(self.trainer, None, arrays, description)
-        contents.restore_callbacks(self.trainer, arrays, description)
+        progress = checkpoint.restore(self.trainer, None, arrays, description)
+        checkpoint.restore_callbacks(self.trainer, arrays, description)
         if progress["counts"] is not None:
             Counts(self.trainer).load_state(progress["counts"])
 
@@ -135,7 +135,7 @@ class Files:
 
         def extract():
             try:
-                download.extract(path, target, ["data_batch_1"])
+                files.extract(path, target, ["data_batch_1"])
             finally:
                 outside = {p for p in set(self.folder.rglob("*")) - before if target not in (p, *p.parents)}
                 assert not outside, f"landed outside: {outside}"

@@ -117,7 +117,7 @@ SHIPPED = [
     ("padding wins in max-pool", "backend/pool.py", "y[...] = -math.inf", "y[...] = 0"),
     ("NaN takes no delta in max-pool", "backend/pool.py", "if is_nan.any():", "if False:"),
     ("the fans of a convolution without groups", "layers/conv.py", "fan_out=filters // groups * kh * kw", "fan_out=filters * kh * kw"),
-    ("zero weight times NaN", "losses.py", "z = _of_those_there(backend, z, sample_weight)", "pass"),
+    ("zero weight times NaN", "losses.py", "_of_those_there(backend, z, sample_weight), t)", "z, t)"),
     ("the rounded mean of equal values", "layers/norm.py", "x = a - a[..., :1]", "x = a - 0"),
     ("the last batch is dropped", "data/dataset.py", "range(start * batch_size, len(self), batch_size)",
      "range(start * batch_size, len(self) - len(self) % batch_size, batch_size)"),

@@ -110,6 +110,15 @@ def window_padding(value: T) -> T:
     return value if isinstance(value, str) else pair("padding", value, least=0)
 
 
+def sequence_padding(value: T) -> T:
+    """The padding of a sequence: "same", "valid", a number, or (before, after)."""
+    sides: Any = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    is_named = isinstance(value, str) and value in ("same", "valid")
+    if not is_named and not all(is_whole(side) and side >= 0 for side in sides):
+        _refuse("padding", '"same", "valid", a whole number or a pair of them (before, after), at least 0', value, ShapeError)
+    return value
+
+
 def sample_shape(name: str, value: T) -> T:
     """The shape of one sample."""
     if not isinstance(value, list | tuple) or not all(is_whole(n) and n > 0 for n in value):

@@ -37,14 +37,13 @@ class Loss(Configured):
 
     def of_rows(self, backend: Backend, z: Array, t: Array, sample_weight: Array | None, total: float) -> tuple[float, Array]:
         """Loss and delta of all samples of a batch, or of some: `prepare` returned the batch's t and weights, and its total."""
-        if sample_weight is not None:
-            z = _of_those_there(backend, z, sample_weight)
-        losses, delta = self.per_sample(backend, z, t)
-        scale = 1 / total if sample_weight is None else (sample_weight / total).astype(z.dtype)
-        if sample_weight is not None:
+        if sample_weight is None:
+            losses, delta = self.per_sample(backend, z, t)
+            delta *= 1 / total
+        else:
+            losses, delta = self.per_sample(backend, _of_those_there(backend, z, sample_weight), t)
             losses = losses * _spread(sample_weight, losses)
-            scale = _spread(scale, z)
-        delta *= scale
+            delta *= _spread((sample_weight / total).astype(z.dtype), z)
         return backend.number(losses.sum(dtype="float64")) / total, delta
 
     def prepare(

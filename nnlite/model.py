@@ -6,17 +6,16 @@ from os import PathLike
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
-from nnlite.backend import Array, get_backend, length, single_threaded_blas
-from nnlite.engine import Engine
+from nnlite.backend import Array, get_backend, length, single_threaded_blas, with_chosen_kernels
+from nnlite.engine.engine import Engine
 from nnlite.engine.plan import Plan
-from nnlite.engine.values import Valued
-from nnlite.engine.vectors import Vectors, everything, refuse_repeats, unchanged_by_errors, walk
+from nnlite.engine.summary import summary
+from nnlite.engine.vectors import Valued, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
 from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.branches import build_chain, check_layers
 from nnlite.losses import Loss
 from nnlite.serialize import read_model, save
-from nnlite.summary import summary
 from nnlite.weights import Taken, check_names, renamed, take
 
 # Attributes set by `assemble`, not copied.
@@ -71,6 +70,7 @@ class Sequential(Valued):
 
         An error leaves all layers, and the models that they belong to, unchanged.
         """
+        self.backend = with_chosen_kernels(self.backend)
         every = dict(everything(self))
         owners = [(layer, layer.owner) for layer in every.values() if layer.owner is not None]
         with unchanged_by_errors(every.values()):
@@ -143,7 +143,7 @@ class Sequential(Valued):
         if delta.shape != (current.n, *self.out_shape):
             raise ShapeError(f"delta must have the shape of the outputs {(current.n, *self.out_shape)}, not {delta.shape}")
         with single_threaded_blas:
-            return self.engine.backward(delta)
+            return self.engine.backward(current, delta)
 
     @_says_what_memory_was_missing
     def input_gradient(self, x: Any, delta: Any) -> Array:
@@ -246,6 +246,11 @@ class Sequential(Valued):
     def device(self) -> str:
         """ "cpu" or "cuda"."""
         return self.backend.device
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels it uses: "native" or "numpy", as `nn.set_kernels` said when it was built, or "cuda"."""
+        return self.backend.kernel_set
 
     def to(self, device: str, precision: Literal["float32", "tf32"] = "float32") -> "Sequential":
         """Move the model to "cpu" or "cuda"; raises DeviceError if there is none. Returns the model.

@@ -15,21 +15,29 @@ from nnlite.arguments import number, shortened, whole
 Schedule = Callable[[int], float]
 
 
+class _Checked:
+    """Numbers of steps are whole, at least 1; rates and factors are not negative."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name in ("steps", "every"):
+                whole(name, value, 1)
+            elif name in ("rate", "factor", "decay", "start", "final"):
+                number(name, value, least=0)
+
+
 @dataclass(frozen=True)
-class constant:
+class constant(_Checked):
     """rate"""
 
     rate: float
-
-    def __post_init__(self) -> None:
-        number("rate", self.rate, least=0)
 
     def __call__(self, step: int) -> float:
         return self.rate
 
 
 @dataclass(frozen=True)
-class step:
+class step(_Checked):
     """rate factor^(step // every)"""
 
     rate: float
@@ -37,17 +45,12 @@ class step:
     _: KW_ONLY
     factor: float = 0.1
 
-    def __post_init__(self) -> None:
-        number("rate", self.rate, least=0)
-        number("factor", self.factor, least=0)
-        whole("every", self.every, 1)
-
     def __call__(self, step: int) -> float:
         return self.rate * self.factor ** (step // int(self.every))
 
 
 @dataclass(frozen=True)
-class exponential:
+class exponential(_Checked):
     """rate decay^(step / every): it falls smoothly by a factor `decay` every `every` steps"""
 
     rate: float
@@ -55,28 +58,18 @@ class exponential:
     _: KW_ONLY
     every: int = 1
 
-    def __post_init__(self) -> None:
-        number("rate", self.rate, least=0)
-        number("decay", self.decay, least=0)
-        whole("every", self.every, 1)
-
     def __call__(self, step: int) -> float:
         return float(self.rate * self.decay ** (step / int(self.every)))
 
 
 @dataclass(frozen=True)
-class _Ramp:
+class _Ramp(_Checked):
     """The base of schedules from `rate` to `final` in `steps` steps."""
 
     rate: float
     steps: int
     _: KW_ONLY
     final: float = 0.0
-
-    def __post_init__(self) -> None:
-        number("rate", self.rate, least=0)
-        number("final", self.final, least=0)
-        whole("steps", self.steps, 1)
 
 
 class cosine(_Ramp):
@@ -95,7 +88,7 @@ class linear(_Ramp):
 
 
 @dataclass(frozen=True)
-class warmup:
+class warmup(_Checked):
     """From `start` in a straight line to the first value of `schedule` in `steps` steps, then `schedule` from its beginning"""
 
     schedule: Schedule
@@ -107,8 +100,7 @@ class warmup:
         if isinstance(self.schedule, type) or not callable(self.schedule):
             given = shortened(self.schedule)
             raise ValueError(f"schedule must be a function of the step, such as nn.schedules.constant(0.1), not {given}")
-        number("start", self.start, least=0)
-        whole("steps", self.steps, 1)
+        super().__post_init__()
 
     def __call__(self, step: int) -> float:
         steps = int(self.steps)

@@ -89,6 +89,21 @@ def pooling(draw, kind):
 
 
 @st.composite
+def sequences(draw, make):
+    """A layer of sequences: `make` draws it from a kernel, what all have, and the padding that it may have."""
+    size = draw(small)
+    padding = draw(st.one_of(st.integers(0, size - 1), st.tuples(*[st.integers(0, size - 1)] * 2), st.just("same")))
+    options = {"stride": draw(small), "padding": padding, "dilation": draw(st.integers(1, 2))}
+    channels = draw(st.sampled_from([1, 2, 4]))
+    return [make(draw, size, channels, options)], (draw(st.integers(5, 9)), channels)
+
+
+def conv1d(draw, size, channels, options):
+    groups = draw(st.sampled_from([g for g in (1, 2, 4) if channels % g == 0]))
+    return nn.Conv1D(groups * draw(st.integers(1, 2)), size, groups=groups, bias=draw(yes_no), **options)
+
+
+@st.composite
 def large_pooling(draw):
     """Windows of many pixels: overlapping, padded, far apart; or side by side, up to the whole image."""
     height, width = draw(st.integers(17, 20)), draw(st.integers(17, 40))
@@ -126,6 +141,18 @@ def small_cnn():
         nn.Flatten(),
         nn.Dense(5),
         nn.Tanh(),
+        nn.Dense(3),
+    ]
+
+
+def sequence_net():
+    return [
+        nn.Conv1D(4, 3, padding="same"),
+        nn.BatchNorm(),
+        nn.ReLU(),
+        nn.Residual(nn.Conv1D(4, 3, padding=1), nn.PReLU(), nn.Concat([], nn.Conv1D(2, 1)), nn.Conv1D(4, 1, groups=2)),
+        nn.MaxPool1D(2),
+        nn.Flatten(),
         nn.Dense(3),
     ]
 
@@ -224,6 +251,14 @@ CASES = {
     "Conv2D depthwise": convolution(depthwise=True),
     "Conv2D 3x3": three_by_three(),
     "Conv2D 1x1": one_by_one(),
+    "DepthwiseConv2D": options(
+        nn.DepthwiseConv2D, IMAGES, kernel_size=pairs, multiplier=small, padding=st.sampled_from([1, "same"]), bias=yes_no
+    ),
+    "Conv1D": sequences(conv1d),
+    "MaxPool1D": sequences(lambda draw, size, _, options: nn.MaxPool1D(size, ceil_mode=draw(yes_no), **options)),
+    "AvgPool1D": sequences(
+        lambda draw, size, _, options: nn.AvgPool1D(size, ceil_mode=draw(yes_no), count_padding=draw(yes_no), **options)
+    ),
     "MaxPool2D": pooling(nn.MaxPool2D),
     "MaxPool2D large": large_pooling(),
     "AvgPool2D": pooling(nn.AvgPool2D),
@@ -236,8 +271,13 @@ CASES = {
         nn.Normalize, ((4, 3, 2), (2,)), mean=st.sampled_from([0.5, (1.0, -1.0)]), std=st.sampled_from([2.0, (0.5, 3.0)])
     ),
     "Dropout": options(nn.Dropout, ANY, rate=st.sampled_from([0.0, 0.3, 0.9])),
-    "BatchNorm": options(nn.BatchNorm, ANY, scale=yes_no, shift=yes_no),
+    "SpatialDropout2D": options(nn.SpatialDropout2D, IMAGES, rate=st.sampled_from([0.0, 0.3, 0.9])),
+    "PReLU": options(nn.PReLU, ANY, slope=st.sampled_from([0.25, -0.5, 1.5]), shared=yes_no),
+    "BatchNorm": options(nn.BatchNorm, (*ANY, (3, 2)), scale=yes_no, shift=yes_no),
     "LayerNorm": options(nn.LayerNorm, ANY, scale=yes_no, shift=yes_no),
+    "GroupNorm": options(
+        nn.GroupNorm, ((4,), (5, 4), (3, 2, 8)), groups=st.sampled_from([1, 2, 4]), scale=yes_no, shift=yes_no
+    ),
     "Residual": fixed(lambda: [nn.Residual(nn.Dense(4), nn.Tanh()), nn.Residual(nn.Dense(2), shortcut=nn.Dense(2))], (4,)),
     "Concat": fixed(
         lambda: [
@@ -251,6 +291,7 @@ CASES = {
         nn.Upsample2D, (*IMAGES, (1, 3, 2), (2, 1, 1)), factor=pairs, mode=st.sampled_from(["nearest", "bilinear"])
     ),
     "U-Net": fixed(unet, (4, 6, 3)),
+    "sequences": fixed(sequence_net, (9, 2)),
     "small CNN": fixed(small_cnn, (6, 7, 3)),
     "residual net": fixed(residual_net, (6, 5, 3)),
     "nested": fixed(nested, (4,)),

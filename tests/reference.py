@@ -127,6 +127,18 @@ def batch_norm(a, gamma, beta, delta, eps):
     return y, da, dgamma, dbeta
 
 
+def group_norm(a, gamma, beta, eps, groups):
+    """y, sample by sample and group by group."""
+    y, width = np.zeros(a.shape), a.shape[-1] // groups
+    for n, g in np.ndindex(len(a), groups):
+        channels = slice(g * width, (g + 1) * width)
+        values = a[n, ..., channels]
+        mean = math.fsum(values.flat) / values.size
+        var = math.fsum(((values - mean) ** 2).flat) / values.size
+        y[n, ..., channels] = gamma[channels] * (values - mean) / math.sqrt(var + eps) + beta[channels]
+    return y
+
+
 def layer_norm(a, gamma, beta, eps):
     """y, sample by sample and pixel by pixel."""
     y = np.zeros(a.shape)

@@ -117,6 +117,8 @@ ADAM = OPTIMIZER | {
     "eps": NOT_NEGATIVE,
 }
 POOLING = {"size": pairs_of(1), "stride": or_none(pairs_of(1)), "padding": PADDING, "dilation": pairs_of(1), "ceil_mode": FLAG}
+POOLING_1D = {"size": POSITIVE_WHOLE, "stride": or_none(POSITIVE_WHOLE), "padding": PADDING}
+POOLING_1D |= {"dilation": POSITIVE_WHOLE, "ceil_mode": FLAG}
 INDEX = or_none((st.sampled_from([-100, 0, 255, np.int64(-1), np.uint8(255)]), st.one_of(NO_NUMBERS, st.just(2.5))))
 OF_LABELS = {"multilabel": FLAG, "ignore_index": INDEX}
 AVERAGED = {"average": choices("auto", "binary", "macro", "micro", None)} | OF_LABELS
@@ -133,10 +135,25 @@ CONSTRUCTORS = {
         {"filters": POSITIVE_WHOLE, "kernel_size": pairs_of(1), "stride": pairs_of(1), "padding": PADDING}
         | {"dilation": pairs_of(1), "groups": POSITIVE_WHOLE, "bias": FLAG, "init": INIT},
     ),
+    nn.DepthwiseConv2D: (
+        {"kernel_size": 3},
+        {"kernel_size": pairs_of(1), "multiplier": POSITIVE_WHOLE, "stride": pairs_of(1), "padding": PADDING}
+        | {"dilation": pairs_of(1), "bias": FLAG, "init": INIT},
+    ),
+    nn.Conv1D: (
+        {"filters": 3, "kernel_size": 3},
+        {"filters": POSITIVE_WHOLE, "kernel_size": POSITIVE_WHOLE, "stride": POSITIVE_WHOLE, "padding": PADDING}
+        | {"dilation": POSITIVE_WHOLE, "groups": POSITIVE_WHOLE, "bias": FLAG, "init": INIT},
+    ),
+    nn.MaxPool1D: ({"size": 2}, POOLING_1D),
+    nn.AvgPool1D: ({"size": 2}, POOLING_1D | {"count_padding": FLAG}),
     nn.MaxPool2D: ({"size": 2}, POOLING),
     nn.AvgPool2D: ({"size": 2}, POOLING | {"count_padding": FLAG}),
     nn.Upsample2D: ({"factor": 2}, {"factor": pairs_of(1), "mode": choices("nearest", "bilinear")}),
     nn.Dropout: ({"rate": 0.5}, {"rate": SHARE}),
+    nn.SpatialDropout2D: ({"rate": 0.5}, {"rate": SHARE}),
+    nn.GroupNorm: ({"groups": 2}, {"groups": POSITIVE_WHOLE, "eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
+    nn.PReLU: ({}, {"slope": reals(-2, 2, np.nan), "shared": FLAG}),
     nn.BatchNorm: ({}, {"momentum": reals(0, 1, -0.1, 1.5, 5), "eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
     nn.LayerNorm: ({}, {"eps": NOT_NEGATIVE, "scale": FLAG, "shift": FLAG}),
     nn.Normalize: (

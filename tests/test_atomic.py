@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.data import download
+from nnlite.data import files
 from nnlite.training import checkpoint
 
 
@@ -37,7 +37,7 @@ def save_download(path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("urllib.request.urlopen", urlopen)
         try:
-            download.fetch(Path(path), ["https://a"], hashlib.md5(b"right").hexdigest(), allowed=True)
+            files.fetch(Path(path), ["https://a"], hashlib.md5(b"right").hexdigest(), allowed=True)
         except nn.DownloadError as error:
             raise nn.FileError(str(error)) from error
 

@@ -14,7 +14,7 @@ import pytest
 from test_data_files import cifar_pickle, idx_bytes
 
 from nnlite import DataError, DownloadError, data
-from nnlite.data import cifar, download, idx
+from nnlite.data import cifar, files, idx
 
 
 def archive(members: dict[str, bytes], compression: str = "gz", links: dict[str, str] | None = None) -> bytes:
@@ -121,7 +121,7 @@ def test_mnist_is_fetched_once(tmp_path, web, monkeypatch):
 def test_a_download_with_another_md5_is_thrown_away(tmp_path, web):
     web({"https://a/f": b"wrong"})
     with pytest.raises(DownloadError, match=f"expected md5 {md5(b'right')}, found {md5(b'wrong')}"):
-        download.fetch(tmp_path / "f", ["https://a/f"], md5(b"right"), allowed=True)
+        files.fetch(tmp_path / "f", ["https://a/f"], md5(b"right"), allowed=True)
     assert names(tmp_path) == []
 
 
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, web):
     (tmp_path / "file").write_bytes(b"")
     web({"https://a/f": b"right"})
     with pytest.raises(DownloadError, match=r"tried https://a/f: .*file"):
-        download.fetch(tmp_path / "file" / "f", ["https://a/f"], md5(b"right"), allowed=True)
+        files.fetch(tmp_path / "file" / "f", ["https://a/f"], md5(b"right"), allowed=True)
 
 
 @pytest.fixture
@@ -211,14 +211,14 @@ def test_bad_archives_write_nothing(tmp_path, packed, problem):
     path, folder = tmp_path / "f.tar.gz", tmp_path / "in" / "x"
     path.write_bytes(packed)
     with pytest.raises(DataError, match=f"f.tar.gz cannot be unpacked into .*x: .*{problem}"):
-        download.extract(path, folder, ["a"])
+        files.extract(path, folder, ["a"])
     assert names(tmp_path) == ["f.tar.gz", "in"] and not Path("/tmp/nnlite-a").exists()
 
 
 def test_extract_takes_only_what_is_named(tmp_path):
     path = tmp_path / "f.tar.gz"
     path.write_bytes(archive({"../a": b"!", "x/b": b"!", "x/a": b"good"}))
-    download.extract(path, tmp_path / "x", ["a"])
+    files.extract(path, tmp_path / "x", ["a"])
     assert names(tmp_path) == ["f.tar.gz", "x", "x/a"] and (tmp_path / "x" / "a").read_bytes() == b"good"
 
 

@@ -198,11 +198,26 @@ def test_in_place_and_in_the_same_memory():
     """`elementwise` layers may overwrite their input; only results of `shares_memory` layers may be their input."""
     kinds = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
     named = {flag: {kind.__name__ for kind in kinds if getattr(kind, flag)} for flag in ("elementwise", "shares_memory")}
-    assert named["elementwise"] == {"Dropout", "Normalize", *(type(row.layer).__name__ for row in ACTIVATIONS)}
+    assert named["elementwise"] == {
+        "Dropout",
+        "SpatialDropout2D",
+        "Normalize",
+        "PReLU",
+        *(type(row.layer).__name__ for row in ACTIVATIONS),
+    }
     assert {kind.__name__ for kind in kinds if not kind.samplewise} == {"BatchLayer", "BatchNorm"}
     assert named["elementwise"] == {kind.__name__ for kind in kinds if issubclass(kind, Elementwise)}
     # The last four are no layers of their own: their parts say it.
-    assert named["shares_memory"] == {"Dropout", "Flatten", "Reshape", "Layer", "Concat", "Residual", "Sequential"}
+    assert named["shares_memory"] == {
+        "Dropout",
+        "SpatialDropout2D",
+        "Flatten",
+        "Reshape",
+        "Layer",
+        "Concat",
+        "Residual",
+        "Sequential",
+    }
 
 
 def test_flops_and_memory_are_those_of_the_definition():
@@ -251,4 +266,5 @@ def test_softmax_has_the_values_of_its_equation():
 def test_every_layer_of_images_says_so():
     layers = [kind for kind in vars(nn.layers).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
     others = {kind.__name__ for kind in layers if kind.images is False and not kind.elementwise}
-    assert others == {"Layer", "BatchLayer", "Dense", "Flatten", "Reshape", "Residual", "Concat"}
+    of_sequences = {"Conv1D", "MaxPool1D", "AvgPool1D"}
+    assert others == {"Layer", "BatchLayer", "Dense", "Flatten", "Reshape", "Residual", "Concat", *of_sequences}

@@ -203,7 +203,7 @@ def test_pass_id_decides_the_masks():
         ([nn.MaxPool2D(6)], (5, 5, 3), r"\(6, 6\)"),
         ([nn.Reshape((4, -1))], (5,), r"\(5,\)"),
         ([nn.Normalize((1, 2), 1)], (5, 5, 3), "2 values"),
-        ([nn.BatchNorm()], (5, 5), r"\(5, 5\)"),
+        ([nn.BatchNorm()], (5, 5, 5, 5), r"\(5, 5, 5, 5\)"),
         ([nn.GlobalAvgPool2D()], (5,), r"\(5,\)"),
         ([], (5,), "at least one"),
     ],

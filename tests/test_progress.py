@@ -14,7 +14,7 @@ import tqdm.auto
 from test_checkpoint import KillAt, Killed
 
 import nnlite as nn
-from nnlite.data import download
+from nnlite.data import files
 from nnlite.training import progress
 
 X = np.random.default_rng(0).standard_normal((90, 2)).astype("float32")
@@ -247,5 +247,5 @@ def test_no_stream_ends_a_download(monkeypatch, tmp_path, stream):
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
-    download.fetch(tmp_path / "file", ["https://a"], hashlib.md5(b"right").hexdigest(), allowed=True)
+    files.fetch(tmp_path / "file", ["https://a"], hashlib.md5(b"right").hexdigest(), allowed=True)
     assert (tmp_path / "file").read_bytes() == b"right"

@@ -16,9 +16,9 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules", "state"},
     {"engine"},
-    {"serialize", "summary", "weights"},
+    {"serialize", "weights"},
     {"model"},
-    {"data", "files", "metrics", "tools", "zoo"},
+    {"data", "files", "kernels", "metrics", "tools", "zoo"},
     {"training"},
     {"insight", "interop"},
 ]

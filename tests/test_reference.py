@@ -143,6 +143,85 @@ def test_counts_of_an_average():
     assert means == [[[0.5, 0.5], [1, 1]], [[1, 1], [1, 1]]]
 
 
+@given(case=st.one_of(CASES["Conv1D"], CASES["MaxPool1D"], CASES["AvgPool1D"]), seed=seeds)
+def test_layers_of_sequences(case, seed):
+    """Those of images of one row."""
+    model, x, delta, z, dx = run(*case, seed)
+    layer, g, rows = model[0], model.named_grads(), (x[:, None], delta[:, None])
+    padding = layer.padding if layer.padding == "same" else ((0, 0), reference.both(layer.padding))
+    if isinstance(layer, nn.Conv1D):
+        W, b, steps = layer.W[:, None], layer.b if layer.bias else None, ((1, layer.stride), padding, (1, layer.dilation))
+        y, da, dW, db = reference.conv(rows[0], W, b, rows[1], *steps, layer.groups)
+        assert_close(g["0.W"], dW[:, 0])
+        if layer.bias:
+            assert_close(g["0.b"], db)
+    else:
+        size, stride = (1, layer.size), (1, layer.size if layer.stride is None else layer.stride)
+        window = size, stride, padding, (1, layer.dilation), layer.ceil_mode
+        if isinstance(layer, nn.MaxPool1D):
+            y, da = reference.max_pool(*rows, *window)
+        else:
+            y, da = reference.average_pool(*rows, *window, layer.count_padding)
+    assert_close(z, y[:, 0])
+    assert_close(dx, da[:, 0])
+
+
+@given(case=CASES["DepthwiseConv2D"], seed=seeds)
+def test_depthwise_convolution(case, seed):
+    model, x, delta, z, dx = run(*case, seed)
+    layer, g = model[0], model.named_grads()
+    assert layer.W.shape[0] == model.out_shape[2] == layer.multiplier * x.shape[3]
+    b = layer.b if layer.bias else None
+    expected = reference.conv(x, layer.W, b, delta, layer.stride, layer.padding, layer.dilation, x.shape[3])
+    for actual, wanted in zip((z, dx, g["0.W"], g.get("0.b")), expected, strict=True):
+        if actual is not None:
+            assert_close(actual, wanted)
+
+
+def test_spatial_dropout_drops_whole_channels():
+    model = nn.Sequential(nn.SpatialDropout2D(0.25), input_shape=(3, 4, 200), dtype="float64")
+    x = np.random.default_rng(0).standard_normal((20, 3, 4, 200))
+    z = model.forward(x, training=True)
+    kept = z[:, 0, 0] != 0
+    assert_close(z, np.where(kept[:, None, None], x / 0.75, 0))
+    assert_close(model.backward(np.ones_like(z)), np.broadcast_to(kept[:, None, None] / 0.75, z.shape))
+    assert abs(kept.mean() - 0.75) < 0.03 and len(np.unique(kept, axis=0)) == 20 and np.array_equal(model(x), x)
+    with pytest.raises(nn.ShapeError, match="expects images"):
+        nn.Sequential(nn.SpatialDropout2D(0.5), input_shape=(4,))
+
+
+@given(shape=st.sampled_from([(3,), (2, 3, 4)]), seed=seeds, shared=st.booleans())
+def test_prelu(shape, seed, shared):
+    model, x, delta, z, dx = run([nn.PReLU(shared=shared)], shape, seed)
+    slopes = np.broadcast_to(model[0].slopes, shape[-1:])
+    assert_close(z, np.where(x > 0, x, slopes * x))
+    assert_close(dx, np.where(x > 0, delta, slopes * delta))
+    of_channels = np.where(x > 0, 0, delta * x).reshape(-1, shape[-1]).sum(axis=0)
+    assert_close(model.named_grads()["0.slopes"], of_channels.sum() if shared else of_channels)
+
+
+@given(shape=st.sampled_from([(4,), (3, 4), (2, 3, 4)]), seed=seeds, groups=st.sampled_from([1, 2, 4]))
+def test_group_norm(shape, seed, groups):
+    model, x, _, z, _ = run([nn.GroupNorm(groups, eps=0.1)], shape, seed)
+    assert_close(z, reference.group_norm(x, model[0].gamma, model[0].beta, 0.1, groups))
+
+
+@given(value=st.floats(-(2.0**100), 2.0**100, width=32), dtype=st.sampled_from(["float32", "float64"]))
+@example(1e6 / 3, "float32")
+def test_group_norm_of_equal_values_is_beta(value, dtype):
+    model = nn.Sequential(nn.GroupNorm(2), input_shape=(30, 7, 4), dtype=dtype)
+    model[0].beta = [1.0, 2.0, 3.0, 4.0]
+    z = model.forward(np.full((3, 30, 7, 4), value, dtype), training=True)
+    assert np.array_equal(z, np.broadcast_to(model[0].beta, z.shape))
+
+
+def test_groups_that_do_not_divide_the_channels():
+    with pytest.raises(nn.ShapeError, match=r"groups=3 must divide the channels of \(5, 5, 4\)"):
+        nn.Sequential(nn.GroupNorm(3), input_shape=(5, 5, 4))
+    with pytest.raises(nn.ShapeError, match=r"expects sequences of shape \(length, channels\), got \(5, 5, 4\)"):
+        nn.Sequential(nn.Conv1D(3, 3), input_shape=(5, 5, 4))
+
+
 @given(case=CASES["Upsample2D"], seed=seeds)
 def test_upsample(case, seed):
     model, x, delta, z, dx = run(*case, seed)

@@ -139,6 +139,47 @@ def test_pytorch_gives_the_same():
     np.testing.assert_allclose(model(x), theirs(turned).detach().numpy(), atol=1e-5)
 
 
+def sequence_net(seed=0):
+    layers = nn.Conv1D(4, 3, padding=1), nn.BatchNorm(), nn.PReLU(), nn.GroupNorm(2), nn.MaxPool1D(2), nn.Flatten()
+    return nn.Sequential(*layers, nn.PReLU(shared=True), nn.PReLU(), nn.Dense(3), input_shape=(9, 2), seed=seed)
+
+
+def test_sequences():
+    """There (N, C, T), also where they are flattened; here (N, T, C)."""
+    model, other = sequence_net(), sequence_net(1)
+    model.params += rng.standard_normal(len(model.params)).astype("float32")
+    theirs = state_dict(model)
+    assert {name: array.shape for name, array in theirs.items() if array.ndim > 1} == {
+        "0.weight": (4, 2, 3),
+        "8.weight": (3, 16),
+    }
+    assert np.array_equal(theirs["8.weight"].reshape(3, 4, 4).transpose(0, 2, 1), model[8].W.reshape(3, 4, 4))
+    assert np.array_equal(theirs["7.weight"].reshape(4, 4).T.ravel(), model[7].slopes)
+    load(theirs, other)
+    assert same(model, other)
+
+
+def test_flattened_rows_that_are_no_sequences_keep_their_order():
+    model = nn.Sequential(nn.Flatten(), nn.Dense(2), input_shape=(3, 4))
+    assert np.array_equal(state_dict(model)["1.weight"], model[1].W)
+
+
+def test_pytorch_gives_the_same_for_sequences():
+    torch = pytest.importorskip("torch")
+    from torch import nn as t
+
+    theirs = t.Sequential(
+        t.Conv1d(2, 4, 3, padding=1), t.BatchNorm1d(4), t.PReLU(4), t.GroupNorm(2, 4), t.MaxPool1d(2), t.Flatten(),
+        t.PReLU(), t.PReLU(16), t.Linear(16, 3),
+    )  # fmt: skip
+    for p in theirs.parameters():
+        p.data += torch.randn(p.shape)
+    x, model = rng.standard_normal((5, 9, 2)).astype("float32"), sequence_net()
+    load(theirs.state_dict(), model)
+    turned = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 2, 1)))
+    np.testing.assert_allclose(model(x), theirs.eval()(turned).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("before", [[], [nn.ReLU()]])
 @pytest.mark.parametrize("branches", [nn.Residual(nn.Dense(12)), nn.Concat(nn.Dense(4), [])])
 def test_branches_of_flattened_images_are_refused(before, branches):

@@ -5,6 +5,7 @@ from typing import Literal
 from nnlite.arguments import shortened
 from nnlite.backend.arrays import by_position, host_array, is_array, length
 from nnlite.backend.base import Backend
+from nnlite.backend.choice import cpu_backend, set_kernels, with_chosen_kernels
 from nnlite.backend.cpu.blas import single_threaded_blas
 from nnlite.backend.cpu.numpy import get_numpy_backend
 from nnlite.backend.cpu.threads import ReadersWriterLock, Turnstile, get_num_threads, set_num_threads
@@ -28,12 +29,15 @@ __all__ = [
     "by_position",
     "get_backend",
     "get_num_threads",
+    "get_numpy_backend",
     "host_array",
     "is_array",
     "length",
     "set_conv_algorithm",
+    "set_kernels",
     "set_num_threads",
     "single_threaded_blas",
+    "with_chosen_kernels",
 ]
 
 
@@ -45,7 +49,7 @@ def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") 
     if device == "cpu":
         if precision != "float32":
             raise DeviceError(f'device "cpu" computes in "float32", not in {shortened(precision)}')
-        return get_numpy_backend()
+        return cpu_backend()
     if device == "cuda":
         from nnlite.backend.cuda.cupy import get_cupy_backend
 
@@ -55,4 +59,4 @@ def get_backend(device: str, precision: Literal["float32", "tf32"] = "float32") 
 
 def backend_of(array: object) -> Backend:
     """The backend of the device that holds an array."""
-    return get_backend("cuda") if hasattr(array, "__cuda_array_interface__") else get_numpy_backend()
+    return get_backend("cuda") if hasattr(array, "__cuda_array_interface__") else cpu_backend()

@@ -6,7 +6,8 @@ inputs and deltas may have any order. A plan is made when a model is built, prep
     filters = plan.prepare(W, b, memory)                    what all shards share
     z = plan.forward(a, filters, memory, out)               z = W patch(a) + b, and with relu=True max(z, 0)
     plan.weight_gradient(a, delta, memory, dW, db)          a shard's part
-    da = plan.input_gradient(delta, filters, memory, out)   after weight_gradient, if both are needed
+    da = plan.input_gradient(delta, filters, memory, out)   a shard's
+    da = plan.gradients(a, delta, filters, memory, dW, db, out)   both, sharing what they can
 """
 
 from collections.abc import Callable
@@ -99,6 +100,13 @@ class ConvPlan:
         for place, pixels in window.plane_pixels:
             by_pixel[pixels] = planes[place]
         return da
+
+    def gradients(
+        self, a: Array, delta: Array, filters: Any, memory: Memory, dW: Array, db: Array | None, out: Array | None
+    ) -> Array | None:
+        """Both gradients: `weight_gradient`, then `input_gradient`."""
+        self.weight_gradient(a, delta, memory, dW, db)
+        return self.input_gradient(delta, filters, memory, out)
 
     def _before_pool(self, delta: Array, memory: Memory) -> Array:
         """The delta of the convolution's outputs, in the order of P; kept for whichever gradient is computed second."""

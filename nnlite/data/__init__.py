@@ -2,12 +2,11 @@
 
 from nnlite.data.augment import AlternatingFlip, Augmentation, Cutout, RandomCrop, RandomFlip, mirror, views
 from nnlite.data.cifar import cifar10, parse_cifar_binary
-from nnlite.data.dataset import Dataset, Datasets
+from nnlite.data.dataset import Dataset, Datasets, balanced_class_weight
 from nnlite.data.files import cache_folder
 from nnlite.data.folders import folder
 from nnlite.data.idx import fashion_mnist, mnist, parse_idx
 from nnlite.data.images import ImageFiles
-from nnlite.data.labels import balanced_class_weight
 from nnlite.data.synthetic import shapes
 
 __all__ = [

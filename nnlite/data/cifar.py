@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import flag
 from nnlite.data.dataset import Dataset, Datasets
-from nnlite.data.download import extract, fetch
-from nnlite.data.files import data_folder, read, read_checked
+from nnlite.data.files import data_folder, extract, fetch, read, read_checked
 from nnlite.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -1,4 +1,4 @@
-"""Data sets: images and labels, iterated in seeded batches."""
+"""Data sets: images and labels, iterated in seeded batches; what is computed from the labels alone."""
 
 import copy
 import math
@@ -12,11 +12,11 @@ from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
 from nnlite.data.augment import Augmentation
 from nnlite.data.images import ImageFiles
-from nnlite.data.labels import stratified
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
 Batch = tuple[Array, ...]
+_SHOWN = 5  # classes in a message
 _SEEDS = 1 << 64  # larger than any seed in practice
 
 
@@ -106,7 +106,7 @@ class Dataset:
         held_out = _count(n, len(self))
         rng = np.random.default_rng([whole("seed", seed), 0, 1])  # [seed, epoch] orders the batches
         by_class = flag("stratify, which takes the labels of this data set,", stratify)
-        drawn = stratified(self.labels, held_out, rng) if by_class else rng.permutation(len(self))[:held_out]
+        drawn = _stratified(self.labels, held_out, rng) if by_class else rng.permutation(len(self))[:held_out]
         is_held_out = np.zeros(len(self), bool)
         is_held_out[drawn] = True
         return self[~is_held_out], self[is_held_out]
@@ -160,7 +160,9 @@ class Dataset:
             raise DataError(f"weights must be (N,) and not negative, got {self.weights.shape}, least {self.weights.min()}")
         labels = self.labels if self.weights is None else self.labels[self.weights > 0]  # samples of weight 0 are ignored
         if self.classes is not None and labels.dtype.kind in "iu" and len(labels):
-            _check_labels(labels, len(self.classes))
+            least, largest = labels.min(), labels.max()
+            if least < 0 or largest >= len(self.classes):
+                raise DataError(f"labels must be in 0 ... {len(self.classes) - 1}, found {least} ... {largest}")
 
 
 class Datasets:
@@ -184,13 +186,65 @@ def _count(n: int | float, samples: int) -> int:
     return int(count)
 
 
-def _check_labels(labels: Array, n_classes: int) -> None:
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise DataError(f"labels must be in 0 ... {n_classes - 1}, found {labels.min()} ... {labels.max()}")
-
-
 def _samples(values: Any, what: str) -> Array:
     array: Array = host_array(values, what=what)
     if array.ndim == 0:
         raise DataError(f"{what} must be an array of samples, not a single number")
     return array
+
+
+# ---- from the labels alone: weights that balance classes, stratified samples
+
+
+def balanced_class_weight(labels: Any, classes: int | None = None) -> NDArray[np.float64]:
+    """v_c = n / (C n_c): with these weights all classes count equally, and the mean weight of a sample is 1.
+
+    labels: n integers 0 ... C - 1, n_c of them c   classes: C; default: the largest label + 1   v: (C,)
+    For `nn.CrossEntropy(class_weight=...)`. As scikit-learn's `compute_class_weight("balanced", ...)`.
+    Raises DataError for labels that are not such integers, and for a class without a sample: no weight would balance it.
+    """
+    labels = _integers(labels)
+    n, largest = len(labels), int(labels.max())
+    count = largest + 1 if classes is None else int(whole("classes", classes, 1))
+    if labels.min() < 0 or largest >= count:
+        raise DataError(f"labels must be in 0 ... {count - 1}, found {labels.min()} ... {largest}")
+    missing = np.setdiff1d(np.arange(min(count, n + 1)), labels)  # of n + 1 classes one has no sample
+    if len(missing):
+        raise DataError(f"no weight balances a class without a sample: none of the {n} labels is {_listed(missing)}")
+    return n / (count * np.bincount(labels))
+
+
+def _stratified(labels: Array, n: int, rng: np.random.Generator) -> Array:
+    """n places, drawn at random, of which each class has its share: n n_c / N, rounded up for those with the largest rest.
+
+    Raises DataError for labels that are not integers (N,), for a class with a single sample, for fewer places than classes.
+    """
+    labels = _integers(labels)
+    classes, labels = np.unique(labels, return_inverse=True)
+    counts, samples = np.bincount(labels), len(labels)
+    if counts.min() < 2:
+        raise DataError(f"a class needs 2 samples to be in both parts, class {_listed(classes[counts < 2])} has one")
+    if min(n, samples - n) < len(classes):
+        raise DataError(f"parts of {samples - n} and {n} samples cannot both have each of {len(classes)} classes")
+    share, rest = np.divmod(counts * n, samples)
+    order = rng.permutation(len(classes))  # breaks ties at random
+    largest = order[np.argsort(-rest[order], kind="stable")]
+    share[largest[: n - share.sum()]] += 1
+    drawn = rng.permutation(samples)
+    drawn = drawn[np.argsort(labels[drawn], kind="stable")]  # class by class
+    place_in_class = np.arange(samples) - np.repeat(np.cumsum(counts) - counts, counts)
+    return drawn[place_in_class < np.repeat(share, counts)]
+
+
+def _integers(labels: Any) -> Array:
+    """(n,) of (n,) or (n, 1)"""
+    array: Array = np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "biu":
+        raise DataError(f"the labels must be integers (N,), one a sample, not {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
+def _listed(classes: Array) -> str:
+    return ", ".join(map(str, classes[:_SHOWN])) + ", ..." * (len(classes) > _SHOWN)

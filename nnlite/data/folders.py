@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import choice
+from nnlite.atomic import shown
 from nnlite.data.dataset import Dataset
-from nnlite.data.images import ImageFiles, check_settings, find_damaged, shown
+from nnlite.data.images import ImageFiles, check_settings, find_damaged
 from nnlite.errors import DataError
 
 Labels = NDArray[np.int64]

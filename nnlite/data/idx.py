@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import flag
 from nnlite.data.dataset import Dataset, Datasets
-from nnlite.data.download import fetch
-from nnlite.data.files import data_folder, gunzip, read, read_checked
+from nnlite.data.files import data_folder, fetch, gunzip, read, read_checked
 from nnlite.errors import DataError
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -44,14 +43,12 @@ def mnist(root: str | PathLike[str] | None = None, download: bool = True) -> Dat
     `NNLITE_DATA`, else a cache folder. download: download missing files (12 MB).
     Raises DataError for a damaged file, DownloadError if one can neither be found nor downloaded.
     """
-    folder = data_folder(root) / "mnist"
-    return _datasets(folder, _arrays(folder, MNIST_URLS, MNIST_MD5, download), tuple("0123456789"))
+    return _datasets(data_folder(root) / "mnist", MNIST_URLS, MNIST_MD5, tuple("0123456789"), download)
 
 
 def fashion_mnist(root: str | PathLike[str] | None = None, download: bool = True) -> Datasets:
     """Fashion-MNIST (31 MB), as `mnist`, in the folder `fashion-mnist/`."""
-    folder = data_folder(root) / "fashion-mnist"
-    return _datasets(folder, _arrays(folder, FASHION_URLS, FASHION_MD5, download), FASHION_CLASSES)
+    return _datasets(data_folder(root) / "fashion-mnist", FASHION_URLS, FASHION_MD5, FASHION_CLASSES, download)
 
 
 def parse_idx(data: bytes, name: str = "idx file") -> NDArray[np.uint8]:
@@ -70,9 +67,11 @@ def parse_idx(data: bytes, name: str = "idx file") -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # a view of bytes would be read-only
 
 
-def _arrays(folder: Path, urls: tuple[str, ...], md5s: tuple[str, ...], download: bool) -> list[NDArray[np.uint8]]:
+def _datasets(folder: Path, urls: tuple[str, ...], md5s: tuple[str, ...], classes: tuple[str, ...], download: bool) -> Datasets:
     flag("download", download)
-    return [_array(folder, name, urls, md5, download) for name, md5 in zip(FILES, md5s, strict=True)]
+    arrays = [_array(folder, name, urls, md5, download) for name, md5 in zip(FILES, md5s, strict=True)]
+    train, test = (_dataset(folder, images, labels, classes) for images, labels in (arrays[:2], arrays[2:]))
+    return Datasets(folder.name, train, test, classes)
 
 
 def _array(folder: Path, name: str, urls: tuple[str, ...], md5: str, download: bool) -> NDArray[np.uint8]:
@@ -82,11 +81,6 @@ def _array(folder: Path, name: str, urls: tuple[str, ...], md5: str, download: b
     if not packed.is_file():
         fetch(packed, [url + packed.name for url in urls], md5, download, looked_for=[plain])
     return parse_idx(gunzip(read_checked(packed, md5), str(packed), LARGEST), str(packed))
-
-
-def _datasets(folder: Path, arrays: list[NDArray[np.uint8]], classes: tuple[str, ...]) -> Datasets:
-    train, test = (_dataset(folder, images, labels, classes) for images, labels in (arrays[:2], arrays[2:]))
-    return Datasets(folder.name, train, test, classes)
 
 
 def _dataset(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], classes: tuple[str, ...]) -> Dataset:

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import shortened, whole
+from nnlite.atomic import shown
 from nnlite.backend.cpu.threads import map_shards
 from nnlite.data.files import read
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
 Size = tuple[int, int]
-_LONGEST = 150  # characters of a path in a message
+_LONGEST = 150  # characters of a reason in a message
 
 
 class ImageFiles:
@@ -36,10 +37,12 @@ class ImageFiles:
 
     def __init__(self, paths: Iterable[str | PathLike[str]], size: Sequence[int] | None = None, channels: int = 3) -> None:
         check_settings(size, channels)
-        self.paths = _objects([Path(path) for path in paths])
-        if not len(self.paths):
+        files = [Path(path) for path in paths]
+        if not files:
             raise DataError("there are no image files")
-        height, width = size or _common_size(self.paths)
+        self.paths: Any = np.empty(len(files), object)  # indexed like other arrays
+        self.paths[:] = files
+        height, width = size or _common_size(files)
         self.size, self.channels = (int(height), int(width)), int(channels)
 
     def __len__(self) -> int:
@@ -110,12 +113,6 @@ def find_damaged(paths: Sequence[Path]) -> dict[int, DataError]:
     return _for_each(lambda i: _read(paths[i], lambda image: image.load()), len(paths))
 
 
-def shown(path: Path) -> str:
-    """A path for a message; of a long one only the end."""
-    text = str(path)
-    return text if len(text) <= _LONGEST else f"...{text[-_LONGEST:]}"
-
-
 def _read(path: Path, use: Callable[[Any], Any]) -> Any:
     """`use(image)` of the image in a file; DataError, with the path, if the file is damaged or missing."""
     pillow = _pillow()
@@ -168,21 +165,12 @@ def _pixels(image: Any, size: Size, channels: int) -> Array:
 
 def _common_size(paths: Sequence[Path]) -> Size:
     """(H, W) of all images, from the files' headers."""
-    first: Size | None = None
-    for path in paths:
-        size = _read(path, lambda image: (image.height, image.width))
-        first = first or size
+    sizes = (_read(path, lambda image: (image.height, image.width)) for path in paths)
+    first: Size = next(sizes)
+    for path, size in zip(paths[1:], sizes, strict=True):
         if size != first:
             raise DataError(
                 f"the images have several sizes, {first} (height, width) in {shown(paths[0])} and {size} in {shown(path)}: "
                 "give size=(height, width), to which all are resized"
             )
-    assert first is not None
     return first
-
-
-def _objects(values: list[Any]) -> Any:
-    """(N,), so that they can be indexed like arrays."""
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array

@@ -26,14 +26,13 @@ class Engine:
         self.wrap: Wrap | None = None
         self.make_plan()
 
-    frozen_plan: Plan | None
-
     def make_plan(self) -> None:
         """Make the plan and forget all memory."""
         self.plan = make_plan(self.layers, self.in_shape, self.rewrite, self.wrap)
         self.frozen_whole = frozen_whole(self.layers)
         self.memories: dict[int, RunMemory] = {}
-        self.pool, self.frozen_plan = Pool(self.vectors.backend), None
+        self.pool = Pool(self.vectors.backend)
+        self.frozen_plan: Plan | None = None
         self.under_way: TrainingPass | None = None
         self._find_wanted()
 
@@ -66,10 +65,8 @@ class Engine:
 
     def memory_of(self, run: Run) -> RunMemory:
         """The memory that passes through this run reuse."""
-        memory = self.memories.get(id(run))
-        if memory is None:
-            memory = self.memories.setdefault(id(run), RunMemory(self.vectors, run, self.layer_ids, self.seed))
-        return memory
+        known = self.memories.get(id(run))  # of two threads that both make one, the first has its way
+        return known or self.memories.setdefault(id(run), RunMemory(self.vectors, run, self.layer_ids, self.seed))
 
     def infer(self, x: Array) -> Array:
         """The outputs, computed with running statistics."""
@@ -83,10 +80,9 @@ class Engine:
         self.under_way = current
         return z
 
-    def backward(self, delta: Array) -> Array:
+    def backward(self, current: TrainingPass, delta: Array) -> Array:
         """From dJ/dz of the pass in progress: fill the gradients, return dJ/dx."""
-        current, self.under_way = self.under_way, None
-        assert current is not None
+        self.under_way = None
         return current.backward(delta, self.all_wanted)
 
     def input_gradient(self, x: Array, delta: Array) -> Array:

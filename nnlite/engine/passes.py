@@ -36,8 +36,7 @@ class Stage:
 
     def each(self, work: Callable[[int, slice], None], on_error: Callable[[], None] = lambda: None) -> None:
         """Do `work(i, rows)` for each shard."""
-        backend = self.memory.vectors.backend
-        backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
+        self.memory.vectors.backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
 
 
 def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
@@ -45,14 +44,14 @@ def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
     return run.cut(n, vectors.params.dtype.itemsize) if vectors.backend.cuts_batches else [slice(0, n)]
 
 
-def load(value: Any, v: int, rows: slice, space: Workspace, dtype: Any) -> Array:
-    """Samples of a value; those of the user's array are cast to `dtype`, unless it is None."""
+def load(value: Any, name: str, rows: slice, space: Workspace, dtype: Any = None) -> Array:
+    """Samples of a value or delta; those of the user's array are cast to `dtype`, unless it is None. name: of the copy."""
     if type(value) is Batch:
-        return value.take(rows, f"value {v}", space.input)
+        return value.take(rows, name, space.input)
     a = value[rows]
     if dtype is None or (a.dtype == dtype and a.flags.c_contiguous):
         return a
-    room = space.input.get(f"input {v}", a.shape, dtype)
+    room = space.input.get(name, a.shape, dtype)
     room[...] = a
     return room
 
@@ -72,7 +71,7 @@ def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
     def work(i: int, rows: slice) -> None:
         space = memory.workspace()
         space.begin(rows, 0, stage.prepared, training=False, swept=False)
-        out[rows] = space.forward({0: load(x, 0, rows, space, dtype)}, {})[plan.output]
+        out[rows] = space.forward({0: load(x, "input", rows, space, dtype)}, {})[plan.output]
         memory.workspaces.append(space)
 
     stage.each(work)
@@ -93,7 +92,7 @@ def input_gradient(plan: Plan, memory: RunMemory, x: Array, delta: Array) -> Arr
         space.allow(wanted)
         space.write_to(gradient)
         space.begin(rows, 0, stage.prepared, training=False, swept=True)
-        space.forward({0: load(x, 0, rows, space, dtype)}, {})
+        space.forward({0: load(x, "input", rows, space, dtype)}, {})
         dx[rows] = space.backward({plan.output: delta[rows]}, {})[0]
         memory.workspaces.append(space)
         memory.gradients.append(gradient)
@@ -147,7 +146,7 @@ class TrainingPass:
 
     def _run_forward(self, stage: Stage, rows: slice, space: Workspace, targets: Values, swept: bool = False) -> Values:
         space.begin(rows, self.pass_id, stage.prepared, training=True, swept=swept)
-        values = {v: load(self.values[v], v, rows, space, self.input_dtype) for v in stage.run.loads}
+        values = {v: load(self.values[v], f"value {v}", rows, space, self.input_dtype) for v in stage.run.loads}
         if stage.run.entry is not None:
             ctx = space.contexts[stage.run.entry.makes]
             ctx.a, ctx.batch = values[stage.run.entry.reads[0]], stage.batch
@@ -215,7 +214,7 @@ class TrainingPass:
             space.allow(self.wanted)
             space.write_to(gradient)
             if loss_of is None:
-                deltas = {v: _take(self.deltas[v], v, rows, space) for v in run.receives if v in self.deltas}
+                deltas = {v: load(self.deltas[v], f"delta {v}", rows, space) for v in run.receives if v in self.deltas}
             else:
                 values = self._run_forward(stage, rows, space, {}, swept=True)
                 deltas = {self.plan.output: loss_of(values[self.plan.output], i, rows)}
@@ -234,7 +233,7 @@ class TrainingPass:
 
         stage.each(work, turnstile.break_open)
         if entry is not None:
-            stage.delta_batch = self._combine_deltas(stage, parts)
+            stage.delta_batch = self._combine_deltas(stage, entry, parts)
         self._give_back(self.deltas, run.receives)
         self._give_back(self.values, run.makes)
         self.deltas |= made
@@ -242,12 +241,10 @@ class TrainingPass:
     def _prepare_exit(self, exit: Step, behind: Stage, rows: slice, space: Workspace) -> None:
         """Give the barrier after this run what its backward pass reads."""
         ctx, v = space.contexts[exit.makes], exit.reads[0]
-        ctx.a = load(self.values[v], v, rows, space, self.input_dtype)
+        ctx.a = load(self.values[v], f"value {v}", rows, space, self.input_dtype)
         ctx.batch, ctx.delta_batch, ctx.prepared = behind.batch, behind.delta_batch, behind.prepared.get(exit.makes)
 
-    def _combine_deltas(self, stage: Stage, parts: list[Any]) -> Any:
-        entry = stage.run.entry
-        assert entry is not None
+    def _combine_deltas(self, stage: Stage, entry: Step, parts: list[Any]) -> Any:
         ctx = Context(self.vectors.backend, 0, Shard(0), self.vectors.dtype)
         ctx.batch, ctx.prepared = stage.batch, stage.prepared.get(entry.makes)
         stage.memory.direct.bind({entry.makes: ctx})
@@ -278,10 +275,6 @@ class TrainingPass:
             stage.memory.workspaces += [space for space in stage.spaces if space is not None]
             stage.spaces.clear()
         self._end()
-
-
-def _take(delta: Any, v: int, rows: slice, space: Workspace) -> Array:
-    return delta.take(rows, f"delta {v}", space.input) if type(delta) is Batch else delta[rows]
 
 
 def _store(targets: Values, values: Values) -> None:

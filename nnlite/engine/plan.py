@@ -24,8 +24,9 @@ class Run:
     forward, through the loss and backward at once.
     """
 
-    def __init__(self, steps: list[Step], entry: Step | None, exit: Step | None, whole: bool, sweeps: bool) -> None:
-        self.steps, self.entry, self.exit, self.whole, self.sweeps = steps, entry, exit, whole, sweeps
+    def __init__(self, steps: list[Step], entry: Step | None = None, whole: bool = False) -> None:
+        self.steps, self.entry, self.whole, self.sweeps = steps, entry, whole, False
+        self.exit: Step | None = None
         self.forward = self.backward = Stretch(steps, frozenset(), frozenset())
         self._cuts: dict[int, list[slice]] = {}
 
@@ -61,18 +62,16 @@ class Run:
 
     def cut(self, n: int, itemsize: int) -> list[slice]:
         """The shards of a batch of n."""
-        shards = self._cuts.get(n)
-        if shards is None:
+        if n not in self._cuts:
             barrier = [self.exit.layer] if self.exit else []
-            whole = [slice(0, n)]
-            shards = self._cuts[n] = whole if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps)
-        return shards
+            self._cuts[n] = [slice(0, n)] if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps)
+        return self._cuts[n]
 
 
 class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
-    output: the number of the last value.  shapes: of one sample of each value, in training.  images: the values that are images.
+    output: the number of the last value.  shapes: of one sample of each value, in training.  images: values that are images.
     takes_integers: whether all layers that read the input take integers unconverted.
     """
 
@@ -102,7 +101,8 @@ def make_plan(
     images = _find_images(training)
     _find_images(inference)
     runs = _cut_at_barriers(training)
-    whole = [_run(inference, whole=not all(_is_shardable(step.layer) for step in inference))]
+    is_whole = not all(step.layer.samplewise or isinstance(step.layer, BatchLayer) for step in inference)
+    whole = [Run(inference, whole=is_whole)]
     output = training[-1].makes
     for chain in (runs, whole):
         _follow(chain, output)
@@ -142,7 +142,7 @@ def _flatten(layers: dict[str, Layer], value: int, numbers: "count[int]", prefix
 
 
 def _find_images(steps: list[Step]) -> frozenset[int]:
-    """The values that a layer of images reads or makes, or that are connected with one by layers that follow; each step is told."""
+    """The values that layers of images read or make, and those connected with them by layers that follow; tells each step."""
     images, found = set[int](), -1
     while len(images) > found:
         found = len(images)
@@ -156,22 +156,14 @@ def _find_images(steps: list[Step]) -> frozenset[int]:
     return frozenset(images)
 
 
-def _is_shardable(layer: Layer) -> bool:
-    return layer.samplewise or isinstance(layer, BatchLayer)
-
-
-def _run(steps: list[Step], entry: Step | None = None, exit: Step | None = None, whole: bool = False) -> Run:
-    return Run(steps, entry, exit, whole, sweeps=False)
-
-
 def _cut_at_barriers(steps: list[Step]) -> list[Run]:
-    runs = [_run([])]
+    runs = [Run([])]
     for step in steps:
         if isinstance(step.layer, BatchLayer):
             runs[-1].exit = step
-            runs.append(_run([step], entry=step))
+            runs.append(Run([step], entry=step))
         elif not step.layer.samplewise:
-            runs += [_run([step], whole=True), _run([])]
+            runs += [Run([step], whole=True), Run([])]
         else:
             runs[-1].steps.append(step)
     runs = [run for run in runs if run.steps or run.exit]

@@ -6,14 +6,11 @@ The results are the same bits, except for convolutions that pool, where sums hav
 import copy
 from collections import Counter
 from collections.abc import Iterator
-from typing import TypeGuard, TypeVar
 
 from nnlite.backend import Array
 from nnlite.engine.steps import Step
 from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, ReLU
 from nnlite.layers.base import Context, Layer, Shape
-
-L = TypeVar("L", bound=Layer)
 
 
 def fuse(steps: list[Step]) -> list[Step]:
@@ -34,7 +31,7 @@ def _pool_before_relu(steps: list[Step]) -> list[Step]:
     """ReLU then max-pool is max-pool then ReLU, forward and backward, on a fraction of the values."""
     rewritten = list(steps)
     for i, relu, pool in _neighbours(steps):
-        if type(relu.layer) is ReLU and _is(pool.layer, MaxPool2D):
+        if type(relu.layer) is ReLU and type(pool.layer) is MaxPool2D:
             rewritten[i] = Step(pool.path, pool.layer, relu.reads, relu.makes)
             rewritten[i + 1] = _relu_step(ReLU(), pool.layer.out_shape, relu, pool)
     return rewritten
@@ -52,7 +49,7 @@ def _pool_in_conv(steps: list[Step]) -> list[Step]:
     rewritten: list[Step | None] = list(steps)
     for i, first, second in _neighbours(steps):
         conv, pool = first.layer, second.layer
-        if _is(conv, Conv2D) and _is(pool, MaxPool2D) and _can_pool(conv, pool):
+        if type(conv) is Conv2D and type(pool) is MaxPool2D and _can_pool(conv, pool):
             rewritten[i : i + 2] = None, Step(first.path, _with_pool(conv, pool), first.reads, second.makes)
     return [step for step in rewritten if step is not None]
 
@@ -99,7 +96,3 @@ def _with_pool(conv: Conv2D, pool: MaxPool2D) -> Conv2D:
     twin.plan = conv.backend.conv_plan(conv.plan.window.before(window), conv.filters, conv.groups, conv.bias, window.kernel)
     twin.out_shape = pool.out_shape
     return twin
-
-
-def _is(layer: Layer, kind: type[L]) -> TypeGuard[L]:
-    return type(layer) is kind

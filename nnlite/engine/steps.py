@@ -15,7 +15,8 @@ class Step:
     ends: the values that no later step reads. over: the input that forward may overwrite, or None.
     delta_in_place: backward may overwrite its delta; buffer: the number of the thread's buffer for its result.
     adds: whether its result is added to the delta of the same value from a later step that also reads it: in place, or in the
-    buffer sum_buffer.  images: the plan's values that are images.  completes: the values from before the run whose deltas are complete after it.
+    buffer sum_buffer.  images: values that are images.
+    completes: the values from before the run whose deltas are complete after it.
     """
 
     def __init__(self, path: str, layer: Layer, reads: tuple[int, ...], makes: int) -> None:

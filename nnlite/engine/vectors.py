@@ -1,9 +1,9 @@
-"""The flat vectors of a model: parameters, gradients, buffers; layers and names hold views of them."""
+"""The values of a model: flat vectors of parameters, gradients and buffers, of which layers and names hold views."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 from nnlite.arguments import listing, shortened
 from nnlite.backend import Array, Backend, ReadersWriterLock, single_threaded_blas
@@ -12,14 +12,10 @@ from nnlite.init import initial_values
 from nnlite.layers.base import Layer, Slot
 
 
-def walk(layers: dict[str, Layer], prefix: str = "") -> Iterator[tuple[str, Layer]]:
+def walk(layers: dict[str, Layer]) -> Iterator[tuple[str, Layer]]:
     """All layers without children, depth first, with their paths."""
     for name, layer in layers.items():
-        children = layer.children()
-        if children:
-            yield from walk(children, f"{prefix}{name}.")
-        else:
-            yield prefix + name, layer
+        yield from ((path, leaf) for path, leaf in everything(layer, name) if not leaf.children())
 
 
 def everything(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
@@ -78,18 +74,7 @@ class Vectors:
         self.params, self.buffers = backend.empty(_end(self.trained), dtype), backend.empty(_end(self.kept), dtype)
         self.grads = backend.zeros(_end(self.trained), dtype)
         self._fill(seed)
-        self.bind()
         self.refresh()
-
-    @property
-    def slots(self) -> list[tuple[Slot, Array]]:
-        """All slots, each with the vector that holds it."""
-        return [(s, self.params) for s in self.trained] + [(s, self.buffers) for s in self.kept]
-
-    def bind(self) -> None:
-        """Make the layers' arrays views of the vectors."""
-        for slot, vector in self.slots:
-            slot.layer.bind(slot.attribute, vector[slot.place].reshape(slot.parameter.shape))
 
     def named(self, slots: list[Slot], vector: Array) -> dict[str, Array]:
         """Views of `vector` by name."""
@@ -170,10 +155,14 @@ class Vectors:
         self._frozen = _merge([slot.place for slot in self.frozen])
 
     def _fill(self, seed: int) -> None:
-        """Values of layers that were already built move here; the others are drawn, in order, from one generator."""
+        """Values of layers that were already built move here; the others are drawn, in order, from one generator.
+
+        The layers' arrays become views of the vectors.
+        """
+        slots = [(slot, self.params) for slot in self.trained] + [(slot, self.buffers) for slot in self.kept]
         with single_threaded_blas:
             draw = initial_values(seed)
-            for slot, vector in self.slots:
+            for slot, vector in slots:
                 held = slot.layer.__dict__.get(slot.attribute)
                 if held is not None and held.shape != slot.parameter.shape:
                     raise ShapeError(
@@ -184,6 +173,93 @@ class Vectors:
                 if values.ndim and values.shape != slot.parameter.shape:
                     raise ShapeError(f"the init of {slot.name} gave the shape {values.shape}, not {slot.parameter.shape}")
                 vector[slot.place] = values.reshape(-1)
+                slot.layer.bind(slot.attribute, vector[slot.place].reshape(slot.parameter.shape))
+
+
+class Valued(Layer):
+    """A layer with the values of all layers inside it, whole or a part of another one, its owner."""
+
+    vectors: Vectors
+    _moved_to: str | None
+
+    @property
+    def params(self) -> Array:
+        """All trained values in one vector; layers hold views of it."""
+        return self.vectors.params
+
+    @params.setter
+    def params(self, value: Any) -> None:
+        self._copy_into(self.vectors.params, value)
+
+    @property
+    def grads(self) -> Array:
+        """dJ/d(params) of the last backward pass; zero where frozen."""
+        return self.vectors.grads
+
+    @grads.setter
+    def grads(self, value: Any) -> None:
+        self._copy_into(self.vectors.grads, value)
+
+    @property
+    def buffers(self) -> Array:
+        """Values that are saved but not trained: running statistics."""
+        return self.vectors.buffers
+
+    @buffers.setter
+    def buffers(self, value: Any) -> None:
+        self._copy_into(self.vectors.buffers, value)
+
+    def _copy_into(self, vector: Array, value: Any) -> None:
+        if value is not vector:
+            array = self.backend.asarray(value)
+            if array.shape != vector.shape:
+                raise ShapeError(f"this vector has shape {vector.shape}, not {array.shape}")
+            vector[...] = array
+
+    def named_params(self) -> dict[str, Array]:
+        """Views of `params` by name, such as "0.W"."""
+        self._root()
+        return self.vectors.named(self.vectors.trained, self.params)
+
+    def named_grads(self) -> dict[str, Array]:
+        """Views of `grads` by the names of the parameters."""
+        self._root()
+        return self.vectors.named(self.vectors.trained, self.grads)
+
+    def named_buffers(self) -> dict[str, Array]:
+        """Views of `buffers` by name, such as "1.running_mean"."""
+        self._root()
+        return self.vectors.named(self.vectors.kept, self.buffers)
+
+    def snapshot(self) -> tuple[Array, Array]:
+        """Copies of params and buffers, taken between two updates."""
+        with self.lock.reading():
+            return self.params.copy(), self.buffers.copy()
+
+    def restore(self, snapshot: tuple[Array, Array]) -> None:
+        """Restore the values of a snapshot."""
+        with self.updating():
+            self.params[...], self.buffers[...] = (self.backend.asarray(v) for v in snapshot)
+
+    def updating(self) -> AbstractContextManager[None]:
+        """Block inference while the parameters change: `with model.updating(): ...`."""
+        return self.lock.writing()
+
+    @property
+    def lock(self) -> ReadersWriterLock:
+        """The lock between inference and changes of parameters or statistics: one for the whole model."""
+        self._root()
+        return self.vectors.lock
+
+    def _root(self) -> "Valued":
+        """The model that holds the values: this one, or the one that it is a part of. StateError where there is none."""
+        if self.owner is None:
+            raise StateError("this Sequential has no input_shape: give it one, or make it a part of a model that has one")
+        root = cast(Valued, self.owner)
+        moved = self._moved_to or root._moved_to
+        if moved is not None:
+            raise StateError(f"{moved} now belongs to another model; copy.deepcopy layers to keep both")
+        return root
 
 
 def _slots(leaves: list[tuple[str, Layer]], trained: bool) -> list[Slot]:

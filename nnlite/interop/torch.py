@@ -15,10 +15,11 @@ from nnlite.engine.plan import flatten
 from nnlite.engine.steps import Step
 from nnlite.errors import FileError, StateError
 from nnlite.layers.base import Elementwise, Shape, Slot
+from nnlite.layers.sequence import OfSequences
 from nnlite.model import Sequential
 from nnlite.weights import Taken, check_names, renamed, take
 
-THEIRS = {"W": "weight", "gamma": "weight", "b": "bias", "beta": "bias"}  # other names are the same
+THEIRS = {"W": "weight", "gamma": "weight", "slopes": "weight", "b": "bias", "beta": "bias"}  # other names are the same
 COUNTER = "num_batches_tracked"  # of a BatchNorm: nnlite's momentum needs none
 
 
@@ -120,7 +121,7 @@ def _by_module(named: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _orders(model: Sequential) -> dict[str, Shape]:
-    """The shapes of the images whose values a layer reads in a row, by its path."""
+    """The shapes of the images or sequences whose values a layer reads in a row, by its path."""
     steps = flatten(model.children())
     makers = {step.makes: step for step in steps}
     orders = {}
@@ -136,30 +137,37 @@ def _orders(model: Sequential) -> dict[str, Shape]:
 def _flattened(step: Step, makers: dict[int, Step]) -> Shape | None:
     for before in (makers[v] for v in step.reads if v in makers):
         if isinstance(before.layer, layers.Reshape):
-            return before.layer.in_shape if len(before.layer.in_shape) == 3 else None
+            given = before.layer.in_shape
+            return given if len(given) == 3 or (len(given) == 2 and _follows_sequences(before, makers)) else None
         keeps_order = isinstance(before.layer, Elementwise | layers.BatchNorm | layers.LayerNorm)
         if keeps_order and (shape := _flattened(before, makers)) is not None:
             return shape
     return None
 
 
+def _follows_sequences(step: Step, makers: dict[int, Step]) -> bool:
+    """Whether PyTorch has (N, C, T) there: behind a layer that takes it."""
+    before = [makers[v] for v in step.reads if v in makers]
+    return any(isinstance(b.layer, OfSequences) or _follows_sequences(b, makers) for b in before)
+
+
 def _ours(array: Array, slot: Slot, orders: dict[str, Shape]) -> Array:
     """PyTorch's array as nnlite stores it; one of another shape as it is, for the message."""
-    if array.ndim == 4:
-        return array.transpose(0, 2, 3, 1)
+    if array.ndim > 2:
+        return np.moveaxis(array, 1, -1)
     order = _order(slot, orders)
     if order is None or array.shape[-1] != math.prod(order):
         return array
-    h, w, c = order
-    return np.moveaxis(array.reshape(*array.shape[:-1], c, h, w), -3, -1).reshape(array.shape)
+    *size, channels = order
+    return np.moveaxis(array.reshape(*array.shape[:-1], channels, *size), -len(order), -1).reshape(array.shape)
 
 
 def _theirs(array: Array, slot: Slot, orders: dict[str, Shape]) -> Array:
     order = _order(slot, orders)
-    if array.ndim == 4:
-        array = array.transpose(0, 3, 1, 2)
-    elif order is not None:
-        array = np.moveaxis(array.reshape(*array.shape[:-1], *order), -1, -3).reshape(array.shape)
+    if array.ndim > 2:
+        array = np.moveaxis(array, -1, 1)
+    elif order is not None and array.shape[-1] == math.prod(order):
+        array = np.moveaxis(array.reshape(*array.shape[:-1], *order), -1, -len(order)).reshape(array.shape)
     return np.ascontiguousarray(array)
 
 

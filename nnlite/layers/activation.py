@@ -4,9 +4,10 @@ import math
 from functools import partial
 from typing import Any, Literal
 
-from nnlite.arguments import choice, number
+from nnlite.arguments import choice, flag, number
 from nnlite.backend import Array, Backend
-from nnlite.layers.base import Context, Elementwise, Layer
+from nnlite.init import constant
+from nnlite.layers.base import Context, Elementwise, Layer, Shape
 
 _LINEAR, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 _FAR_OF_TANH = 10.0  # beyond, tanh u is 1 to the last bit, and a^3 might overflow
@@ -47,6 +48,38 @@ class LeakyReLU(Elementwise):
 
     def _sloped(self, values: Array) -> Array | float:
         return float(self.slope) * values if self.slope else 0.0  # 0 times infinity is NaN
+
+
+class PReLU(Elementwise):
+    """y = max(a, 0) + s min(a, 0): a ReLU with a learned slope s below zero, of each channel or of all.
+
+    a, y: (N, ..., C)   slopes, s: (C,), or with shared (1,)
+    Backward:   dJ/ds = sum of delta min(a, 0)    dJ/da = delta where a > 0, else s delta
+
+    slope: the initial value of each s.  shared: whether all channels have one.  Source: He et al. 2015, Delving Deep into
+    Rectifiers, equations 1 and 8 to 10.  Raises ValueError for a slope that is no number.
+    """
+
+    keeps = "input"
+
+    def __init__(self, slope: float = 0.25, *, shared: bool = False) -> None:
+        self.slope, self.shared = number("slope", slope), flag("shared", shared)
+
+    def build(self, in_shape: Shape) -> Shape:
+        self.declare("slopes", (1,) if self.shared else in_shape[-1:], constant(float(self.slope)))
+        return in_shape
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        ctx.a = a
+        below = self.slopes * self.xp.minimum(a, 0)
+        return self.xp.add(below, self.xp.maximum(a, 0), out=ctx.out)
+
+    def backward(self, delta: Array, ctx: Context) -> Array:
+        if ctx.trained:
+            below = self.backend.rows(self.xp.minimum(ctx.a, 0))
+            sums = self.backend.column_products(self.backend.rows(delta), below)
+            ctx.dslopes[...] = sums.sum() if self.shared else sums
+        return self.xp.multiply(delta, self.xp.where(ctx.a > 0, 1, self.slopes), out=ctx.out)
 
 
 class Sigmoid(Elementwise):

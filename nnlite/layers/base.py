@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import inspect
 
 from nnlite.arguments import as_call, constructor, shortened, whole
-from nnlite.backend import Array, Backend, Memory, get_backend
+from nnlite.backend import Array, Backend, Memory, get_numpy_backend
 from nnlite.errors import ShapeError
 from nnlite.init import DeclaredShape
 
@@ -124,8 +124,8 @@ class Layer:
     that files name for it and its subclasses; None: its own. `takes_integers`: as the first layer it gets integers unconverted,
     such as the ids of an embedding; its backward may return None. Otherwise inputs are cast to the model's dtype.
     `images`: whether the arrays of three axes a sample that it reads and makes are images, which a backend stores in an order
-    of its own; None: if those of a neighbouring layer are, as for all `elementwise` layers. Other arrays are stored in the order
-    of their shape.
+    of its own; None: if those of a neighbouring layer are, as for all `elementwise` layers. Other arrays are stored in
+    the order of their shape.
     `ends_with_relu`: set only by `engine/rewrite.py`, on a twin of the layer whose outputs include the ReLU.
     """
 
@@ -139,7 +139,7 @@ class Layer:
     images: ClassVar[bool | None] = False
     ends_with_relu = False
 
-    backend: Backend = get_backend("cpu")
+    backend: Backend = get_numpy_backend()
     in_shape: Shape
     out_shape: Shape
     declared: dict[str, Parameter]
@@ -350,3 +350,9 @@ def wrong_input(wanted: Shape, shape: Shape) -> str:
         (*shape[2:], *shape[1:2]): ": np.moveaxis(x, 1, -1) puts the channels last",
     }
     return f"expects inputs (N, {', '.join(map(str, wanted))}), got {shape}{remedies.get(wanted, '')}"
+
+
+def check_images(in_shape: Shape) -> None:
+    """Raise ShapeError for a sample that is no image."""
+    if len(in_shape) != 3:
+        raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")

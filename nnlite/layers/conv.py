@@ -1,4 +1,4 @@
-"""The convolution."""
+"""The convolution, and that of each channel by itself."""
 
 from typing import Any
 
@@ -62,8 +62,11 @@ class Conv2D(Layer):
         return self.plan.forward(a, ctx.prepared, ctx, ctx.out, self.ends_with_relu)
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
+        db = ctx.db if ctx.trained and self.bias else None
+        if ctx.trained and ctx.needs_delta:
+            return self.plan.gradients(ctx.a, delta, ctx.prepared, ctx, ctx.dW, db, ctx.out)
         if ctx.trained:
-            self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW, ctx.db if self.bias else None)
+            self.plan.weight_gradient(ctx.a, delta, ctx, ctx.dW, db)
         return self.plan.input_gradient(delta, ctx.prepared, ctx, ctx.out) if ctx.needs_delta else None
 
     def flops(self) -> int:
@@ -74,3 +77,32 @@ class Conv2D(Layer):
 
     def temporaries(self) -> int:
         return self.plan.temporaries
+
+
+class DepthwiseConv2D(Conv2D):
+    """A convolution of each channel by itself, with `multiplier` filters: `Conv2D` with as many groups as channels.
+
+    z[i, j, m c + k] = W[m c + k] patch(a, i, j)[c] + b[m c + k],  m = multiplier,  k = 0 ... m - 1
+    a: (N, H, W, C)   W: (m C, kh, kw, 1)   b: (m C,)   z: (N, OH, OW, m C)
+
+    The other arguments are those of `Conv2D`.  Source: Howard et al. 2017, equation 3.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        *,
+        multiplier: int = 1,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        bias: bool = True,
+        init: Init = "he_normal",
+    ) -> None:
+        super().__init__(1, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias, init=init)
+        self.multiplier = whole("multiplier", multiplier, 1)
+
+    def build(self, in_shape: Shape) -> Shape:
+        self.groups = in_shape[-1] if in_shape else 1
+        self.filters = self.groups * int(self.multiplier)
+        return super().build(in_shape)

@@ -1,8 +1,8 @@
-"""Dropout."""
+"""Dropout, of values and of channels."""
 
 from nnlite.arguments import number
 from nnlite.backend import Array
-from nnlite.layers.base import Context, Elementwise
+from nnlite.layers.base import Context, Elementwise, Shape, check_images
 
 
 class Dropout(Elementwise):
@@ -23,10 +23,29 @@ class Dropout(Elementwise):
         if not ctx.training:
             return a
         shard, stream = ctx.shard, (ctx.layer_id, ctx.shard.pass_id)
-        ctx.mask = self.backend.dropout_mask(shard.seed, stream, shard.start, a.shape, float(self.rate), a.dtype)
+        ctx.mask = self.backend.dropout_mask(shard.seed, stream, shard.start, self._shape(a), float(self.rate), a.dtype)
         return self.backend.drop(a, ctx.mask, ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         if not ctx.training:
             return delta
         return self.backend.drop(delta, ctx.mask, ctx.out)
+
+    def _shape(self, a: Array) -> tuple[int, ...]:
+        """The shape of the mask."""
+        shape: tuple[int, ...] = a.shape
+        return shape
+
+
+class SpatialDropout2D(Dropout):
+    """y = a m / (1 - rate) with one m for each channel of a sample: whole channels are dropped.     a: (N, H, W, C)   m: (N, C)
+
+    rate: as for `Dropout`.  Raises ShapeError for inputs that are not images.  Source: Tompson et al. 2015, section 3.2.
+    """
+
+    def build(self, in_shape: Shape) -> Shape:
+        check_images(in_shape)
+        return in_shape
+
+    def _shape(self, a: Array) -> tuple[int, ...]:
+        return len(a), 1, 1, a.shape[3]

@@ -1,11 +1,11 @@
-"""Normalisation: of each channel over the batch, of each sample over its channels, and of the data itself."""
+"""Normalisation: of each channel over the batch, of each sample over its channels or groups of them, and of the data itself."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from nnlite.arguments import flag, number, numbers, shortened
+from nnlite.arguments import flag, number, numbers, shortened, whole
 from nnlite.backend import Array, Backend, Memory
 from nnlite.errors import ShapeError
 from nnlite.layers.base import BatchLayer, Context, Elementwise, Layer, Shape
@@ -85,7 +85,7 @@ class Moments(NamedTuple):
 class BatchNorm(BatchLayer):
     """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each channel over the batch and all pixels.
 
-    a, y: (N, C) or (N, H, W, C)   gamma, beta, running_mean, running_var: (C,)   m = N or N H W: values per channel
+    a, y: (N, C), (N, T, C) or (N, H, W, C)   gamma, beta, running_mean, running_var: (C,)   m = N, N T, N H W: values a channel
 
     Backward:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
                 dJ/da = gamma / sqrt(var + eps) (delta - dJ/dbeta / m - x dJ/dgamma / m)
@@ -105,8 +105,8 @@ class BatchNorm(BatchLayer):
         self.scale, self.shift = flag("scale", scale), flag("shift", shift)
 
     def build(self, in_shape: Shape) -> Shape:
-        if len(in_shape) not in (1, 3):
-            raise ShapeError(f"expects (channels,) or (height, width, channels), got {shortened(in_shape)}")
+        if len(in_shape) not in (1, 2, 3):
+            raise ShapeError(f"expects (channels,), (length, channels) or (height, width, channels), got {shortened(in_shape)}")
         channels = in_shape[-1:]
         if self.scale:
             self.declare("gamma", channels, "ones")
@@ -181,22 +181,16 @@ class FrozenBatchNorm(Elementwise):
         return self.backend.by_column("multiply", delta, ctx.prepared.scale, ctx.out)
 
 
-class LayerNorm(Layer):
-    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each sample (and pixel) over its C channels.
+class SampleNorm(Layer):
+    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var over values of one sample that a subclass chooses.
 
-    a, y: (N, ..., C)   gamma, beta: (C,)
-
-    Backward, with d = gamma delta:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
-                                      dJ/da = (d - mean of d - x mean of (d x)) / sqrt(var + eps)
-
-    A sample of equal values gives beta.  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
-    Raises ValueError for other arguments.  Source: Ba, Kiros and Hinton 2016, equation 4.
+    Backward: see `LayerNorm`.
     """
 
     keeps, shares_memory, images = None, False, None
-
-    def __init__(self, *, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
-        self.eps, self.scale, self.shift = number("eps", eps, least=0), flag("scale", scale), flag("shift", shift)
+    eps: float
+    scale: bool
+    shift: bool
 
     def build(self, in_shape: Shape) -> Shape:
         if self.scale:
@@ -205,12 +199,20 @@ class LayerNorm(Layer):
             self.declare("beta", in_shape[-1:], "zeros")
         return in_shape
 
+    def _first(self, a: Array) -> Array:
+        """One of the values that each mean is over."""
+        raise NotImplementedError
+
+    def _mean(self, a: Array) -> Array:
+        """The means, in a shape that can be subtracted from a."""
+        raise NotImplementedError
+
     def forward(self, a: Array, ctx: Context) -> Array:
         # About the first value: equal values give exactly 0; their rounded mean would not.
-        x = a - a[..., :1]
-        x -= x.mean(axis=-1, keepdims=True)
+        x = a - self._first(a)
+        x -= self._mean(x)
         squares = self.xp.multiply(x, x, out=ctx.out)
-        ctx.inv_std = 1 / self.xp.sqrt(squares.mean(axis=-1, keepdims=True) + float(self.eps))
+        ctx.inv_std = 1 / self.xp.sqrt(self._mean(squares) + float(self.eps))
         x *= ctx.inv_std
         ctx.x = x
         y = self.xp.multiply(x, self.gamma if self.scale else 1, out=squares)
@@ -226,11 +228,71 @@ class LayerNorm(Layer):
             ctx.dgamma[...] = self.backend.column_products(rows, self.backend.rows(ctx.x))
         xp, products = self.xp, self.backend.scratch_batch("products", delta.shape, delta.dtype)
         d = xp.multiply(delta, self.gamma if self.scale else 1, out=ctx.out)
-        slope = xp.multiply(d, ctx.x, out=products).mean(axis=-1, keepdims=True)
-        d -= d.mean(axis=-1, keepdims=True)
+        slope = self._mean(xp.multiply(d, ctx.x, out=products))
+        d -= self._mean(d)
         d -= xp.multiply(ctx.x, slope, out=products)
         d *= ctx.inv_std
         return d
+
+
+class LayerNorm(SampleNorm):
+    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of each sample (and pixel) over its C channels.
+
+    a, y: (N, ..., C)   gamma, beta: (C,)
+
+    Backward, with d = gamma delta:   dJ/dbeta = sum of delta    dJ/dgamma = sum of delta x
+                                      dJ/da = (d - mean of d - x mean of (d x)) / sqrt(var + eps)
+
+    A sample of equal values gives beta.  eps: not negative, in units of a^2.  scale, shift: whether there are gamma and beta.
+    Raises ValueError for other arguments.  Source: Ba, Kiros and Hinton 2016, equation 4.
+    """
+
+    def __init__(self, *, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
+        self.eps, self.scale, self.shift = number("eps", eps, least=0), flag("scale", scale), flag("shift", shift)
+
+    def _first(self, a: Array) -> Array:
+        return a[..., :1]
+
+    def _mean(self, a: Array) -> Array:
+        return a.mean(axis=-1, keepdims=True)
+
+
+class GroupNorm(SampleNorm):
+    """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var of a sample over all pixels and a group of channels.
+
+    a, y: (N, ..., C)   gamma, beta: (C,)   a group: C / groups neighbouring channels; with as many groups as channels it is
+    instance normalisation.   Backward: as for `LayerNorm`, with means over a group.
+
+    A group of equal values gives beta.  eps, scale, shift: as for `LayerNorm`.  Raises ValueError for other arguments,
+    ShapeError for groups that do not divide the channels.  Source: Wu and He 2018, equations 1, 2 and 7.
+    """
+
+    def __init__(self, groups: int, *, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
+        self.groups, self.eps = whole("groups", groups, 1), number("eps", eps, least=0)
+        self.scale, self.shift = flag("scale", scale), flag("shift", shift)
+
+    def build(self, in_shape: Shape) -> Shape:
+        if not in_shape or in_shape[-1] % self.groups:
+            raise ShapeError(f"groups={self.groups} must divide the channels of {shortened(in_shape)}")
+        return super().build(in_shape)
+
+    def _first(self, a: Array) -> Array:
+        return self._for_each_channel(a[(slice(None), *[slice(1)] * (a.ndim - 2), slice(None, None, self._width))])
+
+    def _mean(self, a: Array) -> Array:
+        images = a if a.ndim == 4 else a.reshape(len(a), -1, 1, a.shape[-1])
+        sums = self.backend.pixel_sums(images).reshape(len(a), -1, self._width).sum(axis=2)
+        means = (sums / (a[0].size // int(self.groups))).astype(a.dtype)
+        return self._for_each_channel(means.reshape(len(a), *[1] * (a.ndim - 2), -1))
+
+    @property
+    def _width(self) -> int:
+        """Channels of a group."""
+        return self.in_shape[-1] // int(self.groups)
+
+    def _for_each_channel(self, of_groups: Array) -> Array:
+        """(N, 1, ..., groups) -> (N, 1, ..., C)"""
+        return self.xp.repeat(of_groups, self._width, axis=-1)
 
 
 class Normalize(Elementwise):

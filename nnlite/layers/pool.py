@@ -3,7 +3,7 @@
 from nnlite.arguments import flag, pair, shortened, window_padding
 from nnlite.backend import Array, Padding, Pair, Window
 from nnlite.errors import ShapeError
-from nnlite.layers.base import Context, Layer, Shape
+from nnlite.layers.base import Context, Layer, Shape, check_images
 
 
 class Pooling(Layer):
@@ -85,8 +85,7 @@ class GlobalAvgPool2D(Pooling):
     """y = the mean of a over all pixels.     a: (N, H, W, C)   y: (N, C)     Backward: dJ/da = delta / (H W) everywhere."""
 
     def build(self, in_shape: Shape) -> Shape:
-        if len(in_shape) != 3:
-            raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
+        check_images(in_shape)
         return (in_shape[2],)
 
     def forward(self, a: Array, ctx: Context) -> Array:
@@ -106,10 +105,10 @@ class GlobalMaxPool2D(Pooling):
     """
 
     def build(self, in_shape: Shape) -> Shape:
-        if len(in_shape) != 3:
-            raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
-        self.plan = self.backend.max_pool_plan(Window.of(in_shape, in_shape[:2], stride=in_shape[:2]))
-        return (in_shape[2],)
+        check_images(in_shape)
+        height, width, channels = in_shape
+        self.plan = self.backend.max_pool_plan(Window.of(in_shape, (height, width), (height, width)))
+        return (channels,)
 
     def forward(self, a: Array, ctx: Context) -> Array:
         return self.plan.forward(a, ctx, None).reshape(len(a), -1)

@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-from nnlite.arguments import choice, pair, shortened
+from nnlite.arguments import choice, pair
 from nnlite.backend import Array, Pair
 from nnlite.backend.window import both
-from nnlite.errors import ShapeError
-from nnlite.layers.base import Context, Layer, Shape
+from nnlite.layers.base import Context, Layer, Shape, check_images
 
 Tap = tuple[float, slice, slice]  # a share, the pixels that it is taken of, along one axis, and where it goes
 
@@ -30,8 +29,7 @@ class Upsample2D(Layer):
         self.factor, self.mode = pair("factor", factor), choice("mode", mode, "nearest", "bilinear")
 
     def build(self, in_shape: Shape) -> Shape:
-        if len(in_shape) != 3:
-            raise ShapeError(f"expects images of shape (height, width, channels), got {shortened(in_shape)}")
+        check_images(in_shape)
         (height, width, channels), (fh, fw) = in_shape, both(self.factor)
         self.taps = [_taps(size, f, self.mode == "bilinear") for size, f in ((height, fh), (width, fw))]
         return (fh * height, fw * width, channels)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nnlite.arguments import choice, listing, whole
 from nnlite.backend import backend_of
 from nnlite.errors import DataError
-from nnlite.metrics.labels import OfLabels
+from nnlite.metrics.base import OfLabels
 
 Average = Literal["auto", "binary", "macro", "micro"] | None
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnlite.errors import DataError
 from nnlite.losses import softmax
-from nnlite.metrics.labels import OfLabels
+from nnlite.metrics.base import OfLabels
 
 
 class _OfRanks(OfLabels):

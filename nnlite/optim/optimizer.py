@@ -26,28 +26,29 @@ class Places(Protocol):
     trained: list[Slot]
     frozen: list[Slot]
 
-    def select(self, wanted: Callable[[Slot], bool] | None = None) -> list[slice]: ...
+    def select(self, wanted: Callable[[Slot], bool] | None = None) -> list[slice]:
+        """The places of the wanted (None: all), unfrozen parameters, neighbours as one slice."""
 
-    def stretches(self, key: Callable[[Slot], Any]) -> dict[Any, list[slice]]: ...
+    def stretches(self, key: Callable[[Slot], Any]) -> dict[Any, list[slice]]:
+        """The places of the unfrozen parameters, by `key(slot)`, neighbours as one slice."""
 
 
 class Trainable(Protocol):
     """What an optimiser updates: a `Sequential`, or anything with these attributes."""
 
     backend: Backend
+    params: Array
+    grads: Array
 
     @property
-    def params(self) -> Array: ...
+    def vectors(self) -> Places:
+        """The places of the parameters."""
 
-    @property
-    def grads(self) -> Array: ...
+    def named_grads(self) -> dict[str, Array]:
+        """Views of `grads` by the names of the parameters."""
 
-    @property
-    def vectors(self) -> Places: ...
-
-    def named_grads(self) -> dict[str, Array]: ...
-
-    def updating(self) -> AbstractContextManager[None]: ...
+    def updating(self) -> AbstractContextManager[None]:
+        """Block inference while the parameters change."""
 
 
 class Optimizer(Configured):

@@ -16,7 +16,6 @@ from nnlite.model import Sequential
 
 Array = NDArray[Any]
 
-
 norm = np.linalg.norm
 _STEPS = (1e-5, 1e-6, 1e-7)  # of the direction's largest entry; the smaller ones only near a kink, as they round more
 _NUDGES = 8
@@ -71,49 +70,44 @@ def _float64_copy(layer: Layer, in_shape: tuple[int, ...]) -> Sequential:
 
 
 def _check(model: Sequential, x: Array, rng: np.random.Generator, tolerance: float, pass_id: int) -> None:
-    def forward(inputs: Array) -> Array:
+    to_host = model.backend.to_host
+    x = model.backend.asarray(x).copy()
+
+    def forward() -> Array:
         held = model.buffers.copy()
-        z: Array = to_host(model.forward(inputs, training=True, pass_id=pass_id))
+        z: Array = to_host(model.forward(x, training=True, pass_id=pass_id))
         model.buffers[...] = held
         return z
 
-    to_host = model.backend.to_host
-    z = forward(x)
-    u = rng.standard_normal(z.shape)
+    u = rng.standard_normal(forward().shape)
     dx = to_host(model.backward(u)).copy()
     gradients = {name: to_host(g).copy() for name, g in model.named_grads().items()}
-    _compare(model, "dJ/dx", x, dx, u, forward, rng, tolerance, lambda moved: forward(moved))
+    _compare(model, "dJ/dx", x, dx, u, forward, rng, tolerance)
     for name, parameter in model.named_params().items():
-        at = _at(parameter, x, forward, model.backend.asarray)
-        _compare(model, f"dJ/d({name})", to_host(parameter), gradients[name], u, forward, rng, tolerance, at)
-
-
-def _at(
-    parameter: Array, x: Array, forward: Callable[[Array], Array], asarray: Callable[[Array], Array]
-) -> Callable[[Array], Array]:
-    def moved(value: Array) -> Array:
-        held = parameter.copy()
-        parameter[...] = asarray(value)
-        z = forward(x)
-        parameter[...] = held
-        return z
-
-    return moved
+        _compare(model, f"dJ/d({name})", parameter, gradients[name], u, forward, rng, tolerance)
 
 
 def _compare(
     model: Sequential,
     what: str,
-    theta: Array,
+    moving: Array,
     gradient: Array,
     u: Array,
-    forward: Callable[[Array], Array],
+    forward: Callable[[], Array],
     rng: np.random.Generator,
     tolerance: float,
-    f: Callable[[Array], Array],
 ) -> None:
+    """moving: the array on the device, of the inputs or of a parameter, which `forward()` reads."""
+    theta = model.backend.to_host(moving).copy()
+
+    def f(value: Array) -> Array:
+        moving[...] = model.backend.asarray(value)
+        z = forward()
+        moving[...] = model.backend.asarray(theta)
+        return z
+
     v = rng.standard_normal(theta.shape)
-    centre, theta = f(theta), theta.copy()
+    centre = f(theta)
     for step in _STEPS:
         h = step / max(1.0, abs(v).max(initial=0))
         after, before = f(theta + h * v), f(theta - h * v)

@@ -2,12 +2,11 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from nnlite.arguments import whole
 from nnlite.backend import Array, get_num_threads
-from nnlite.engine.steps import Step
 from nnlite.engine.vectors import is_trained
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
@@ -94,16 +93,11 @@ class _Clock:
         return timed
 
 
-def _rows(model: Sequential) -> Iterator[Step]:
-    return (step for run in model.plan.training for step in run.steps if len(step.reads) == 1)
-
-
 def _table(model: Sequential, shares: dict[Key, float], n: int, passes: int, wall: float) -> str:
     threads = get_num_threads() if model.backend.cuts_batches else 1
     times = {key: seconds / passes for key, seconds in shares.items()}
     rows = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
-    for step in _rows(model):
-        path = step.path
+    for path, step in ((step.path, step) for run in model.plan.training for step in run.steps if len(step.reads) == 1):
         there, back = times.get((path, FORWARD), 0.0), times.get((path, BACKWARD), 0.0)
         flops, gradients = step.layer.flops() * n, is_trained(step.layer) + (step.reads[0] in model.engine.wanted)
         rates = _rate(flops, there), _rate(gradients * flops, back)
@@ -112,7 +106,8 @@ def _table(model: Sequential, shares: dict[Key, float], n: int, passes: int, wal
     rows += [(name, _ms(value), "", "", "", f"{value / wall:.1%}") for name, value in (("loss", loss), ("rest", rest))]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     lines = ["  ".join([f"{row[0]:<{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    whole = f"{n} samples in {_ms(wall)} ms on {threads} thread{'s' * (threads > 1)}: {n / wall:,.0f} samples/s"
+    crew = f"{threads} thread{'s' * (threads > 1)}, {model.kernels} kernels"
+    whole = f"{n} samples in {_ms(wall)} ms on {crew}: {n / wall:,.0f} samples/s"
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:], rule, whole])
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from nnlite.arguments import choice, flag, number, shortened, whole
 from nnlite.model import Sequential
 from nnlite.optim.groups import by_column
-from nnlite.training.hooks import Callback, Training
-from nnlite.training.monitor import Mode, Monitor
+from nnlite.training.hooks import Callback, Mode, Monitor, Training
 
 _LEAST_REDUCTION = 1e-8  # smaller reductions are skipped, as in PyTorch
 
@@ -74,11 +73,7 @@ class EarlyStopping(Callback):
             trainer.model.restore(self.snapshot)
 
     def state(self) -> dict[str, Any]:
-        names = ("best", "waited", "best_epoch", "snapshot")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
+        return {name: getattr(self, name) for name in ("best", "waited", "best_epoch", "snapshot")}
 
 
 class ReduceOnPlateau(Callback):
@@ -158,9 +153,6 @@ class ReduceOnPlateau(Callback):
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited, "cooling": self.cooling}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-
 
 class WeightAverage(Callback):
     """average <- average + w (values - average) after each step, over parameters and buffers; training ends with it.
@@ -217,6 +209,3 @@ class WeightAverage(Callback):
 
     def state(self) -> dict[str, Any]:
         return {"count": self.count, "average": self.average}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)

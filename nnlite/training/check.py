@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from nnlite.arguments import listing, shortened
 from nnlite.backend import length
-from nnlite.errors import DataError, ShapeError
+from nnlite.errors import DataError
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
@@ -15,7 +15,7 @@ from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups, by_column
 from nnlite.training.hooks import Callback, Training
-from nnlite.training.sources import batches, gives_once, is_dataset, items
+from nnlite.training.sources import batches, gives_once, is_dataset, items, said_of
 
 _BATCH = 1024  # samples whose targets are checked together
 
@@ -109,14 +109,29 @@ def _giver_of_values(layers: Sequence[Layer]) -> Layer:
 # ---- a call of fit
 
 
-def columns_of(trainer: Training, validated: bool) -> list[str]:
+def check_fit(trainer: Training, source: Any, held_out: Any, epochs: int, goes_on: bool) -> tuple[list[str], Any]:
+    """Refuse what would fail later. Returns the columns that the history will have, and the validation data to use.
+
+    held_out: validation data, None for none; goes_on: whether an iterator of them continues in the next epoch.
+    Raises ShapeError or DataError for targets and weights that do not fit, of arrays and data sets that hold arrays.
+    """
+    check_parts(trainer)
+    columns = _columns_of(trainer, held_out is not None)
+    _check_callbacks(trainer, columns)
+    if _holds_labels(source):
+        with said_of("the training data"):
+            _check_labels(trainer, source)
+    return columns, None if held_out is None else _check_validation(trainer, held_out, epochs, goes_on)
+
+
+def _columns_of(trainer: Training, validated: bool) -> list[str]:
     """The columns that the history will have."""
     names = ["loss", *(name for metric in trainer.metrics for name in metric.columns(trainer.model.out_shape))]
     columns = [*names, *(f"val_{name}" for name in names if validated), *by_column(trainer.optimizer)]
     return [*columns, "seconds", "samples_per_second"]
 
 
-def check_callbacks(trainer: Training, columns: Collection[str]) -> None:
+def _check_callbacks(trainer: Training, columns: Collection[str]) -> None:
     """Raise ValueError for two callbacks that set the final weights, and let each callback check its arguments."""
     setting = [callback for callback in trainer.callbacks if callback.sets_weights]
     if len(setting) > 1:
@@ -128,28 +143,20 @@ def check_callbacks(trainer: Training, columns: Collection[str]) -> None:
         callback.check(trainer, columns)
 
 
-def check_training(trainer: Training, source: Any) -> None:
-    """Raise ShapeError or DataError for targets and weights that do not fit, of arrays and data sets that hold arrays."""
-    if _holds_labels(source):
-        with _said_of("the training data"):
-            _check_labels(trainer, source)
-
-
-def check_validation(trainer: Training, held_out: Any, epochs: int, goes_on: bool) -> Any:
+def _check_validation(trainer: Training, held_out: Any, epochs: int, goes_on: bool) -> Any:
     """Raise ShapeError or DataError for inputs, targets and weights that do not fit, and for what cannot restart each epoch.
 
     Of an iterable only the first batch is checked; the returned source yields that batch again.
-    goes_on: whether an iterator continues in the next epoch.
     """
     if epochs > 1 and not goes_on and gives_once(held_out):
         raise DataError(
             f"validation: a {type(held_out).__name__} is spent after the first epoch, and {epochs} epochs each go through the "
             "validation data: give validation_steps=, arrays, or an iterable that begins anew, such as a list of its batches"
         )
-    with _said_of("validation"):
+    with said_of("validation"):
         held_out = held_out if is_dataset(held_out) else _Begun(held_out)
-        given = batches(held_out, _BATCH) if is_dataset(held_out) else batches(held_out.first, _BATCH)
-        x, t, w = next(given, (None, None, None))
+        given = held_out if is_dataset(held_out) else held_out.first
+        x, t, w = next(batches(given, _BATCH), (None, None, None))
         if x is None:
             raise DataError("the data gave no batch")
         trainer.model(x[:1])
@@ -192,12 +199,3 @@ def _check_targets(trainer: Training, n: int, t: Any, w: Any) -> None:
     model = trainer.model
     with suppress(NoWeightError):
         trainer.loss.prepare((n, *model.out_shape), model.params.dtype, t, w, model.backend)
-
-
-@contextmanager
-def _said_of(what: str) -> Iterator[None]:
-    """Name the data in errors."""
-    try:
-        yield
-    except (ShapeError, DataError) as error:
-        raise type(error)(f"{what}: {error}") from error

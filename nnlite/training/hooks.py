@@ -1,15 +1,18 @@
-"""The hooks that `Trainer.fit` calls, and the trainer as callbacks see it."""
+"""The hooks that `Trainer.fit` calls, the trainer as callbacks see it, and the column of the history that they watch."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from nnlite.arguments import Configured, shortened
+from nnlite.arguments import Configured, listing, shortened
+from nnlite.errors import DataError
 from nnlite.losses import Loss
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups
 from nnlite.training.history import History
+
+Mode = Literal["min", "max"] | None
 
 
 class Callback(Configured):
@@ -55,7 +58,8 @@ class Callback(Configured):
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore what `state` returned: attributes of these names."""
+        vars(self).update(state)
 
 
 class Training(Protocol):
@@ -86,6 +90,46 @@ class Training(Protocol):
 
     def results(self, without: Collection[str] = ()) -> dict[str, Any]:
         """The results of the metrics since their `reset`, except those named in `without`."""
+
+
+class Monitor(NamedTuple):
+    """The column of the history that epochs are compared by, and whether larger is better.
+
+    column: its name in the history   who: the watcher's name, for messages
+    mode: "min" or "max": whether smaller or larger is better; None: as the metric of this name says, for a loss "min".
+    """
+
+    who: str
+    column: str
+    mode: Mode = None
+
+    def check(self, trainer: Training, columns: Collection[str]) -> None:
+        """Raise DataError for a name that the history will not have, ValueError where no metric says what is better."""
+        if self.column not in columns:
+            raise DataError(
+                f"{self.who} watches {shortened(self.column)}, the history will have {listing(columns)}"
+                + ("" if "val_loss" in columns else ": columns val_... need validation=")
+            )
+        self.sign(trainer)
+
+    def sign(self, trainer: Training) -> int:
+        """1 where smaller is better, -1 where larger is."""
+        if self.mode is not None:
+            return -1 if self.mode == "max" else 1
+        greater_is_better = trainer.greater_is_better(self.column)
+        if greater_is_better is None:
+            own = "" if self.who == "fit" else f'{self.who} mode="max" or "min", or '
+            raise ValueError(
+                f"{self.who} watches {shortened(self.column)}, and no metric says whether more of it is better: "
+                f"give {own}the metric greater_is_better = True or False"
+            )
+        return -1 if greater_is_better else 1
+
+    def cost(self, trainer: Training, row: Mapping[str, float]) -> float:
+        """The value of an epoch, negated where larger is better, so that smaller is always better."""
+        if self.column not in row:
+            raise DataError(f"{self.who} watches {shortened(self.column)}, the history has {listing(row)}")
+        return self.sign(trainer) * row[self.column]
 
 
 def show_step(trainer: Training, z: Any, t: Any, w: Any, partial: list[str]) -> None:

@@ -1,20 +1,21 @@
-"""Keepers of one call of `fit`: one that does nothing, and one that writes checkpoints and resumes from them."""
+"""Keepers of one call of `fit`: one that does nothing, and one that writes checkpoints and resumes from them.
+
+Ctrl-C and SIGTERM wait for the end of a step, so that a checkpoint is written first.
+"""
 
 import math
+import signal
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from nnlite.state import Arrays, faults_of_the_file, is_stateful
-from nnlite.training.checkpoint import Folder
-from nnlite.training.contents import capture, refuse_what_cannot_be_kept, restore, restore_callbacks
+from nnlite.training.checkpoint import FORMAT, Folder, capture, known_to, refuse_what_cannot_be_kept, restore, restore_callbacks
 from nnlite.training.counts import Counts
 from nnlite.training.fingerprint import Print, changing, fingerprint_of, refuse_others
-from nnlite.training.formats import FORMAT, known_to
-from nnlite.training.hooks import Training
-from nnlite.training.monitor import Monitor
-from nnlite.training.signals import HeldSignals
+from nnlite.training.hooks import Monitor, Training
 
 
 class Keeper:
@@ -146,9 +147,7 @@ class Checkpoints(Keeper):
         """Write a checkpoint, and the model if it is the best."""
         cost = self.monitor.cost(self.trainer, row)
         is_best = cost < self.best
-        if is_best:
-            self.best = cost
-        self.ended = False
+        self.best, self.ended = min(self.best, cost), False
         self._save(best=is_best)
         self.signals.let_through()
 
@@ -179,3 +178,40 @@ class Checkpoints(Keeper):
 
     def _is_done(self) -> bool:
         return any(callback.is_done for callback in self.trainer.callbacks)
+
+
+class HeldSignals:
+    """In a `with` block, delay Ctrl-C and SIGTERM until `let_through`; a second one and the end of the block do not wait.
+
+    Ignored signals stay ignored. Does nothing on threads other than the main one, which alone receives signals.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: int | None = None
+        self.usual: dict[int, Any] = {}
+
+    def __enter__(self) -> "HeldSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not set by Python
+                    self.usual[number] = signal.signal(number, self._hold)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.usual.items():
+            signal.signal(number, handler)
+        if self.waiting is not None:
+            signal.raise_signal(self.waiting)
+
+    def _hold(self, number: int, frame: Any) -> None:
+        is_second, self.waiting = self.waiting is not None, number
+        if is_second:
+            self.let_through()
+
+    def let_through(self) -> None:
+        """Deliver the waiting signal. That ends training, unless a custom handler returns."""
+        number, self.waiting = self.waiting, None
+        if number is not None:
+            signal.signal(number, self.usual[number])
+            signal.raise_signal(number)
+            signal.signal(number, self._hold)

@@ -24,11 +24,6 @@ def live_bar() -> Any:
     return tqdm if tqdm is not plain or _is_terminal(sys.stderr) else None
 
 
-def _leaves_the_terminal() -> bool:
-    """Whether stdout goes to a log while bars are shown on a terminal, as in `python train.py | tee log`."""
-    return _is_terminal(sys.stderr) and not _is_terminal(sys.stdout)
-
-
 def _is_terminal(stream: Any) -> bool:
     with suppress(Exception):  # the stream may be None, closed, or custom
         return bool(stream.isatty())
@@ -108,7 +103,8 @@ def show(epoch: int, total: int | None, unit: str, steps: int, samples: int) -> 
     lines = Lines(title, total is None, samples)
     if make is None:
         return lines
-    log = lines if _leaves_the_terminal() else Progress()
+    # As in `python train.py | tee log`: the bar is on the terminal, stdout in a log.
+    log = lines if _is_terminal(sys.stderr) and not _is_terminal(sys.stdout) else Progress()
     return Bar(make, title, total, unit, steps if unit == "step" else samples, log)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from nnlite.arguments import shortened
 from nnlite.backend import by_position, host_array, is_array
-from nnlite.errors import DataError
+from nnlite.errors import DataError, ShapeError
 
 Batch = tuple[Any, Any, Any]
 
@@ -23,7 +24,8 @@ def as_source(data: Any) -> Any:
         return Dataset(x, t, weights=w)
     if is_array(data):
         raise DataError("inputs and targets are given as one tuple: (x, t)")
-    if not (is_dataset(data) or isinstance(data, Iterable) or _is_sequence(data)):
+    is_sequence = hasattr(data, "__getitem__") and hasattr(data, "__len__")  # of batches by number, as Keras's `Sequence`
+    if not (is_dataset(data) or isinstance(data, Iterable) or is_sequence):
         raise DataError(f"data must be (x, t), a nn.data.Dataset or an iterable of batches, not {type(data).__name__}")
     return data
 
@@ -44,11 +46,18 @@ def apart(source: Any, validation: Any, seed: int) -> tuple[Any, Any, Any]:
             f"{type(source).__name__}: give data for validation, such as validation=(x, t)"
         )
     places = np.arange(len(source))
-    try:
+    with said_of("validation"):
         kept, drawn = (part.images for part in Dataset(places, places).split(validation, seed=seed))
-    except DataError as error:
-        raise DataError(f"validation: {error}") from error
     return source[kept], source[drawn], kept
+
+
+@contextmanager
+def said_of(what: str) -> Iterator[None]:
+    """Name the data in errors."""
+    try:
+        yield
+    except (ShapeError, DataError) as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 def is_dataset(data: Any) -> bool:
@@ -178,11 +187,6 @@ def _passes(source: Any, epoch: int, start: int, placed: bool, batch_size: int, 
 def items(source: Any) -> Iterator[Any]:
     """The items of an iterable, or of a sequence by number."""
     return iter(source) if isinstance(source, Iterable) else (source[i] for i in range(len(source)))
-
-
-def _is_sequence(data: Any) -> bool:
-    """Whether it gives batches by number, as Keras's `Sequence` does."""
-    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _parts(given: Any, what: str) -> Batch:

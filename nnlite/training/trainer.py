@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -10,20 +11,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnlite.arguments import as_call, choice, flag, whole
+from nnlite.arguments import as_call, choice, flag, shortened, whole
 from nnlite.errors import DataError
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups
-from nnlite.training.check import check_parts, listed
+from nnlite.training.check import check_fit, check_parts, listed
 from nnlite.training.checkpoint import Folder
+from nnlite.training.counts import Counts
 from nnlite.training.fingerprint import Print
-from nnlite.training.fit import Fit
 from nnlite.training.history import History
 from nnlite.training.hooks import Callback
-from nnlite.training.sources import as_source, batches, gives_once, inputs, on_device
+from nnlite.training.keeper import Checkpoints, Keeper
+from nnlite.training.loop import Loop
+from nnlite.training.progress import say
+from nnlite.training.sources import Epochs, apart, as_source, batches, gives_once, inputs, is_dataset, on_device
 
 _INFERENCE_BATCH = 1024
 
@@ -130,10 +134,52 @@ class Trainer:
         validation_steps = None if validation_steps is None else int(whole("validation_steps", validation_steps, 1))
         self.stopped = False
         folder = None if checkpoint is None else Folder(checkpoint, keep)
-        order = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
-        options = (progress, nonfinite, folder, self.folders, every, steps, validation_steps, monitor)
-        Fit(self, source, validation, order, *options).run(epochs, resume)
+        order: dict[str, Any] = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
+        source, held_out, places = apart(source, validation, seed)
+        keeper = Keeper(self)
+        if folder is not None:
+            tell = say if progress else lambda text: None
+            keeper = Checkpoints(self, source, folder, self.folders, every, monitor, tell)
+        columns, held_out = check_fit(self, source, held_out, epochs, goes_on=validation_steps is not None)
+        held_out = on_device(held_out, self.model.backend)
+        keeper.check(columns, steps_per_epoch=steps, **order)
+        kept = keeper.begin(resume)
+        feed = Epochs(on_device(source, self.model.backend), steps, keeper.first, keeper.placed, places, **order)
+        loop = Loop(self, feed, keeper, held_out, validation_steps, nonfinite == "skip", progress)
+        self._train(loop, keeper.first + epochs, kept)
         return self.history
+
+    def _train(self, loop: Loop, last: int, kept: dict[str, Any] | None) -> None:
+        """Train until `last` epochs are done, counted from the start of the run. kept: the progress of a resumed run."""
+        counts = None
+        if kept is not None and kept["counts"] is not None:
+            counts = Counts(self, loop.skip)
+            counts.load_state(kept["counts"])
+        if kept is not None and self.epochs < last:
+            self._say_what_is_left(loop, counts)
+        with loop.keeper.keeping():
+            loop.run(last, counts)
+            loop.keeper.after_run()
+            for callback in self.callbacks:
+                callback.on_fit_end(self)
+
+    def _say_what_is_left(self, loop: Loop, counts: Counts | None) -> None:
+        """On resuming: say that nothing is left to do, or warn that the batches cannot be compared."""
+        feed = loop.feed
+        if self.stopped and counts is None:
+            by = [shortened(callback) for callback in self.callbacks if callback.is_done] or ["trainer.stop()"]
+            if loop.shows:
+                say(f"nothing is left to do: training was stopped after epoch {self.epochs} by {by[0]}")
+        elif not is_dataset(feed.source) and not feed.placed:
+            skipped = feed.done(self.epochs, 0 if counts is None or counts.complete else counts.batches)
+            warnings.warn(
+                f"training continues with batches of {shortened(type(feed.source))}: nothing checks that they are those "
+                "of before"
+                + f", the first {skipped} are skipped by iterating over them" * bool(skipped)
+                + "; give it state() and load_state(state), then it continues from its own position",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def evaluate(self, data: Any, batch_size: int = _INFERENCE_BATCH, steps: int | None = None) -> dict[str, Any]:
         """The loss and the metrics over all samples, by inference: {"loss": ..., "accuracy": ...}.

@@ -302,7 +302,7 @@ def _columns(address, shape, leading, dtype):
 
 _SAME = str.split(
     "add subtract multiply divide maximum minimum exp log log1p expm1 sqrt tanh where clip sign copysign zeros zeros_like ones "
-    "arange matmul einsum concatenate stack broadcast_to take sum array_equal isfinite may_share_memory pad"
+    "arange matmul einsum concatenate repeat stack broadcast_to take sum array_equal isfinite may_share_memory pad"
 )
 
 

@@ -37,7 +37,7 @@ class SingleThreadedBLAS:
                 self._count += 1
                 counted = True  # nothing interrupts between the two
                 if self._count == 1:
-                    _limit(self._before)
+                    _set_threads(self._before, to=1)
             if self._by_thread:
                 self._enter_thread()
         except BaseException:
@@ -49,7 +49,7 @@ class SingleThreadedBLAS:
         if self._by_thread:
             self._local.depth -= 1
             if self._local.depth == 0:
-                _restore(self._local.before)
+                _set_threads(self._local.before)
         self._leave()
 
     def _find(self) -> None:
@@ -63,14 +63,14 @@ class SingleThreadedBLAS:
         depth = getattr(self._local, "depth", 0)
         if depth == 0:
             self._local.before = _threads_of(self._by_thread)
-            _limit(self._local.before)
+            _set_threads(self._local.before, to=1)
         self._local.depth = depth + 1
 
     def _leave(self) -> None:
         with self._lock:
             self._count -= 1
             if self._count == 0:
-                _restore(self._before)
+                _set_threads(self._before)
 
     @property
     def is_on(self) -> bool:
@@ -88,7 +88,7 @@ class SingleThreadedBLAS:
     def _after_fork(self) -> None:
         # The lock and the count may have been held by a thread that does not exist in the child.
         if self._count:
-            _restore(self._before)
+            _set_threads(self._before)
         self._lock, self._local, self._count = threading.Lock(), threading.local(), 0
 
 
@@ -100,24 +100,15 @@ def _threads_of(libraries: list[Any]) -> Limits:
     return [(library, library.num_threads) for library in libraries]
 
 
-def _limit(before: Limits) -> None:
+def _set_threads(before: Limits, to: int | None = None) -> None:
+    """Set the libraries that had several threads to this number; None: to what they had."""
     for library, threads in before:
         if threads != 1:
-            _set_num_threads(library, 1)
-
-
-def _restore(before: Limits) -> None:
-    for library, threads in before:
-        if threads != 1:
-            _set_num_threads(library, threads)
-
-
-def _set_num_threads(library: Any, threads: int) -> None:
-    # From threadpoolctl 3.8 on, only the first calling thread is obeyed until it releases; others are ignored silently.
-    let_go = getattr(library, "clear_controlling_thread", lambda force: None)
-    let_go(force=True)
-    library.set_num_threads(threads)
-    let_go(force=True)
+            # From threadpoolctl 3.8 on, only the first calling thread is obeyed until it releases; others are ignored silently.
+            let_go = getattr(library, "clear_controlling_thread", lambda force: None)
+            let_go(force=True)
+            library.set_num_threads(to or threads)
+            let_go(force=True)
 
 
 def _find_libraries() -> list[Any]:

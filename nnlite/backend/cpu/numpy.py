@@ -1,30 +1,26 @@
 """The CPU: NumPy, shards on threads, one BLAS thread in each."""
 
 import math
-import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from nnlite.backend.arrays import host_array
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
+from nnlite.backend.cpu.host import Host
 from nnlite.backend.cpu.products import SUMMED, largest_divisor, matmul, matmul_rows
 from nnlite.backend.cpu.threads import is_one_of_many, map_shards
 from nnlite.backend.cpu.winograd import WinogradPlan, conv_algorithm
-from nnlite.backend.memory import Buffers
 from nnlite.backend.operations import by_pixel
 from nnlite.backend.sums import ROWS, TERMS, add_up, column_sums, pixel_products, squared_norm
 from nnlite.backend.window import Array, Pair, Window
-from nnlite.errors import DeviceError
 
 _WORTH_THREADS = 1 << 24  # multiplications of a product worth cutting, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
 _LONG = 1 << 10  # values of a row long enough for an inner loop
 _WIDE = 1 << 13  # ... and that NumPy does not copy to its buffers first when it is added to or multiplied by other rows
-_LINE = 64  # bytes of a cache line, and of the widest registers
 _FEW = 1 << 12  # values of a vector below which a call takes longer than its work
 _SHORT = 64  # values of a run below which it is copied faster as one element
 _quiet_multiply = np.errstate(invalid="ignore")(np.multiply)
@@ -40,11 +36,6 @@ def _in_one_piece(a: Array, b: Array) -> tuple[Array, Array] | None:
         if a.flags.c_contiguous and b.flags.c_contiguous:
             return a, b
     return None
-
-
-def _side_by_side(a: Array, channels: int) -> int:
-    """How many rows of `channels` values of `a` may be treated as one long row."""
-    return largest_divisor(a.size // channels, max(1, _LONG // channels))
 
 
 @cache
@@ -67,56 +58,10 @@ def _ones(dtype: Any) -> Array:
     return np.ones(ROWS, dtype)
 
 
-class _PerThread(threading.local):
-    """The state of each thread, made on first use."""
+class NumpyBackend(Host, Backend):
+    """NumPy's operations; plans of products, tiles and sums."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.buffers = Buffers(backend)
-
-
-class NumpyBackend(Backend):
-    """Arrays in main memory."""
-
-    device = "cpu"
-    xp = np
-
-    def __init__(self) -> None:
-        self._own = _PerThread(self)
-
-    def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """As `host_array`; raises DeviceError for arrays of a GPU."""
-        if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
-            raise DeviceError(f"the model is on 'cpu', this {type(x).__module__} array on 'cuda': move one of them")
-        return host_array(x, dtype)
-
-    def to_host(self, x: Array) -> Array:
-        """`x` itself."""
-        return x
-
-    def empty(self, size: int, dtype: Any) -> Array:
-        """Aligned to a cache line: NumPy's own memory is not, so each wide register spans two lines."""
-        dtype = np.dtype(dtype)
-        raw = np.empty(size * dtype.itemsize + _LINE, np.uint8)
-        start = -raw.ctypes.data % _LINE
-        return raw[start : start + size * dtype.itemsize].view(dtype)
-
-    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """This thread's scratch array of that name."""
-        return self._own.buffers.get(name, shape, dtype)
-
-    def scratch_batch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        return self._own.buffers.batch(name, shape, dtype)
-
-    def views(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Cached per thread: making a dozen views takes Python as long as a product, and other threads wait meanwhile."""
-        return self._own.buffers.views(key, make)
-
-    def constant_rows(self, key: Any, n: int, make: Callable[[int], Array]) -> Array:
-        """Cached per thread, one array per key."""
-        kept = self._own.buffers.views(key, list)
-        if not kept or len(kept[0]) < n:
-            kept[:] = [make(n)]
-        return kept[0][:n]
+    kernel_set = "numpy"
 
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
         """Takes a microsecond instead of eight: threads wait for each other while Python runs."""
@@ -181,7 +126,7 @@ class NumpyBackend(Backend):
         if a.ndim == 3:
             return pixel_products(a, b)
         channels, pieces = a.shape[1], _in_one_piece(a, b)
-        beside = _side_by_side(a, channels) if pieces else 1
+        beside = largest_divisor(a.size // channels, max(1, _LONG // channels)) if pieces else 1
         left, right = (x.reshape(-1, 1, beside * channels) for x in pieces or (a, b))
         sums = pixel_products(left, right)
         return add_up(sums.reshape(beside, channels)) if beside > 1 else sums
@@ -276,17 +221,11 @@ class NumpyBackend(Backend):
         series *= np.exp(t, out=t)
         return np.copysign(np.subtract(1, series, out=series), x, out=series)
 
-    def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
-        """On the threads of `nn.set_num_threads`."""
-        map_shards(work, count, on_error)
-
     def __reduce__(self) -> Any:
         return get_numpy_backend, ()
 
 
-_backend = NumpyBackend()
-
-
+@cache
 def get_numpy_backend() -> NumpyBackend:
     """The one CPU backend."""
-    return _backend
+    return NumpyBackend()

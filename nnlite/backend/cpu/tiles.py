@@ -6,6 +6,7 @@ of the images, outer is the height, inner N C; along a column, outer is the tran
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -84,15 +85,23 @@ class Axis:
         return parts
 
 
-class ToTiles:
-    """y = T x for each tile along an axis. The views of permanent arrays are made once: they are slow in Python."""
+class _Products:
+    """A product for each part of the tiles. The views of permanent arrays are made once: they are slow in Python."""
+
+    def __init__(self, axis: Axis, parts: list[Part], matrices: Iterable[Array], x: Array | None, y: Array) -> None:
+        self.axis = axis
+        self.products = [
+            (_product(T, y), part, None if x is None else axis.windows(x, part), axis.tiles(y, part))
+            for part, T in zip(parts, matrices, strict=True)
+        ]
+
+
+class ToTiles(_Products):
+    """y = T x for each tile along an axis."""
 
     def __init__(self, axis: Axis, parts: list[Part], T: Array, x: Array | None, y: Array) -> None:
-        self.axis, self.products = axis, list[Any]()
-        for part in parts:
-            columns = axis.backend.xp.stack([T[:, places] for places in part.places])
-            windows = None if x is None else axis.windows(x, part)
-            self.products.append((_product(columns, y), part, windows, axis.tiles(y, part)))
+        columns = (axis.backend.xp.stack([T[:, places] for places in part.places]) for part in parts)
+        super().__init__(axis, parts, columns, x, y)
 
     def __call__(self, x: Array | None = None, y: Array | None = None) -> None:
         for multiply, part, windows, tiles in self.products:
@@ -100,16 +109,12 @@ class ToTiles:
             multiply(source, out=tiles if y is None else self.axis.tiles(y, part))
 
 
-class FromTiles:
+class FromTiles(_Products):
     """x = T y for each tile along an axis, tiles side by side; T has a row for each place, from `skip` on."""
 
     def __init__(self, axis: Axis, parts: list[Part], T: Array, y: Array, x: Array | None, skip: int = 0) -> None:
-        self.axis, self.products = axis, list[Any]()
-        for part in parts:
-            (places,) = part.places
-            rows = T[skip + places.start : skip + places.stop]
-            windows = None if x is None else axis.windows(x, part)
-            self.products.append((_product(rows, y), part, windows, axis.tiles(y, part)))
+        rows = (T[skip + places.start : skip + places.stop] for part in parts for places in part.places)  # one a part
+        super().__init__(axis, parts, rows, x, y)
 
     def __call__(self, x: Array | None = None) -> None:
         for multiply, part, windows, tiles in self.products:

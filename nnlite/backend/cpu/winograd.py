@@ -49,8 +49,8 @@ TRANSFORM, MOVE, COL2IM = 1.8, 20, 25
 
 
 @cache
-def transforms(m: int) -> tuple[Array, Array, Array]:
-    """A (m, m + 2), B (m + 2, m + 2), G (m + 2, 3): evaluation at m + 1 points and at infinity, in float64."""
+def transforms(m: int, dtype: Any = np.float64) -> tuple[Array, Array, Array]:
+    """A (m, m + 2), B (m + 2, m + 2), G (m + 2, 3): evaluation at m + 1 points and at infinity, rounded from float64."""
     points, n = POINTS[: m + 1], m + 2
     A, G, B = np.zeros((m, n)), np.zeros((n, 3)), np.zeros((n, n))
     for i, x in enumerate(points):
@@ -61,7 +61,7 @@ def transforms(m: int) -> tuple[Array, Array, Array]:
         B[i, : n - 1] = np.poly(others)[::-1]
     A[-1, -1] = G[-1, -1] = 1
     B[-1] = np.poly(points)[::-1]
-    return A, B, G
+    return A.astype(dtype), B.astype(dtype), G.astype(dtype)
 
 
 class BothSides:
@@ -90,7 +90,6 @@ class WinogradPlan(ConvPlan):
         self.weights = self.p * self.channels * filters
         V, M = self.p * self.tiles * self.channels, self.p * self.tiles * filters
         self.temporaries = V + max(M, self.k * self.rows.size * self.columns.count * self.channels)
-        self._transforms: dict[Any, tuple[Array, ...]] = {}
 
     def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         """U (p, C, F), its transposed matrices (p, F, C), because products with them are faster, and b."""
@@ -133,12 +132,6 @@ class WinogradPlan(ConvPlan):
         v.add_columns(self._pixels(da))
         return da
 
-    def _of(self, dtype: Any) -> tuple[Array, ...]:
-        """The transforms, in the dtype of the data."""
-        if dtype not in self._transforms:
-            self._transforms[dtype] = tuple(self.backend.asarray(x, dtype) for x in transforms(self.m))
-        return self._transforms[dtype]
-
     def _filter_points(self, W: Array, name: str, memory: Memory) -> Array:
         """u = G w G' of filters (3, 3, ...) as (p, ...)."""
         size = self.channels * self.filters
@@ -146,7 +139,7 @@ class WinogradPlan(ConvPlan):
         taps.reshape(W.shape)[...] = W
         u = _planes(memory.persist(name, (self.p, size + PAD), W.dtype), self.k)
         half = self._scratch("half filters", (self.k, 3), size, W.dtype)
-        BothSides(self.backend.xp, self._of(W.dtype)[2], taps, half, u)()
+        BothSides(self.backend.xp, transforms(self.m, W.dtype)[2], taps, half, u)()
         return u.reshape(self.p, *W.shape[2:])
 
     def _views(self, n: int, dtype: Any) -> Any:
@@ -155,7 +148,7 @@ class WinogradPlan(ConvPlan):
 
     def _make_views(self, n: int, dtype: Any) -> Any:
         v, k, p, c, f = SimpleNamespace(), self.k, self.p, n * self.channels, n * self.filters
-        (A, B, _), rows, columns = self._of(dtype), self.rows, self.columns
+        (A, B, _), rows, columns = transforms(self.m, dtype), self.rows, self.columns
         height, width = self.window.out_size
         inputs, outputs = rows.size * columns.count, height * columns.count
         half = self._scratch("half", (1, k), max(inputs * c, outputs * f), dtype)[0]
@@ -189,7 +182,7 @@ class WinogradPlan(ConvPlan):
         k, c, f = self.k, self.channels, self.filters
         dU, dw = self._scratch("dU", (k, k), f * c, dtype), self._scratch("filter taps", (3, 3), f * c, dtype)
         half = self._scratch("half filters", (k, 3), f * c, dtype).reshape(3, k, -1)
-        v.filter_gradient = BothSides(self.backend.xp, self._of(dtype)[2].T, dU, half, dw)
+        v.filter_gradient = BothSides(self.backend.xp, transforms(self.m, dtype)[2].T, dU, half, dw)
         v.dU, v.dw = dU.reshape(self.p, f, c), dw.reshape(3, 3, f, c).transpose(2, 0, 1, 3)
 
     def _input_points(self, a: Array, memory: Memory) -> Array:
@@ -225,14 +218,15 @@ def _planes(rows: Array, count: int) -> Array:
 
 def best_tile(window: Window, filters: int, pool: Pair) -> int | None:
     """The m that makes a training step of this convolution cheapest, or None if the direct product is cheaper."""
-    if not _possible(window):
+    if not is_possible(window):
         return None
     costs: dict[int | None, float] = {m: _winograd_cost(window, filters, m) for m in _tiles(pool)}
     costs[None] = _direct_cost(window, filters)
     return min(costs, key=lambda m: costs[m])
 
 
-def _possible(window: Window) -> bool:
+def is_possible(window: Window) -> bool:
+    """Whether Winograd's algorithm can compute a convolution with this window."""
     geometry = (window.kernel, window.stride, window.dilation)
     return geometry == ((3, 3), (1, 1), (1, 1)) and max(max(pads) for pads in window.padding) <= WIDEST_PADDING
 
@@ -265,7 +259,7 @@ class ConvAlgorithm:
         if self.name == "direct":
             return None
         best = best_tile(window, filters, pool)
-        if self.name == "winograd" and best is None and _possible(window):
+        if self.name == "winograd" and best is None and is_possible(window):
             return min(_tiles(pool), key=lambda m: _winograd_cost(window, filters, m), default=None)
         return best
 

@@ -125,7 +125,7 @@ class Kernels:
 
     def _converter(self, name: str, kind: str, real: np.dtype[Any]) -> Callable[[Any], Any]:
         if kind == "Window":
-            return _unchanged
+            return lambda window: window
         expected = np.dtype(_TYPES.get(kind.removeprefix("const ").removesuffix("*"), real))
         if not kind.endswith("*"):
             return expected.type
@@ -142,10 +142,6 @@ def _width(channels: int, itemsize: int) -> int:
     wide = _WIDE // itemsize
     columns = channels // wide if channels % wide == 0 else channels
     return 1 << min(8, max(0, columns - 1).bit_length())
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def _read(cupy: Any, name: str, dtype: np.dtype[Any], array: Array | None) -> Any:

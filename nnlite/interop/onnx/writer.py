@@ -12,15 +12,18 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from nnlite import layers
 from nnlite.arguments import choice, shortened
 from nnlite.atomic import write_whole
-from nnlite.backend import Window
+from nnlite.backend import Pair, Window
 from nnlite.engine.plan import flatten
 from nnlite.engine.steps import Step
 from nnlite.errors import StateError
 from nnlite.layers.base import Elementwise, Layer, Shape
 from nnlite.layers.branches import Joined, Sum
+from nnlite.layers.sequence import OfSequences
 from nnlite.model import Sequential
 
 OPSET, IR_VERSION = 20, 10  # onnx's own defaults are newer than what many runtimes read
+OF_CHANNELS = (layers.Normalize, layers.PReLU)  # Elementwise ones that have a constant for each
+TURN = [0, 2, 1]  # (N, T, C) to (N, C, T), and back
 TO_IMAGES, FROM_IMAGES = [0, 3, 1, 2], [0, 2, 3, 1]  # (N, H, W, C) to (N, C, H, W), and back
 
 
@@ -104,9 +107,7 @@ class _Graph:
     def goes_to_dense(self, v: int) -> bool:
         """Whether only Dense layers read a value, through functions of each value by itself."""
         readers = [step for step in self.steps if v in step.reads]
-        through = [
-            isinstance(s.layer, Elementwise) and type(s.layer) is not layers.Normalize for s in readers
-        ]  # it has channels
+        through = [isinstance(s.layer, Elementwise) and type(s.layer) not in OF_CHANNELS for s in readers]
         return bool(readers) and all(
             type(s.layer) is layers.Dense or (t and self.goes_to_dense(s.makes)) for s, t in zip(readers, through, strict=True)
         )
@@ -120,32 +121,53 @@ def _dense(graph: _Graph, step: Step, layer: Any, a: str) -> str:
     return graph.add("Gemm", a, graph.constant(f"{step.path}.W", W), *bias, transB=1)
 
 
-def _window(window: Window) -> dict[str, Any]:
+def _window_of(layer: Any) -> Window:
+    window: Window = (layer.inner if isinstance(layer, OfSequences) else layer).plan.window
+    return window
+
+
+def _window(layer: Any, beyond: Pair = (0, 0)) -> dict[str, Any]:
+    """The attributes of a window, without the padding `beyond`; those of sequences have one axis."""
+    window = _window_of(layer)
     (top, bottom), (left, right) = window.padding
-    pads = [top, left, bottom, right]
-    return {"kernel_shape": window.kernel, "strides": window.stride, "dilations": window.dilation, "pads": pads}
+    pads = [top, left, bottom - beyond[0], right - beyond[1]]
+    both = {"kernel_shape": window.kernel, "strides": window.stride, "dilations": window.dilation, "pads": pads}
+    return {name: values[1::2] for name, values in both.items()} if isinstance(layer, OfSequences) else both
 
 
+def _turned(write: Any) -> Any:
+    """A writer of what has the channels first: images have, sequences (N, T, C) are transposed."""
+
+    def turned(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+        if len(layer.in_shape) != 2:
+            return str(write(graph, step, layer, a))
+        y = write(graph, step, layer, graph.add("Transpose", a, perm=TURN))
+        return graph.add("Transpose", y, perm=TURN)
+
+    return turned
+
+
+@_turned
 def _conv(graph: _Graph, step: Step, layer: Any, a: str) -> str:
-    window = layer.plan.window
-    W = graph.constant(f"{step.path}.W", graph.model.backend.to_host(layer.W).transpose(0, 3, 1, 2))
+    W = graph.constant(f"{step.path}.W", np.moveaxis(graph.model.backend.to_host(layer.W), -1, 1))
     bias = [graph.constant(f"{step.path}.b", layer.b)] if layer.bias else []
-    return graph.add("Conv", a, W, *bias, **_window(window), group=int(layer.groups))
+    return graph.add("Conv", a, W, *bias, **_window(layer), group=int(layer.groups))
 
 
+@_turned
 def _max_pool(graph: _Graph, step: Step, layer: Any, a: str) -> str:
-    return graph.add("MaxPool", a, **_window(layer.plan.window))
+    return graph.add("MaxPool", a, **_window(layer))
 
 
+@_turned
 def _average_pool(graph: _Graph, step: Step, layer: Any, a: str) -> str:
-    window, attributes = layer.plan.window, _window(layer.plan.window)
-    if layer.count_padding and any(window.beyond):  # it does not count what rounding up adds
-        down, across = window.beyond
-        top, left, bottom, right = attributes["pads"]
-        attributes |= {"pads": [top, left, bottom - down, right - across], "ceil_mode": 1}
-        if _rounded_up(window) != window.out_size:
-            raise StateError(f"layer {step.path} {shortened(layer)} has no ONNX operator: it rounds up along one axis only")
-    return graph.add("AveragePool", a, **attributes, count_include_pad=int(layer.count_padding))
+    window, counts = _window_of(layer), int(layer.count_padding)
+    if not (counts and any(window.beyond)):
+        return graph.add("AveragePool", a, **_window(layer), count_include_pad=counts)
+    if _rounded_up(window) != window.out_size:
+        raise StateError(f"layer {step.path} {shortened(layer)} has no ONNX operator: it rounds up along one axis only")
+    # What rounding up adds is not counted.
+    return graph.add("AveragePool", a, **_window(layer, window.beyond), ceil_mode=1, count_include_pad=1)
 
 
 def _rounded_up(window: Window) -> tuple[int, ...]:
@@ -158,6 +180,7 @@ def _global_pool(kind: str) -> Any:
     return lambda graph, step, layer, a: graph.add("Flatten", graph.add(kind, a))
 
 
+@_turned
 def _batch_norm(graph: _Graph, step: Step, layer: Any, a: str) -> str:
     channels = layer.in_shape[-1]
     values = {
@@ -177,6 +200,26 @@ def _layer_norm(graph: _Graph, step: Step, layer: Any, a: str) -> str:
     beta = graph.constant(f"{step.path}.beta", layer.beta if layer.shift else np.zeros(channels))
     y = graph.add("LayerNormalization", a, gamma, beta, axis=-1, epsilon=float(layer.eps))
     return graph.add("Transpose", y, perm=TO_IMAGES) if is_image else y
+
+
+@_turned
+def _group_norm(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    """Instance normalisation with groups as channels: the operator of this name has, in opset 20, one scale for each group."""
+    groups, channels, size = int(layer.groups), layer.in_shape[-1], layer.in_shape[:-1]
+    one, zero = (graph.constant(f"{step.path}.{name}", np.full(groups, v)) for name, v in (("one", 1), ("zero", 0)))
+    shapes = {"groups": [0, groups, -1], "channels": [0, channels, *size]}
+    by_group, back = (graph.constant(f"{step.path}.{name}", shape, np.int64) for name, shape in shapes.items())
+    x = graph.add("InstanceNormalization", graph.add("Reshape", a, by_group), one, zero, epsilon=float(layer.eps))
+    y = graph.add("Reshape", x, back)
+    for kind, name in (("Mul", "gamma"), ("Add", "beta")):
+        if name in layer.declared:
+            y = graph.add(kind, y, graph.constant(f"{step.path}.{name}", getattr(layer, name).reshape(-1, *[1] * len(size))))
+    return y
+
+
+def _prelu(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    slopes = layer.slopes.reshape(-1, 1, 1) if len(layer.in_shape) == 3 else layer.slopes
+    return graph.add("PRelu", a, graph.constant(f"{step.path}.slopes", slopes))
 
 
 def _normalize(graph: _Graph, step: Step, layer: Any, a: str) -> str:
@@ -238,15 +281,21 @@ def _upsample(graph: _Graph, step: Step, layer: Any, a: str) -> str:
 WRITERS: dict[type[Layer], Any] = {
     layers.Dense: _dense,
     layers.Conv2D: _conv,
+    layers.DepthwiseConv2D: _conv,
+    layers.Conv1D: _conv,
     layers.MaxPool2D: _max_pool,
+    layers.MaxPool1D: _max_pool,
     layers.AvgPool2D: _average_pool,
+    layers.AvgPool1D: _average_pool,
     layers.GlobalAvgPool2D: _global_pool("GlobalAveragePool"),
     layers.GlobalMaxPool2D: _global_pool("GlobalMaxPool"),
     layers.BatchNorm: _batch_norm,
     layers.LayerNorm: _layer_norm,
+    layers.GroupNorm: _group_norm,
     layers.Normalize: _normalize,
     layers.ReLU: _activation("Relu"),
     layers.LeakyReLU: _activation("LeakyRelu", alpha="slope"),
+    layers.PReLU: _prelu,
     layers.Sigmoid: _activation("Sigmoid"),
     layers.Tanh: _activation("Tanh"),
     layers.GELU: _activation("Gelu", approximate="approximate"),
@@ -255,6 +304,7 @@ WRITERS: dict[type[Layer], Any] = {
     layers.SiLU: _silu,
     layers.Softmax: _softmax,
     layers.Dropout: _dropout,
+    layers.SpatialDropout2D: _dropout,
     layers.Flatten: _reshape,
     layers.Reshape: _reshape,
     layers.Upsample2D: _upsample,

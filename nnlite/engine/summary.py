@@ -1,6 +1,6 @@
 """The table that `model.summary()` prints."""
 
-from nnlite.engine.vectors import Vectors
+from nnlite.engine.vectors import Vectors, everything, walk
 from nnlite.layers.base import Layer
 
 
@@ -8,9 +8,10 @@ def summary(model: Layer, vectors: Vectors) -> str:
     """A line a layer: its name and kind, output shape, parameters, MFLOP of a forward pass for one sample; and the totals."""
     rows = [("layer", "output shape", "parameters", "MFLOP")]
     rows += [("input", str(model.in_shape), "", "")]
-    rows += [_row(path, layer) for path, layer in _lines(model)]
+    rows += [_row(path, layer) for path, layer in everything(model) if path]
     trained = len(vectors.params) - sum(s.parameter.size for s in vectors.trained if s.frozen)
-    total = ("total", str(model.out_shape), f"{len(vectors.params):,}", f"{_mflop(model):.2f}")
+    flops = sum(layer.flops() for _, layer in walk(model.children()))
+    total = ("total", str(model.out_shape), f"{len(vectors.params):,}", f"{flops / 1e6:.2f}")
     widths = [max(len(row[column]) for row in [*rows, total]) for column in range(4)]
     lines = [_line(row, widths) for row in rows]
     rule = "-" * len(lines[0])
@@ -19,24 +20,12 @@ def summary(model: Layer, vectors: Vectors) -> str:
     return "\n".join([lines[0], rule, *lines[1:], rule, _line(total, widths), note])
 
 
-def _lines(layer: Layer, prefix: str = "") -> list[tuple[str, Layer]]:
-    lines = []
-    for name, child in layer.children().items():
-        lines += [(prefix + name, child), *_lines(child, f"{prefix}{name}.")]
-    return lines
-
-
 def _row(path: str, layer: Layer) -> tuple[str, str, str, str]:
     if layer.children():
         return f"{path} {type(layer).__name__}", str(layer.out_shape), "", ""
     parameters = sum(p.size for p in layer.declared.values() if p.trained)
     flops = f"{layer.flops() / 1e6:.2f}" if layer.flops() else ""
     return f"{path} {layer!r}", str(layer.out_shape), f"{parameters:,}" if parameters else "", flops
-
-
-def _mflop(layer: Layer) -> float:
-    children = layer.children().values()
-    return sum(_mflop(child) for child in children) if children else layer.flops() / 1e6
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

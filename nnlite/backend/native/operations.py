@@ -1,0 +1,130 @@
+"""Main memory and the kernels of `native/*.c`. Arrays are stored in the order of their shape; results are new or in `out`.
+
+Nothing is handed to C unless its dtype is float32 or float64, contiguous, and as large as the kernel reads or writes:
+`given` and `room` see to that.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from nnlite.backend.cpu.host import Host
+from nnlite.backend.cpu.threads import is_one_of_many, map_shards
+from nnlite.backend.native.loader import load
+from nnlite.backend.window import Array
+
+_ROWS = 1 << 13  # of a product over rows
+_LANES = 16  # columns of scratch matrices are rounded up to it
+_WORTH_THREADS = 1 << 22  # multiplications of a product worth cutting, and into how many blocks of how many columns
+_BLOCKS, _LEAST_COLUMNS = 4, 64
+
+
+@cache
+def kernels(dtype: Any) -> dict[str, Any]:
+    """The kernels for arrays of this dtype by name, compiled first if they are not; see `loader.load`."""
+    return load(np.dtype(dtype).name)
+
+
+def address(a: Array) -> int:
+    """Where the values of an array are."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(a))  # a quarter of the time of a.ctypes.data
+    except (TypeError, ValueError):  # read-only, empty or not contiguous
+        return int(a.ctypes.data)
+
+
+def padded(n: int) -> int:
+    """n, rounded up to a multiple of the lanes."""
+    return -(-n // _LANES) * _LANES
+
+
+class NativeOperations(Host):
+    """The operations of `native/*.c`, one call each.
+
+    The results are the same bits on every processor and for every number of threads.
+    """
+
+    kernel_set = "native"
+    joins_pool, fuses_relu = False, True
+
+    def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
+        """In the order of the shape, as the kernels expect."""
+        return flat.reshape(shape)
+
+    def rows(self, a: Array) -> Array:
+        return a.reshape(-1, a.shape[-1])
+
+    def given(self, a: Array) -> Array:
+        """`a`, or a copy of it that is contiguous."""
+        return a if a.flags.c_contiguous else np.ascontiguousarray(a)
+
+    def room(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+        """`out` if a kernel can write to it, else a new array."""
+        if out is not None and out.flags.c_contiguous and out.dtype == dtype and out.shape == shape:
+            return out
+        return self.empty(int(np.prod(shape)), dtype).reshape(shape)
+
+    # ---- products
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product a b of matrices or stacks of them, on this thread."""
+        out = (
+            np.empty((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
+            if out is None
+            else out
+        )
+        if out.ndim == 2:
+            return self._multiply(a, b, out)
+        stacks = out.shape[:-2]
+        a, b = (np.broadcast_to(x, (*stacks, *x.shape[-2:])) for x in (a, b))
+        for place in np.ndindex(stacks):
+            self._multiply(a[place], b[place], out[place])
+        return out
+
+    def matmul_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """In pieces of rows whose products are added in float64, if there are more than one."""
+        if a.shape[-2] <= _ROWS:
+            return self.matmul(a.swapaxes(-2, -1), b, out)
+        pieces = (slice(start, start + _ROWS) for start in range(0, a.shape[-2], _ROWS))
+        total = sum(self.matmul(a[..., rows, :].swapaxes(-2, -1), b[..., rows, :]).astype("float64") for rows in pieces)
+        if out is None:
+            return total.astype(a.dtype)
+        out[...] = total
+        return out
+
+    def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
+        return self.product(a.T, b, out) if len(a) <= _ROWS else self.matmul_rows(a, b, out)
+
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Cut into blocks of columns if it is worth waking a thread, but not within one of several shards."""
+        columns = b.shape[1]
+        if len(a) * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS or is_one_of_many():
+            return self.matmul(a, b, out)
+        result: Array = np.empty((len(a), columns), a.dtype) if out is None else out
+
+        def block(i: int) -> None:
+            part = slice(columns * i // _BLOCKS, columns * (i + 1) // _BLOCKS)
+            self.matmul(a, b[:, part], result[:, part])
+
+        map_shards(block, _BLOCKS)
+        return result
+
+    def _multiply(self, a: Array, b: Array, out: Array) -> Array:
+        (m, k), n, size = a.shape, b.shape[1], a.itemsize
+        if b.shape[0] != k or out.shape != (m, n):
+            raise ValueError(f"shapes {a.shape}, {b.shape} and {out.shape} are not those of a product")
+        if not a.dtype == b.dtype == out.dtype:
+            a, b = a.astype(out.dtype), b.astype(out.dtype)
+        direct = out.strides[1] == size and all(s % size == 0 for x in (a, b, out) for s in x.strides)
+        c = out if direct else np.empty((m, n), out.dtype)
+        strides = [s // size for x in (a, b, c) for s in x.strides]
+        scratch = self.scratch("product", (max((k + n) * padded(m), k * padded(n) + _LANES * m),), c.dtype)
+        addresses = [x.ctypes.data for x in (a, b, c, scratch)]
+        kernels(c.dtype)["multiply"](
+            addresses[0], *strides[:2], addresses[1], *strides[2:4], addresses[2], strides[4], 0, 0, m, n, k, addresses[3]
+        )
+        if not direct:
+            out[...] = c
+        return out

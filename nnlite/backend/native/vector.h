@@ -1,0 +1,83 @@
+// Vectors of VB bytes and what is done with them. REAL is float or double.
+//
+// The same bits for every VB, compiler and processor: every sum has one order, which the code states; what is rounded once
+// instead of twice says so, by fused(), and -ffp-contract=off keeps compilers from fusing anything else. Columns are padded to
+// 16 values and sums have 16 lanes, however many vectors that takes.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if !defined __FMA__ && !defined __aarch64__
+#error "the kernels need a processor with fused multiply-add"
+#endif
+
+#ifdef DOUBLE
+typedef double REAL;
+typedef int64_t INT;
+#define FMA __builtin_fma
+#define SQRT __builtin_sqrt
+#else
+typedef float REAL;
+typedef int32_t INT;
+#define FMA __builtin_fmaf
+#define SQRT __builtin_sqrtf
+#endif
+
+#ifndef VB // bytes of a vector: those of a register
+#if defined __AVX512F__
+#define VB 64
+#elif defined __AVX__
+#define VB 32
+#else
+#define VB 16
+#endif
+#endif
+
+typedef REAL vec __attribute__((vector_size(VB)));
+typedef INT ivec __attribute__((vector_size(VB)));
+typedef REAL unaligned __attribute__((vector_size(VB), aligned(sizeof(REAL)), may_alias)); // in memory, at any address
+
+#define LANES ((long)(VB / sizeof(REAL)))
+#define PAD 16 // columns of scratch matrices are rounded up to a multiple of it
+#define KERNEL __attribute__((visibility("default"))) void
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+// a b + c, rounded once: one instruction for a vector
+#if defined __clang__
+#define fused(a, b, c) __builtin_elementwise_fma(a, b, c)
+#else
+INLINE vec fused(vec a, vec b, vec c)
+{
+    UNROLL for (int i = 0; i < LANES; i++) c[i] = FMA(a[i], b[i], c[i]);
+    return c;
+}
+#endif
+
+INLINE vec load(const REAL* p) { return *(const unaligned*)p; }
+INLINE void store(REAL* p, vec x) { *(unaligned*)p = x; }
+INLINE vec splat(REAL x) { return x - (vec){0}; } // exact, for -0, too
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE vec relu(vec x) { return choose(x <= 0, (vec){0}, x); } // NaN stays NaN
+
+// The first n of LANES values; the others are `rest`.
+INLINE vec load_some(const REAL* p, long n, REAL rest)
+{
+    REAL x[LANES];
+    for (long i = 0; i < LANES; i++)
+        x[i] = i < n ? p[i] : rest;
+    return load(x);
+}
+
+INLINE void store_some(REAL* p, vec x, long n)
+{
+    REAL all[LANES];
+    store(all, x);
+    for (long i = 0; i < n && i < LANES; i++)
+        p[i] = all[i];
+}
+
+INLINE long padded(long n) { return (n + PAD - 1) / PAD * PAD; }
+INLINE long at_most(long a, long b) { return a < b ? a : b; }
+INLINE long at_least(long a, long b) { return a > b ? a : b; }

@@ -1,0 +1,274 @@
+// Convolution 3 x 3 of stride 1 by Winograd's F(m x m, 3 x 3), with m = OUT, IN = m + 2 and POINTS = IN IN:
+//
+//     image -> V = B'd B of each tile -> M_k = V_k U_k, k < POINTS -> z = A'M A        (Lavin and Gray 2015, equations 8 to 12)
+//     delta -> D = A delta A' -> dU_k = D_k' V_k, and da = B (D_k U_k') B' with overlapping tiles added
+//
+// A block of rows of tiles stays in L2. Tails are copies: a row of tiles is read from (written to) a strip in scratch, with zeros
+// outside the image and channels rounded up to PAD, wherever the image itself does not have all of that.
+#include "product.h"
+
+#define IN (OUT + 2)
+#define POINTS (IN * IN)
+#define BLOCK 131072 // values of a block of V and M: half of an L2 of 1 MiB
+
+typedef struct {
+    long H, W, C, F, top, left, h, w; // images, their padding, outputs
+    long tiles_y, tiles_x, channels, filters; // the last two: C and F rounded up
+    long rows; // of tiles in a block
+    long plane_v, plane_m, plane_u, plane_t; // values from one point to the next in V, M, U and its transpose
+} Shape;
+
+static Shape shape_of(long H, long W, long C, long F, long top, long left, long h, long w)
+{
+    Shape s = {H, W, C, F, top, left, h, w, (h + OUT - 1) / OUT, (w + OUT - 1) / OUT, padded(C), padded(F), 0, 0, 0, 0, 0};
+    s.rows = at_least(1, BLOCK / (POINTS * (s.channels + s.filters)) / s.tiles_x);
+    // + PAD: planes a multiple of 4 KiB apart meet in one set of L1.
+    s.plane_v = s.rows * s.tiles_x * s.channels + PAD, s.plane_m = s.rows * s.tiles_x * s.filters + PAD;
+    s.plane_u = C * s.filters + PAD, s.plane_t = F * s.channels + PAD;
+    return s;
+}
+
+// Values of scratch: V, M and a strip.
+INLINE long scratch_size(const Shape* s)
+{
+    return POINTS * (s->plane_v + s->plane_m) + IN * (OUT * s->tiles_x + 2) * at_least(s->channels, s->filters);
+}
+
+// ---- both axes of each transform
+
+// From a square of `from` values a side to one of `to`, both in rows of IN.
+#define BOTH(axis, t, from, to)                                                                                         \
+    UNROLL for (int i = 0; i < from; i++) axis(t + IN * i, 1);                                                          \
+    UNROLL for (int i = 0; i < to; i++) axis(t + i, IN);
+#define EACH(n) UNROLL for (int y = 0; y < n; y++) UNROLL for (int x = 0; x < n; x++)
+
+// A tile of pixels to the points, or back. row, pixel, plane: strides
+INLINE void tile_to_points(const REAL* a, long row, long pixel, REAL* V, long plane)
+{
+    vec t[POINTS];
+    EACH(IN) t[IN * y + x] = load(a + y * row + x * pixel);
+    BOTH(input_axis, t, IN, IN)
+    EACH(IN) store(V + (IN * y + x) * plane, t[IN * y + x]);
+}
+
+INLINE void tile_from_points(const REAL* M, long plane, REAL* z, long row, long pixel)
+{
+    vec t[POINTS];
+    EACH(IN) t[IN * y + x] = load(M + (IN * y + x) * plane);
+    BOTH(output_axis, t, IN, OUT)
+    EACH(OUT) store(z + y * row + x * pixel, t[IN * y + x]);
+}
+
+INLINE void delta_to_points(const REAL* delta, long row, long pixel, REAL* M, long plane)
+{
+    vec t[POINTS];
+    EACH(OUT) t[IN * y + x] = load(delta + y * row + x * pixel);
+    BOTH(delta_axis, t, OUT, IN)
+    EACH(IN) store(M + (IN * y + x) * plane, t[IN * y + x]);
+}
+
+INLINE void add_delta_from_points(const REAL* V, long plane, REAL* a, long row, long pixel)
+{
+    vec t[POINTS];
+    EACH(IN) t[IN * y + x] = load(V + (IN * y + x) * plane);
+    BOTH(input_delta_axis, t, IN, IN)
+    EACH(IN) store(a + y * row + x * pixel, load(a + y * row + x * pixel) + t[IN * y + x]);
+}
+
+// ---- rows of tiles
+
+// Whether `rows` rows of `columns` pixels from (y, x) are inside an image of whole vectors: then nothing needs a copy.
+INLINE int is_inside(long y, long x, long rows, long columns, long H, long W, long C)
+{
+    return y >= 0 && y + rows <= H && x >= 0 && x + columns <= W && C % PAD == 0;
+}
+
+// The pixels of a strip that are inside the image: `skipped` before them, then `width`.
+INLINE long inside_of(long x, long columns, long W, long* skipped)
+{
+    *skipped = at_most(at_least(-x, 0), columns);
+    return at_least(0, at_most(W - x, columns) - *skipped);
+}
+
+// Those pixels, in the image or copied to `strip`; *row: the values of a row.
+static const REAL* read_strip(const REAL* image, long H, long W, long C, long y, long x, long rows, long columns, REAL* strip, long* row)
+{
+    if (is_inside(y, x, rows, columns, H, W, C)) {
+        *row = W * C;
+        return image + (y * W + x) * C;
+    }
+    const long channels = padded(C);
+    long skipped;
+    const long width = inside_of(x, columns, W, &skipped);
+    *row = columns * channels;
+    for (long r = 0; r < rows; r++) {
+        REAL* to = strip + r * *row;
+        if (y + r < 0 || y + r >= H || width == 0) {
+            memset(to, 0, *row * sizeof(REAL));
+            continue;
+        }
+        memset(to, 0, skipped * channels * sizeof(REAL));
+        const REAL* from = image + ((y + r) * W + x + skipped) * C;
+        if (C == channels)
+            memcpy(to + skipped * channels, from, width * C * sizeof(REAL));
+        else
+            pad_columns(from, C, to + skipped * channels, width, C);
+        memset(to + (skipped + width) * channels, 0, (columns - skipped - width) * channels * sizeof(REAL));
+    }
+    return strip;
+}
+
+// Add a strip to the image where it has such pixels, or write it there.
+static void write_strip(const REAL* strip, REAL* image, long H, long W, long C, long y, long x, long rows, long columns, int add)
+{
+    const long channels = padded(C);
+    long skipped;
+    const long width = inside_of(x, columns, W, &skipped);
+    for (long r = at_least(0, -y); r < at_most(rows, H - y); r++) {
+        const REAL* from = strip + (r * columns + skipped) * channels;
+        REAL* to = image + ((y + r) * W + x + skipped) * C;
+        for (long i = 0; i < width; i++, from += channels, to += C)
+            if (add)
+                for (long c = 0; c < C; c++)
+                    to[c] += from[c];
+            else
+                memcpy(to, from, C * sizeof(REAL));
+    }
+}
+
+// V of `count` rows of tiles from row `first` of all images
+static void points_of_rows(const REAL* a, REAL* V, REAL* strip, const Shape* s, long first, long count)
+{
+    for (long i = 0; i < count; i++) {
+        const long n = (first + i) / s->tiles_y, y = OUT * ((first + i) % s->tiles_y);
+        long row;
+        const REAL* p = read_strip(a + n * s->H * s->W * s->C, s->H, s->W, s->C, y - s->top, -s->left, IN, OUT * s->tiles_x + 2, strip, &row);
+        for (long x = 0; x < s->tiles_x; x++)
+            for (long c = 0; c < s->channels; c += LANES)
+                tile_to_points(p + OUT * x * s->channels + c, row, s->channels, V + (i * s->tiles_x + x) * s->channels + c, s->plane_v);
+    }
+}
+
+// Bias and ReLU of `rows` rows of `columns` pixels
+static void finish(REAL* z, long row, long rows, long columns, long F, const REAL* bias, long rectify)
+{
+    if (!bias && !rectify)
+        return;
+    for (long y = 0; y < rows; y++)
+        for (long x = 0; x < columns; x++)
+            for (long f = 0; f < F; f += LANES) {
+                REAL* p = z + y * row + x * F + f;
+                const vec v = bias ? load(p) + load(bias + f) : load(p);
+                store(p, rectify ? relu(v) : v);
+            }
+}
+
+// ---- what plans call
+
+// Values of scratch that a call needs, in `size`.
+KERNEL NAME(scratch)(long H, long W, long C, long F, long top, long left, long h, long w, int64_t* size)
+{
+    const Shape s = shape_of(H, W, C, F, top, left, h, w);
+    *size = scratch_size(&s);
+}
+
+// Filters W (F, 3, 3, C) to U: POINTS planes (C, padded(F)) for forward, and UT: (F, padded(C)) for backward, PAD values between.
+KERNEL NAME(filters)(const REAL* W, REAL* U, REAL* UT, long C, long F)
+{
+    const long channels = padded(C), filters = padded(F);
+    vec t[POINTS];
+    for (long f = 0; f < F; f++)
+        for (long c = 0; c < channels; c += LANES) {
+            EACH(3) t[IN * y + x] = c < C ? load_some(W + (f * 9 + 3 * y + x) * C + c, C - c, 0) : (vec){0};
+            BOTH(filter_axis, t, 3, IN)
+            EACH(IN) store(UT + (IN * y + x) * (F * channels + PAD) + f * channels + c, t[IN * y + x] * (SCALE(y) * SCALE(x)));
+        }
+    for (long k = 0; k < POINTS; k++)
+        transpose(UT + k * (F * channels + PAD), channels, 1, F, C, U + k * (C * filters + PAD), filters);
+}
+
+// z = W * a + bias, and with `rectify` max(z, 0), of `images` images; bias has padded(F) values
+KERNEL NAME(forward)(const REAL* a, const REAL* U, const REAL* bias, long rectify, REAL* z, REAL* scratch, long images, long H, long W,
+                     long C, long F, long top, long left, long h, long w)
+{
+    const Shape s = shape_of(H, W, C, F, top, left, h, w);
+    REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
+    for (long first = 0; first < images * s.tiles_y; first += s.rows) {
+        const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
+        points_of_rows(a, V, strip, &s, first, count);
+        for (long k = 0; k < POINTS; k++) {
+            const Factors f = plain(V + k * s.plane_v, s.channels, 1, U + k * s.plane_u, s.filters, C);
+            product(&f, M + k * s.plane_m, s.filters, tiles, s.filters, 0);
+        }
+        for (long i = 0; i < count; i++) {
+            const long n = (first + i) / s.tiles_y, y = OUT * ((first + i) % s.tiles_y);
+            REAL* image = z + n * h * w * F;
+            const int whole = is_inside(y, 0, OUT, OUT * s.tiles_x, h, w, F);
+            REAL* to = whole ? image + y * w * F : strip;
+            const long row = whole ? w * F : OUT * s.tiles_x * s.filters;
+            for (long x = 0; x < s.tiles_x; x++)
+                for (long c = 0; c < s.filters; c += LANES)
+                    tile_from_points(M + (i * s.tiles_x + x) * s.filters + c, s.plane_m, to + OUT * x * s.filters + c, row, s.filters);
+            finish(to, row, OUT, OUT * s.tiles_x, s.filters, bias, rectify);
+            if (!whole)
+                write_strip(strip, image, h, w, F, y, 0, OUT, OUT * s.tiles_x, 0);
+        }
+    }
+}
+
+// From the delta of the outputs: dU, POINTS planes (F, padded(C)), zeros before, is added to, and da is set; each may be NULL.
+KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* UT, REAL* dU, REAL* da, REAL* scratch, long images, long H, long W,
+                      long C, long F, long top, long left, long h, long w)
+{
+    const Shape s = shape_of(H, W, C, F, top, left, h, w);
+    REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
+    const long columns = OUT * s.tiles_x + 2;
+    if (da)
+        memset(da, 0, images * H * W * C * sizeof(REAL));
+    for (long first = 0; first < images * s.tiles_y; first += s.rows) {
+        const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
+        if (dU)
+            points_of_rows(a, V, strip, &s, first, count);
+        for (long i = 0; i < count; i++) {
+            const long n = (first + i) / s.tiles_y, y = OUT * ((first + i) % s.tiles_y);
+            long row;
+            const REAL* d = read_strip(delta + n * h * w * F, h, w, F, y, 0, OUT, OUT * s.tiles_x, strip, &row);
+            for (long x = 0; x < s.tiles_x; x++)
+                for (long f = 0; f < s.filters; f += LANES)
+                    delta_to_points(d + OUT * x * s.filters + f, row, s.filters, M + (i * s.tiles_x + x) * s.filters + f, s.plane_m);
+        }
+        for (long k = 0; k < POINTS; k++) {
+            REAL *v = V + k * s.plane_v, *m = M + k * s.plane_m;
+            if (dU) {
+                const Factors f = plain(m, 1, s.filters, v, s.channels, tiles);
+                product(&f, dU + k * s.plane_t, s.channels, F, s.channels, 1);
+            }
+            if (da) {
+                const Factors f = plain(m, s.filters, 1, UT + k * s.plane_t, s.channels, F);
+                product(&f, v, s.channels, tiles, s.channels, 0);
+            }
+        }
+        for (long i = 0; da && i < count; i++) {
+            const long n = (first + i) / s.tiles_y, y = OUT * ((first + i) % s.tiles_y);
+            memset(strip, 0, IN * columns * s.channels * sizeof(REAL));
+            for (long x = 0; x < s.tiles_x; x++)
+                for (long c = 0; c < s.channels; c += LANES)
+                    add_delta_from_points(V + (i * s.tiles_x + x) * s.channels + c, s.plane_v, strip + OUT * x * s.channels + c,
+                                          columns * s.channels, s.channels);
+            write_strip(strip, da + n * H * W * C, H, W, C, y - top, -left, IN, columns, 1);
+        }
+    }
+}
+
+// dU to dW (F, 3, 3, C)
+KERNEL NAME(filter_gradient)(const REAL* dU, REAL* dW, long C, long F)
+{
+    const long channels = padded(C), plane = F * channels + PAD;
+    vec t[POINTS];
+    for (long f = 0; f < F; f++)
+        for (long c = 0; c < C; c += LANES) {
+            EACH(IN) t[IN * y + x] = load(dU + (IN * y + x) * plane + f * channels + c) * (SCALE(y) * SCALE(x));
+            BOTH(filter_delta_axis, t, IN, 3)
+            EACH(3) store_some(dW + (f * 9 + 3 * y + x) * C + c, t[IN * y + x], C - c);
+        }
+}

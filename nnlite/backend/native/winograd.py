@@ -1,0 +1,113 @@
+"""3 x 3 convolutions of stride 1 by the C kernels of Winograd's F(m x m, 3 x 3)."""
+
+from typing import Any
+
+import numpy as np
+
+from nnlite.backend.conv import ConvPlan
+from nnlite.backend.cpu.winograd import conv_algorithm, is_possible
+from nnlite.backend.memory import Memory
+from nnlite.backend.native.operations import NativeOperations, address, kernels, padded
+from nnlite.backend.window import Array, Window
+
+_LANES = 16  # values between planes
+_TRANSFORM = 8  # the cost of a transformed value, in multiplications of a product: measured (`benchmarks/results/kernels.md`)
+
+
+def best_tile(window: Window, filters: int) -> int | None:
+    """The m that makes this convolution cheapest, or None for products without tiles; or as `nn.set_conv_algorithm` says."""
+    if conv_algorithm.name == "direct" or not is_possible(window):
+        return None
+    costs: dict[int | None, float] = {m: _cost(window, filters, m) for m in (2, 4)}
+    if conv_algorithm.name == "auto":
+        costs[None] = 9 * window.in_shape[2] * padded(filters) * window.out_size[0] * window.out_size[1]
+    return min(costs, key=lambda m: costs[m])
+
+
+def _cost(window: Window, filters: int, m: int) -> float:
+    tiles, channels, outputs = -(-window.out_size[0] // m) * -(-window.out_size[1] // m), window.in_shape[2], padded(filters)
+    return tiles * (m + 2) ** 2 * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
+
+
+class NativeWinogradPlan(ConvPlan):
+    """A convolution by tiles of m x m outputs: see `native/winograd.h`."""
+
+    backend: NativeOperations
+
+    def __init__(self, backend: NativeOperations, window: Window, filters: int, bias: bool, m: int) -> None:
+        super().__init__(backend, window, filters, 1, bias)
+        (top, _), (left, _) = window.padding
+        self.m, self.points = m, (m + 2) ** 2
+        self.shape = (*window.in_shape, filters, top, left, *window.out_size)
+        self.forward_plane, self.backward_plane = (
+            self.channels * padded(filters) + _LANES,
+            filters * padded(self.channels) + _LANES,
+        )
+        self.weights = self.points * self.channels * filters
+        self.temporaries = 0
+        self._scratch: int | None = None
+
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
+        """U, U transposed, and b with zeros behind."""
+        U = memory.persist("filters", (self.points, self.forward_plane), W.dtype)
+        UT = memory.persist("transposed", (self.points, self.backward_plane), W.dtype)
+        self._call("filters", W.dtype, address(W), address(U), address(UT), self.channels, self.filters)
+        if b is not None:
+            wide = memory.persist("bias", (padded(self.filters),), W.dtype)
+            wide[...] = 0
+            wide[: self.filters] = b
+            b = wide
+        return U, UT, b
+
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
+        a, (U, _, b) = self.backend.given(a), filters
+        z = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
+        bias, room = 0 if b is None else address(b), address(self._room(a.dtype))
+        self._call("forward", a.dtype, address(a), address(U), bias, relu, address(z), room, len(a), *self.shape)
+        return z
+
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
+        self.gradients(a, delta, None, memory, dW, db, None)
+
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
+        da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
+        delta = self.backend.given(delta)
+        self._backward(delta, delta, filters, None, da)
+        return da
+
+    def gradients(
+        self, a: Array, delta: Array, filters: Any, memory: Memory, dW: Array, db: Array | None, out: Array | None
+    ) -> Array | None:
+        """Both gradients, with delta transformed once; without `filters` only that of the weights."""
+        delta = self.backend.given(delta)
+        dU = self.backend.scratch("gradient of the points", (self.points, self.backward_plane), delta.dtype)
+        dU[...] = 0
+        da = None if filters is None else self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
+        self._backward(self.backend.given(a), delta, filters, dU, da)
+        self._call("filter_gradient", delta.dtype, address(dU), address(dW), self.channels, self.filters)
+        if db is not None:
+            self.backend.sum_columns(self.backend.rows(delta), db)
+        return da
+
+    def _backward(self, a: Array, delta: Array, filters: Any, dU: Array | None, da: Array | None) -> None:
+        places = [0 if x is None else address(x) for x in (filters and filters[1], dU, da)]
+        self._call(
+            "backward",
+            delta.dtype,
+            address(delta),
+            address(a),
+            *places,
+            address(self._room(delta.dtype)),
+            len(delta),
+            *self.shape,
+        )
+
+    def _room(self, dtype: Any) -> Array:
+        if self._scratch is None:
+            size = np.zeros(1, np.int64)
+            self._call("scratch", dtype, *self.shape, address(size))
+            self._scratch = int(size[0])
+        return self.backend.scratch("winograd", (self._scratch,), dtype)
+
+    def _call(self, name: str, dtype: Any, *arguments: Any) -> None:
+        kernels(dtype)[f"winograd{self.m}_{name}"](*arguments)
