@@ -144,8 +144,8 @@ def ours(*layers, shape=(13, 12, 4)):
 OURS = {
     "plain": lambda: ours(
         nn.Normalize([1, 2, 3, 4], [1, 2, 1, 2]), nn.Conv2D(6, 3, padding=1), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(2),
-        nn.Conv2D(8, (3, 2), stride=2, padding="same", groups=2), nn.LeakyReLU(), nn.LayerNorm(), nn.Conv2D(16, 3, padding=1, groups=8),
-        nn.GELU(), nn.AvgPool2D(2, padding=1), nn.Flatten(), nn.Dropout(0.1), nn.Dense(6), nn.Tanh(), nn.Dense(3), nn.Softmax(),
+        nn.Conv2D(8, (3, 2), stride=2, padding="same", groups=2), nn.LeakyReLU(), nn.LayerNorm(),
+        nn.Conv2D(16, 3, padding=1, groups=8), nn.GELU(), nn.AvgPool2D(2, padding=1), nn.Flatten(), nn.Dropout(0.1), nn.Dense(6), nn.Tanh(), nn.Dense(3), nn.Softmax(),
     ),
     "branches": lambda: ours(
         nn.Conv2D(8, 3, padding=((0, 2), (1, 1)), bias=False), nn.ELU(),

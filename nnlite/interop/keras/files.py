@@ -22,6 +22,7 @@ from nnlite.arguments import shortened
 from nnlite.atomic import shown
 from nnlite.backend import Array
 from nnlite.errors import FileError
+from nnlite.interop.keras.texts import check_texts
 
 ZIP, HDF5 = b"PK", b"\x89HDF\r\n\x1a\n"
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -139,7 +140,7 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 def _contents(file: Any, raw: IO[bytes], config: Any) -> Contents:
     items, size = _items(file), raw.seek(0, os.SEEK_END)
-    _check_texts(items, raw, size)
+    _check(file, items, raw)
     arrays = _arrays(items, size)
     if "model_config" in file.attrs:
         config = json.loads(_attribute(file, "model_config", size))
@@ -165,52 +166,19 @@ def _items(file: Any) -> dict[str, Any]:
     return items
 
 
-def _check_texts(items: Mapping[str, Any], raw: IO[bytes], size: int) -> None:
-    """Raise FileError for damaged texts: HDF5 believes what they claim, takes up to 4 GB for one, or reads other memory.
-
-    A text is its length in 4 bytes, the address of a heap in 8 and its number there in 4, aligned to 4, somewhere between the
-    data sets. Source: HDF5 File Format Specification, Global Heap.
-    """
-    pieces = sorted((item.id.get_offset(), item.nbytes) for item in items.values() if _is_in_one_piece(item))
-    edges = [0, *(edge for offset, length in pieces for edge in (offset, offset + length)), size]
-    gaps = [(start, _part(raw, start, stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-    heaps = {start + at: _texts_in(gap, at) for start, gap in gaps for at in _places(b"GCOL", gap)}
-    for address, lengths in heaps.items():
-        for start, gap in gaps:
-            for at in _places(address.to_bytes(8, "little"), gap):
-                if (start + at) % 4 == 0 and _number(gap, at - 4, 4) > lengths.get(_number(gap, at + 8, 4), 0):
-                    raise FileError("a text in it claims to be longer than it is")
+def _check(file: Any, items: Mapping[str, Any], raw: IO[bytes]) -> None:
+    """Raise FileError for what h5py cannot be trusted to read."""
+    sets = [item.id for item in items.values() if isinstance(item, h5py.Dataset)]
+    texts = [_length(item.attrs.get_id(name)) for item in (file, *items.values()) for name in item.attrs]
+    check_texts(
+        raw, [(item.get_offset(), item.get_storage_size()) for item in sets if item.get_offset() is not None], sum(texts)
+    )
 
 
-def _texts_in(data: bytes, heap: int) -> dict[int, int]:
-    """The lengths of the texts in a heap, by number. The rest is free, and number 0."""
-    place, end, lengths = heap + 16, heap + _number(data, heap + 8, 8), dict[int, int]()
-    while place < end <= len(data):
-        number, length = _number(data, place, 2), _number(data, place + 8, 8)
-        place += 16 + -(-length // 8) * 8 if number else length or end
-        if number in lengths:
-            break
-        lengths[number] = length
-    if place != end:
-        raise FileError("a heap of texts in it is damaged")
-    return {number: length for number, length in lengths.items() if number}
-
-
-def _number(data: bytes, place: int, length: int) -> int:
-    return int.from_bytes(data[place : place + length], "little")
-
-
-def _is_in_one_piece(item: Any) -> bool:
-    return isinstance(item, h5py.Dataset) and item.id.get_offset() is not None
-
-
-def _part(raw: IO[bytes], start: int, stop: int) -> bytes:
-    raw.seek(start)
-    return raw.read(max(0, stop - start))
-
-
-def _places(wanted: bytes, data: bytes) -> list[int]:
-    return [match.start() for match in re.finditer(re.escape(wanted), data)]
+def _length(attribute: Any) -> int:
+    """How many texts of any length an attribute has."""
+    kind = attribute.get_type()
+    return math.prod(attribute.shape or ()) if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() else 0
 
 
 def _arrays(items: Mapping[str, Any], size: int) -> dict[str, Array]:

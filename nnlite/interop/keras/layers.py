@@ -157,7 +157,8 @@ def _normalization(config: Config, in_shape: Shape, arrays: list[Array]) -> list
     mean, variance = (np.asarray(_numbers(v), float).ravel() for v in (given if given[0] is not None else arrays[:2]))
     if not (variance >= 0).all():
         raise Unsupported("variance below zero")
-    return [layers.Normalize(mean.tolist(), np.maximum(np.sqrt(variance), 1e-7).tolist())]
+    mean, std = (np.broadcast_to(v, in_shape[-1:]).tolist() for v in (mean, np.maximum(np.sqrt(variance), 1e-7)))
+    return [layers.Normalize(mean, std)]
 
 
 def _numbers(value: Any) -> Any:
