@@ -307,10 +307,18 @@ def branched(seed=0):
     branches = [], nn.Conv2D(3, 1), [nn.AvgPool2D(3, 1, padding="same", count_padding=False), nn.ELU(0.5)]
     model = nn.Sequential(
         nn.Residual(*main, shortcut=nn.Conv2D(4, 1, stride=2)),
+        nn.PReLU(),
+        nn.GroupNorm(2),
+        nn.DepthwiseConv2D(2, multiplier=2),
         nn.Concat(*branches),
         nn.Upsample2D((2, 1)),
         nn.AvgPool2D(2, padding=1),
         nn.GlobalAvgPool2D(),
+        nn.Reshape((-1, 1)),
+        nn.Conv1D(4, 3, padding=(2, 0)),
+        nn.MaxPool1D(2),
+        nn.PReLU(shared=True),
+        nn.Flatten(),
         nn.Dense(2),
         input_shape=(8, 8, 4),
         seed=seed,

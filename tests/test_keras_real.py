@@ -69,6 +69,38 @@ def separable():
     ]
 
 
+def sequences():
+    return [
+        L.Reshape((16, 39)),
+        L.Conv1D(8, 3, dilation_rate=2, padding="causal"),
+        L.PReLU(shared_axes=[1]),
+        L.ZeroPadding1D((1, 2)),
+        L.Conv1D(9, 2, strides=2),
+        L.BatchNormalization(),
+        L.AveragePooling1D(2, padding="same"),
+        L.Dense(6),
+        L.ReLU(),
+        L.ZeroPadding1D(1),
+        L.MaxPooling1D(2, strides=1),
+        L.GlobalAveragePooling1D(),
+        L.PReLU(),
+        L.Dense(3),
+    ]
+
+
+def grouped():
+    return [
+        L.Conv2D(8, 3),
+        L.GroupNormalization(4),
+        L.PReLU(shared_axes=[1, 2]),
+        L.SpatialDropout2D(0.3),
+        L.GroupNormalization(-1, scale=False),
+        L.PReLU(shared_axes=[1, 2, 3]),
+        L.Flatten(),
+        L.Dense(3),
+    ]
+
+
 def settled(model):
     """With values as after training."""
     for variable in model.weights:
@@ -114,6 +146,8 @@ MODELS = {
     "tutorial": lambda: chain(tutorial),
     "padded": lambda: chain(padded),
     "separable": lambda: chain(separable),
+    "sequences": lambda: chain(sequences),
+    "grouped": lambda: chain(grouped),
     "residual": residual,
     "densely": densely,
 }
@@ -143,18 +177,54 @@ def ours(*layers, shape=(13, 12, 4)):
 
 OURS = {
     "plain": lambda: ours(
-        nn.Normalize([1, 2, 3, 4], [1, 2, 1, 2]), nn.Conv2D(6, 3, padding=1), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(2),
-        nn.Conv2D(8, (3, 2), stride=2, padding="same", groups=2), nn.LeakyReLU(), nn.LayerNorm(),
-        nn.Conv2D(16, 3, padding=1, groups=8), nn.GELU(), nn.AvgPool2D(2, padding=1), nn.Flatten(), nn.Dropout(0.1), nn.Dense(6), nn.Tanh(), nn.Dense(3), nn.Softmax(),
+        nn.Normalize([1, 2, 3, 4], [1, 2, 1, 2]),
+        nn.Conv2D(6, 3, padding=1),
+        nn.BatchNorm(),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(8, (3, 2), stride=2, padding="same", groups=2),
+        nn.LeakyReLU(),
+        nn.LayerNorm(),
+        nn.Conv2D(16, 3, padding=1, groups=8),
+        nn.GELU(),
+        nn.AvgPool2D(2, padding=1),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Dense(6),
+        nn.Tanh(),
+        nn.Dense(3),
+        nn.Softmax(),
+    ),
+    "sequences": lambda: ours(
+        nn.Conv1D(6, 3, padding=(2, 0)),
+        nn.GroupNorm(3),
+        nn.PReLU(),
+        nn.MaxPool1D(2),
+        nn.Conv1D(4, 3, padding="same", groups=2),
+        nn.AvgPool1D(3, 1, padding=1),
+        nn.PReLU(shared=True),
+        nn.Flatten(),
+        nn.PReLU(),
+        nn.Dense(2),
+        shape=(9, 4),
     ),
     "branches": lambda: ours(
-        nn.Conv2D(8, 3, padding=((0, 2), (1, 1)), bias=False), nn.ELU(),
+        nn.Conv2D(8, 3, padding=((0, 2), (1, 1)), bias=False),
+        nn.ELU(),
+        nn.DepthwiseConv2D(3, multiplier=1),
+        nn.PReLU(),
+        nn.GroupNorm(2),
+        nn.SpatialDropout2D(0.1),
         nn.Residual(nn.Conv2D(8, 3, padding=1), nn.BatchNorm(scale=False), nn.SiLU(), nn.Conv2D(8, 3, padding=1)),
-        nn.Residual(nn.Conv2D(4, 3, stride=2, padding="same"), shortcut=nn.Conv2D(4, 1, stride=2)), nn.Softplus(),
-        nn.Concat([], nn.Conv2D(3, 1), [nn.Conv2D(3, 1), nn.Tanh()]), nn.Upsample2D((2, 1)),
-        nn.GlobalAvgPool2D(), nn.Dense(3), nn.Sigmoid(),
+        nn.Residual(nn.Conv2D(4, 3, stride=2, padding="same"), shortcut=nn.Conv2D(4, 1, stride=2)),
+        nn.Softplus(),
+        nn.Concat([], nn.Conv2D(3, 1), [nn.Conv2D(3, 1), nn.Tanh()]),
+        nn.Upsample2D((2, 1)),
+        nn.GlobalAvgPool2D(),
+        nn.Dense(3),
+        nn.Sigmoid(),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])

@@ -61,28 +61,33 @@ ACTIVATIONS: dict[str, Callable[[], list[Layer]]] = {
 
 
 def _dense(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
-    """On images a convolution with kernels of one pixel."""
-    units, bias = config["units"], config.get("use_bias", True)
-    return [layers.Conv2D(units, 1, bias=bias) if len(in_shape) == 3 else layers.Dense(units, bias=bias)]
+    """On images and sequences a convolution with kernels of one pixel."""
+    units, options = config["units"], {"bias": config.get("use_bias", True)}
+    if len(in_shape) == 1:
+        return [layers.Dense(units, **options)]
+    return [(layers.Conv2D if len(in_shape) == 3 else layers.Conv1D)(units, 1, **options)]
 
 
-def _conv(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
-    bias, groups = config.get("use_bias", True), config.get("groups", 1)
-    return [layers.Conv2D(config["filters"], _size(config["kernel_size"]), bias=bias, groups=groups, **_sliding(config))]
+def _conv(kind: Callable[..., Layer]) -> Any:
+    def conv(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
+        bias, groups = config.get("use_bias", True), config.get("groups", 1)
+        return [kind(config["filters"], _size(config["kernel_size"]), bias=bias, groups=groups, **_sliding(config))]
+
+    return conv
 
 
 def _depthwise(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
-    return [_by_channel(config, in_shape, config.get("use_bias", True))]
+    return [_by_channel(config, config.get("use_bias", True))]
 
 
 def _separable(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
     pointwise = layers.Conv2D(config["filters"], 1, bias=config.get("use_bias", True))
-    return [_by_channel(config, in_shape, bias=False), pointwise]
+    return [_by_channel(config, bias=False), pointwise]
 
 
-def _by_channel(config: Config, in_shape: Shape, bias: bool) -> Layer:
-    filters = in_shape[-1] * config.get("depth_multiplier", 1)
-    return layers.Conv2D(filters, _size(config["kernel_size"]), groups=in_shape[-1], bias=bias, **_sliding(config))
+def _by_channel(config: Config, bias: bool) -> Layer:
+    multiplier = config.get("depth_multiplier", 1)
+    return layers.DepthwiseConv2D(_size(config["kernel_size"]), multiplier=multiplier, bias=bias, **_sliding(config))
 
 
 def _sliding(config: Config) -> Config:
@@ -99,6 +104,8 @@ def _size(value: Any) -> Any:
 
 def _padding(config: Config) -> Any:
     padding = config.get("padding", "valid")
+    if padding == "causal":
+        return _size(config.get("dilation_rate", 1)) * (_size(config["kernel_size"]) - 1), 0
     if padding not in ("valid", "same"):
         raise Unsupported(f"padding {shortened(padding)}")
     return 0 if padding == "valid" else "same"
@@ -114,7 +121,10 @@ def _pool(kind: Callable[..., Layer], **options: Any) -> Any:
 
 def _global_pool(kind: Callable[[], Layer]) -> Any:
     def pool(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
-        return [kind(), *([layers.Reshape((1, 1, in_shape[-1]))] if config.get("keepdims") else [])]
+        """A sequence is an image of one row."""
+        before = [layers.Reshape((1, *in_shape))] if len(in_shape) == 2 else []
+        ones = (1,) * (len(in_shape) - 1)
+        return [*before, kind(), *([layers.Reshape((*ones, in_shape[-1]))] if config.get("keepdims") else [])]
 
     return pool
 
@@ -127,6 +137,11 @@ def _layer_norm(config: Config, in_shape: Shape, arrays: list[Array]) -> list[La
     if config.get("rms_scaling"):
         raise Unsupported("rms_scaling")
     return [layers.LayerNorm(**_norm(config, in_shape))]
+
+
+def _group_norm(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
+    groups = config.get("groups", 32)
+    return [layers.GroupNorm(in_shape[-1] if groups == -1 else groups, **_norm(config, in_shape))]
 
 
 def _norm(config: Config, in_shape: Shape) -> Config:
@@ -177,6 +192,14 @@ def _leaky_relu(config: Config, in_shape: Shape, arrays: list[Array]) -> list[La
     return [layers.LeakyReLU(_number(config.get("negative_slope", config.get("alpha", 0.3))))]
 
 
+def _prelu(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
+    every = list(range(1, len(in_shape) + 1))
+    shared = [axis for axis in config.get("shared_axes") or [] if axis]
+    if shared not in (every, every[:-1]):
+        raise Unsupported(f"shared_axes {shortened(shared)}")
+    return [layers.PReLU(shared=shared == every)]
+
+
 def _elu(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
     return [layers.ELU(_number(config.get("alpha", 1.0)))]
 
@@ -190,10 +213,13 @@ def _softmax(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer
     return [layers.Softmax()]
 
 
-def _dropout(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
-    if config.get("noise_shape"):
-        raise Unsupported("noise_shape")
-    return [layers.Dropout(config["rate"])]
+def _dropout(kind: Callable[[float], Layer]) -> Any:
+    def dropout(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
+        if config.get("noise_shape"):
+            raise Unsupported("noise_shape")
+        return [kind(config["rate"])]
+
+    return dropout
 
 
 def _flatten(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
@@ -214,26 +240,34 @@ def _nothing(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer
 
 READERS: dict[str, Callable[[Config, Shape, list[Array]], list[Layer]]] = {
     "Activation": _nothing,  # but its activation
+    "AveragePooling1D": _pool(layers.AvgPool1D, count_padding=False),
     "AveragePooling2D": _pool(layers.AvgPool2D, count_padding=False),
     "BatchNormalization": _batch_norm,
-    "Conv2D": _conv,
+    "Conv1D": _conv(layers.Conv1D),
+    "Conv2D": _conv(layers.Conv2D),
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise,
-    "Dropout": _dropout,
+    "Dropout": _dropout(layers.Dropout),
     "ELU": _elu,
     "Flatten": _flatten,
+    "GlobalAveragePooling1D": _global_pool(layers.GlobalAvgPool2D),
     "GlobalAveragePooling2D": _global_pool(layers.GlobalAvgPool2D),
+    "GlobalMaxPooling1D": _global_pool(layers.GlobalMaxPool2D),
     "GlobalMaxPooling2D": _global_pool(layers.GlobalMaxPool2D),
+    "GroupNormalization": _group_norm,
     "Identity": _nothing,
     "LayerNormalization": _layer_norm,
     "LeakyReLU": _leaky_relu,
+    "MaxPooling1D": _pool(layers.MaxPool1D),
     "MaxPooling2D": _pool(layers.MaxPool2D),
     "Normalization": _normalization,
+    "PReLU": _prelu,
     "ReLU": _relu,
     "Rescaling": _rescaling,
     "Reshape": _reshape,
     "SeparableConv2D": _separable,
     "Softmax": _softmax,
+    "SpatialDropout2D": _dropout(layers.SpatialDropout2D),
     "UpSampling2D": _upsample,
 }
 
@@ -251,8 +285,8 @@ def ours(array: Array, layer: Layer, name: str) -> Array:
     if array.ndim == 4 and shape[-1] == 1 != array.shape[2]:
         array = array.reshape(*array.shape[:2], 1, -1)
     turned = np.moveaxis(array, -1, 0)
-    if turned.ndim == 2 and len(shape) == 4:
-        turned = turned[:, None, None]
+    if turned.shape == (shape[0], shape[-1]):  # a Dense on images
+        turned = turned.reshape(shape)
     return turned if turned.shape == shape else array
 
 

@@ -12,11 +12,14 @@ from nnlite.interop.keras.layers import READERS, Config, Unsupported, group_name
 from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = tuple[tuple[int, int], ...]  # along each axis
+PADDINGS = ("ZeroPadding1D", "ZeroPadding2D")
 MODELS = ("Sequential", "Functional", "Model")
 OWNERS = ("keras", "tf_keras", "tensorflow")
-NOT_NEGATIVE = (layers.ReLU, layers.Sigmoid, layers.Softplus, layers.Softmax)
-SAME_SIGN = (layers.MaxPool2D, layers.AvgPool2D, layers.Dropout, layers.Flatten, layers.Reshape)
+CONVOLUTIONS = layers.Conv1D | layers.Conv2D
+AVERAGES, MAXIMA = layers.AvgPool1D | layers.AvgPool2D, layers.MaxPool1D | layers.MaxPool2D
+NOT_NEGATIVE = layers.ReLU | layers.Sigmoid | layers.Softplus | layers.Softmax
+SAME_SIGN = AVERAGES | MAXIMA | layers.Dropout | layers.Reshape
 
 
 def concatenate(branches: list[list[Layer]]) -> list[Layer]:
@@ -25,7 +28,7 @@ def concatenate(branches: list[list[Layer]]) -> list[Layer]:
 
 
 JOINS: dict[str, Join] = {"Add": add, "Concatenate": concatenate}
-KNOWN = {*MODELS, *JOINS, *READERS, "ZeroPadding2D"}
+KNOWN = {*MODELS, *JOINS, *READERS, *PADDINGS}
 
 
 class Leaf(NamedTuple):
@@ -101,7 +104,7 @@ class Architecture:
             if kind in MODELS:
                 chain, _ = self._model(entry, place, read[0].shape)
                 return self._chain(name, [Sequential(*chain)] if chain else [], read[0], nodes)
-            if kind == "ZeroPadding2D":
+            if kind in PADDINGS:
                 return _zeros(config, read[0])
             arrays = self._contents.of(place)
             made = read_layer(kind, config, read[0].shape, [array for _, array in arrays])
@@ -116,8 +119,8 @@ class Architecture:
         node, shape, positive = read.node, read.shape, read.not_negative
         for i, layer in enumerate(made):
             if read.zeros and i == 0:
-                shape = _without(shape, read.zeros)
-                _pad(layer, read, shape)
+                _pad(layer, read)
+                shape = _padded(shape, read.zeros, -1)
             shape = layer.declare_shapes(shape)
             nodes.append(Node(f"{name}/{i}", (node,), layer))
             node, positive = f"{name}/{i}", isinstance(layer, NOT_NEGATIVE) or (positive and isinstance(layer, SAME_SIGN))
@@ -195,32 +198,31 @@ def _only_end(config: Config) -> str:
 
 
 def _zeros(config: Config, read: Value) -> Value:
-    """Zeros around an image, which the layer after it pads."""
-    given = config.get("padding", 1)
-    height, width = given if isinstance(given, list) else (given, given)
-    (top, bottom), (left, right) = (p if isinstance(p, list) else (p, p) for p in (height, width))
-    h, w, channels = _without(read.shape, ((0, 0), (0, 0)))
+    """Zeros around an image or a sequence, which the layer after it pads."""
+    given, axes = config.get("padding", 1), len(read.shape) - 1
+    sides = [given] if isinstance(given, int) or axes == 1 else given
+    zeros = tuple((p, p) if isinstance(p, int) else tuple(p) for p in (sides * axes)[:axes])
     if read.zeros or config.get("data_format") == "channels_first":
         raise Unsupported("channels first, or after another one")
-    zeros = (top, bottom), (left, right)
-    return read._replace(shape=(h + top + bottom, w + left + right, channels), zeros=zeros)
+    return read._replace(shape=_padded(read.shape, zeros), zeros=zeros)
 
 
-def _without(shape: Shape, zeros: Padding) -> Shape:
-    h, w, channels = shape
-    return h - sum(zeros[0]), w - sum(zeros[1]), channels
+def _padded(shape: Shape, zeros: Padding, sign: int = 1) -> Shape:
+    return *(n + sign * sum(sides) for n, sides in zip(shape, zeros, strict=False)), shape[-1]
 
 
-def _pad(layer: Layer, read: Value, shape: Shape) -> None:
-    """Make a layer pad the zeros around what it reads. shape: without them."""
-    fits = isinstance(layer, layers.Conv2D | layers.AvgPool2D) or (isinstance(layer, layers.MaxPool2D) and read.not_negative)
-    if not fits or (isinstance(layer, layers.AvgPool2D) and layer.padding):
+def _pad(layer: Any, read: Value) -> None:
+    """Make a layer pad the zeros around what it reads."""
+    fits = isinstance(layer, CONVOLUTIONS) or (isinstance(layer, MAXIMA) and read.not_negative)
+    if isinstance(layer, AVERAGES) and not layer.padding:
+        layer.count_padding = fits = True
+    if not fits or read.zeros is None:
         raise Unsupported("padded zeros before it")
     layer.declare_shapes(read.shape)
-    own, zeros = layer.plan.window.padding, read.zeros or ((0, 0), (0, 0))
-    layer.padding = tuple((before + a, after + b) for (before, after), (a, b) in zip(own, zeros, strict=True))
-    if isinstance(layer, layers.AvgPool2D):
-        layer.count_padding = True
+    one = len(read.zeros) == 1
+    own = (layer.inner if one else layer).plan.window.padding
+    both = [(before + a, after + b) for (before, after), (a, b) in zip(own[-len(read.zeros) :], read.zeros, strict=True)]
+    layer.padding = both[0] if one else tuple(both)
 
 
 def without_probabilities(chain: list[Layer]) -> list[Layer]:

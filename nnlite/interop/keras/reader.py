@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+from nnlite import layers
 from nnlite.arguments import flag, listing, sample_shape, shortened
 from nnlite.atomic import shown
 from nnlite.engine.plan import flatten
@@ -28,6 +29,18 @@ OURS = {  # by the names of Keras 2; those of Keras 3 are numbers
     "beta": "beta",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
+    "alpha": "slopes",
+}
+KINDS: dict[str, Any] = {  # by the groups of Keras 3
+    "dense": layers.Dense | layers.Conv2D | layers.Conv1D,
+    "conv1d": layers.Conv1D,
+    "conv2d": layers.Conv2D,
+    "depthwise_conv2d": layers.Conv2D,
+    "separable_conv2d": layers.Conv2D,
+    "batch_normalization": layers.BatchNorm,
+    "layer_normalization": layers.LayerNorm,
+    "group_normalization": layers.GroupNorm,
+    "p_re_lu": layers.PReLU,
 }
 
 
@@ -134,7 +147,7 @@ def _by_name_or_order(units: list[Unit], model: Sequential, leaves: Leaves, path
             fitting = [unit for unit in rest if _fits(unit, layer)]
             if not fitting:
                 raise _differ(path, units, leaves)
-            if len({re.sub(r"_\d+$", "", unit.group) for unit in fitting}) > 1:
+            if len({_kind(unit) for unit in fitting}) > 1:
                 raise FileError(
                     f"{shown(path)} does not say which of {listing(unit.name for unit in fitting)} is layer {here}: both fit"
                 )
@@ -165,7 +178,14 @@ def _refuse_twins(model: Sequential, path: Any) -> None:
         seen.append((step.path, shapes, step.makes))
 
 
+def _kind(unit: Unit) -> str:
+    """Its group without the number: of these, those with the lower numbers come first."""
+    return re.sub(r"_\d+$", "", unit.group)
+
+
 def _fits(unit: Unit, layer: Layer) -> bool:
+    if not isinstance(layer, KINDS.get(_kind(unit).rpartition("/")[2], Layer)):
+        return False
     return len(unit.arrays) == len(layer.declared) and all(
         OURS.get(there.rpartition("/")[2].partition(":")[0], name) == name
         and ours(array, layer, name).shape == layer.declared[name].shape

@@ -46,13 +46,13 @@ def _between(file: IO[bytes], arrays: list[Piece]) -> list[tuple[int, bytes]]:
 def _lengths(data: bytes, heap: int) -> dict[int, int]:
     """The lengths of the texts in a heap, by number; what is free in it has number 0."""
     place, end, lengths = heap + 16, heap + _number(data, heap + 8, 8), dict[int, int]()
-    while place < end <= len(data) and (number := _number(data, place, 2)):
+    while place + 16 <= end <= len(data) and (number := _number(data, place, 2)):
         if number in lengths:
             raise FileError("a heap of texts in it is damaged")
         lengths[number] = _number(data, place + 8, 8)
         place += 16 + -(-lengths[number] // 8) * 8
-    free = _number(data, place + 8, 8) if place < end else 0
-    if place + free != end:
+    free = _number(data, place + 8, 8) if place + 16 <= end else end - place
+    if free < 0 or place + free != end or end > len(data):
         raise FileError("a heap of texts in it is damaged")
     return lengths
 

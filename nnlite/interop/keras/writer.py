@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from os import PathLike, fspath
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from nnlite.model import Sequential
 Entry = tuple[str, dict[str, Any]]  # a class of Keras and its options
 FUNCTIONAL = "keras.src.models.functional"
 OLD = {"negative_slope": "alpha", "batch_shape": "batch_input_shape"}  # options of Keras 2
-THEIRS = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_var": "moving_variance"}
+THEIRS = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_var": "moving_variance", "slopes": "alpha"}
 
 
 def save(model: Sequential, path: str | PathLike[str]) -> None:
@@ -111,6 +112,8 @@ class _Graph:
 
     def _theirs(self, layer: Layer, name: str) -> Array:
         array = self.model.backend.to_host(getattr(layer, name))
+        if name == "slopes":
+            return array.reshape((1,) * (len(layer.in_shape) - 1) + array.shape)
         if name != "W":
             return array
         array = np.moveaxis(array, 0, -1)
@@ -153,6 +156,18 @@ def _conv(step: Step) -> list[Entry]:
     if _is_depthwise(layer):
         return [*before, ("DepthwiseConv2D", {"depth_multiplier": int(layer.filters) // layer.in_shape[-1], **options})]
     return [*before, ("Conv2D", {"filters": int(layer.filters), "groups": int(layer.groups), **options})]
+
+
+def _of_sequence(write: Callable[[Step], list[Entry]], step: Step) -> list[Entry]:
+    """As of the images of one row that a layer of sequences works on."""
+    row = Step(step.path, step.layer.inner, step.reads, step.makes)
+    return [
+        (kind.replace("2D", "1D"), {option: _last(value) for option, value in options.items()}) for kind, options in write(row)
+    ]
+
+
+def _last(value: Any) -> Any:
+    return value[-1] if isinstance(value, list) else value
 
 
 def _sliding(window: Window, size: str = "kernel_size") -> tuple[list[Entry], dict[str, Any]]:
@@ -200,6 +215,11 @@ def _layer_norm(step: Step) -> list[Entry]:
     return [("LayerNormalization", _norm(step.layer))]
 
 
+def _group_norm(step: Step) -> list[Entry]:
+    layer: Any = step.layer
+    return [("GroupNormalization", {"groups": int(layer.groups), **_norm(layer)})]
+
+
 def _norm(layer: Any) -> dict[str, Any]:
     return {"axis": -1, "epsilon": float(layer.eps), "scale": bool(layer.scale), "center": bool(layer.shift)}
 
@@ -208,6 +228,12 @@ def _normalize(step: Step) -> list[Entry]:
     layer: Any = step.layer
     mean, std = (np.asarray(v, float) for v in layer.constants)
     return [("Rescaling", {"scale": (1 / std).tolist(), "offset": (-mean / std).tolist()})]
+
+
+def _prelu(step: Step) -> list[Entry]:
+    layer: Any = step.layer
+    axes = list(range(1, len(layer.in_shape) + 1))
+    return [("PReLU", {"shared_axes": axes if layer.shared else axes[:-1]})]
 
 
 def _gelu(step: Step) -> list[Entry]:
@@ -236,26 +262,33 @@ def _reshape(step: Step) -> list[Entry]:
 
 
 WRITERS: dict[type[Layer], Callable[[Step], list[Entry]]] = {
+    layers.AvgPool1D: partial(_of_sequence, _average_pool),
     layers.AvgPool2D: _average_pool,
     layers.BatchNorm: _batch_norm,
+    layers.Conv1D: partial(_of_sequence, _conv),
     layers.Conv2D: _conv,
     layers.Dense: _dense,
+    layers.DepthwiseConv2D: _conv,
     layers.Dropout: _with("Dropout", rate="rate"),
     layers.ELU: _with("ELU", alpha="alpha"),
     layers.Flatten: _always("Flatten"),
     layers.GELU: _gelu,
     layers.GlobalAvgPool2D: _always("GlobalAveragePooling2D"),
     layers.GlobalMaxPool2D: _always("GlobalMaxPooling2D"),
+    layers.GroupNorm: _group_norm,
     layers.LayerNorm: _layer_norm,
     layers.LeakyReLU: _with("LeakyReLU", negative_slope="slope"),
+    layers.MaxPool1D: partial(_of_sequence, _max_pool),
     layers.MaxPool2D: _max_pool,
     layers.Normalize: _normalize,
+    layers.PReLU: _prelu,
     layers.ReLU: _always("ReLU"),
     layers.Reshape: _reshape,
     layers.SiLU: _always("Activation", activation="silu"),
     layers.Sigmoid: _always("Activation", activation="sigmoid"),
     layers.Softmax: _always("Softmax"),
     layers.Softplus: _always("Activation", activation="softplus"),
+    layers.SpatialDropout2D: _with("SpatialDropout2D", rate="rate"),
     layers.Tanh: _always("Activation", activation="tanh"),
     layers.Upsample2D: _upsample,
     Joined: _always("Concatenate"),
