@@ -5,13 +5,15 @@ from typing import Any
 
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan, GroupedPlan, PointwisePlan
-from nnlite.backend.native.operations import NativeOperations, kernels
+from nnlite.backend.native.norms import Norms
+from nnlite.backend.native.operations import kernels
 from nnlite.backend.native.plans import NativeDepthwisePlan, NativePlan
+from nnlite.backend.native.sums import Sums
 from nnlite.backend.native.winograd import NativeWinogradPlan, best_tile
 from nnlite.backend.window import Pair, Window
 
 
-class NativeBackend(NativeOperations, Backend):
+class NativeBackend(Norms, Sums, Backend):
     """The operations of the C kernels, and their plans."""
 
     def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:

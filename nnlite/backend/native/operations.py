@@ -66,6 +66,13 @@ class NativeOperations(Host):
             return out
         return self.empty(int(np.prod(shape)), dtype).reshape(shape)
 
+    def written(self, result: Array, out: Array | None) -> Array:
+        """`result`, in `out` if there is one."""
+        if out is None or out is result:
+            return result
+        out[...] = result
+        return out
+
     # ---- products
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
