@@ -17,7 +17,7 @@ rng = np.random.default_rng(0)
 @pytest.fixture(autouse=True)
 def _choice():
     yield
-    nn.set_kernels("numpy")
+    nn.set_kernels(os.environ.get("NNLITE_KERNELS", "numpy"))
 
 
 def model(**options):
