@@ -29,7 +29,7 @@ def normal(*shape):
 
 def graph(shape, nodes, opset=17, output=None, **constants):
     """A file's model of one input "x". nodes: (operator, inputs, output, attributes)."""
-    made = [helper.make_node(kind, inputs.split(), [out], **attributes) for kind, inputs, out, attributes in nodes]
+    made = [helper.make_node(kind, inputs.split(" "), [out], **attributes) for kind, inputs, out, attributes in nodes]
     arrays = [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *shape])
     z = helper.make_tensor_value_info(output or nodes[-1][2], TensorProto.FLOAT, None)
@@ -167,3 +167,250 @@ def test_networks_of_onnx(name):
 def test_a_network_with_an_unknown_operator_is_refused_by_name():
     with pytest.raises(nn.FileError, match=r"2 of 40 nodes cannot be read: 'n2' \(LRN\), 'n6' \(LRN\): nnlite has no layer"):
         load(DATA / "light_bvlc_alexnet.onnx")
+
+
+# ---- each operator as its version says
+
+
+IMAGE = (3, 6, 8)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 20])
+def test_softmax_ran_over_all_axes_before_opset_13(opset):
+    last = agree(graph(IMAGE, [("Softmax", "x", "p", {"axis": 1})], opset))
+    assert kinds(last) == (["Softmax"] if opset >= 13 else ["Flatten", "Softmax", "Reshape"])
+    agree(graph((4,), [("Softmax", "x", "p", {})], opset))
+
+
+@pytest.mark.parametrize("opset", [7, 10, 12, 13, 17])
+def test_dropout_has_its_rate_as_an_attribute_before_opset_12(opset):
+    old = [("Dropout", "x", "y", {"ratio": 0.25})]
+    model = from_onnx(
+        graph((4,), old, opset) if opset < 12 else graph((4,), [("Dropout", "x r", "y", {})], opset, r=np.float32(0.25))
+    )
+    assert repr(model.layers[0]) == "Dropout(0.25)"
+    training = graph((4,), [("Dropout", "x r t", "y", {})], 13, r=np.float32(0.25), t=np.True_)
+    refused(training, "training mode")
+
+
+@pytest.mark.parametrize("opset", [7, 10, 11, 13, 18])
+def test_pads_and_axes_are_attributes_in_earlier_versions(opset):
+    """Pad before 11, Squeeze, Unsqueeze before 13, ReduceMean before 18."""
+    pads, constants = [0, 0, 1, 2, 0, 0, 0, 1], {"W": normal(4, 3, 3, 3), "V": normal(2, 4), "z": normal(1)}
+
+    def either(first, kind, inputs, output, name, values, **attributes):
+        if opset < first:
+            return kind, inputs, output, {name: values, **attributes}
+        constants[f"{output}_{name}"] = np.array(values)
+        return kind, f"{inputs} {output}_{name}", output, attributes
+
+    nodes = [
+        either(11, "Pad", "x", "a", "pads", pads),
+        ("Conv", "a W", "b", {"pads": [1, 1, 1, 1]}),
+        either(18, "ReduceMean", "b", "c", "axes", [2, 3], keepdims=1),
+        either(13, "Squeeze", "c", "d", "axes", [2, 3]),
+        either(13, "Unsqueeze", "d", "e", "axes", [2]),
+        either(13, "Squeeze", "e", "f", "axes", [2]),
+        ("Gemm", "f V z", "g", {"transB": 1, "alpha": 0.5}),
+    ]
+    model = agree(graph(IMAGE, nodes, opset, **constants))
+    assert kinds(model) == ["Conv2D", "GlobalAvgPool2D", "Dense"]
+    assert model[0].padding == ((2, 1), (3, 2))
+
+
+@pytest.mark.parametrize("opset", [7, 11, 13])
+def test_clip_has_its_bounds_as_attributes_before_opset_11(opset):
+    bounded = [("Clip", "x", "y", {"min": 0.0})] if opset < 11 else [("Clip", "x low", "y", {})]
+    assert kinds(agree(graph((4,), bounded, opset, **({} if opset < 11 else {"low": np.float32(0)})))) == ["ReLU"]
+    six = graph((4,), [("Clip", "x low high", "y", {})], 13, low=np.float32(0), high=np.float32(6))
+    refused(six, r"'y' \(Clip\): no layer computes this function")
+
+
+SCALES = {"s": np.array([1, 1, 2, 3], "float32"), "roi": np.zeros(0, "float32"), "none": np.zeros(0, "float32")}
+FLOOR = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 13, 18])
+def test_upsampling(opset):
+    """Of nearest pixels before 11, where Resize says nothing of places; then of whatever places."""
+    kind, inputs, places = ("Upsample" if opset == 9 else "Resize"), "x s", {}
+    if opset > 10:
+        inputs, places = "x roi s", FLOOR
+    agree(graph(IMAGE, [(kind, inputs, "y", places)], opset, **SCALES))
+    if opset > 10:
+        sizes = graph(IMAGE, [(kind, "x roi none n", "y", {"mode": "linear"})], opset, **SCALES, n=np.array([3, 3, 12, 24]))
+        sizes.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+        assert agree(sizes)[0].mode == "bilinear"
+        refused(graph(IMAGE, [(kind, "x roi s", "y", {"mode": "cubic"})], opset, **SCALES), "cubic")
+        refused(graph(IMAGE, [(kind, "x roi s", "y", {"nearest_mode": "ceil"})], opset, **SCALES), "pixels from elsewhere")
+
+
+def test_upsampling_of_opset_7_has_its_scales_as_an_attribute():
+    model = from_onnx(graph(IMAGE, [("Upsample", "x", "y", {"scales": [1.0, 1.0, 2.0, 2.0]})], 7))
+    assert repr(model.layers) == "[Upsample2D(2)]"
+
+
+def test_batch_norm_of_each_pixel_is_refused():
+    values = {name: np.ones(3, "float32") for name in "gbmv"}
+    refused(graph(IMAGE, [("BatchNormalization", "x g b m v", "y", {"spatial": 0})], 7, **values), "spatial=0")
+    agree(graph(IMAGE, [("BatchNormalization", "x g b m v", "y", {"epsilon": 0.1})], 7, **values))
+
+
+@pytest.mark.parametrize("opset", [6, 99])
+def test_other_opsets_are_refused(opset):
+    model = graph((4,), [("Relu", "x", "y", {})])
+    model.opset_import[0].version = opset
+    refused(model, f"its opset is {opset}: opsets 7 to")
+    del model.opset_import[:]
+    refused(model, "its opset is none")
+
+
+def refused(model, message, **options):
+    with pytest.raises(nn.FileError, match=message):
+        from_onnx(model, **options)
+
+
+# ---- one function, many spellings
+
+HALF, ONE, SQRT2, THREE = (np.float32(v) for v in (0.5, 1, 2**0.5, 3))
+SPELLINGS = {
+    "GELU": [
+        [
+            ("Div", "x r", "a", {}), ("Erf", "a", "b", {}), ("Add", "b one", "c", {}),
+            ("Mul", "x c", "d", {}), ("Mul", "d h", "y", {}),
+        ],
+        [
+            ("Mul", "x h", "m", {}), ("Div", "x r", "a", {}), ("Erf", "a", "b", {}), ("Add", "one b", "c", {}),
+            ("Mul", "c m", "y", {}),
+        ],
+    ],
+    "GELU tanh": [
+        [
+            ("Pow", "x three", "a", {}), ("Mul", "a k", "b", {}), ("Add", "x b", "c", {}), ("Mul", "c p", "d", {}),
+            ("Tanh", "d", "e", {}), ("Add", "e one", "f", {}), ("Mul", "x h", "g", {}), ("Mul", "g f", "y", {}),
+        ]
+    ],
+    "SiLU": [
+        [("Sigmoid", "x", "a", {}), ("Mul", "x a", "y", {})],
+        [("Neg", "x", "a", {}), ("Exp", "a", "b", {}), ("Add", "b one", "c", {}), ("Div", "x c", "y", {})],
+    ],
+    "Sigmoid": [[("Neg", "x", "a", {}), ("Exp", "a", "b", {}), ("Add", "one b", "c", {}), ("Reciprocal", "c", "y", {})]],
+    "ReLU": [[("Max", "x zero", "y", {})], [("Greater", "x zero", "a", {}), ("Where", "a x zero", "y", {})]],
+    "LeakyReLU": [[("Mul", "x h", "a", {}), ("Max", "x a", "y", {})]],
+    "Softplus": [[("Exp", "x", "a", {}), ("Add", "a one", "b", {}), ("Log", "b", "y", {})]],
+    "LayerNorm": [
+        [
+            ("ReduceMean", "x", "m", {"axes": [-1]}), ("Sub", "x m", "c", {}), ("Mul", "c c", "q", {}),
+            ("ReduceMean", "q", "v", {"axes": [-1]}), ("Add", "v eps", "w", {}), ("Sqrt", "w", "s", {}), ("Div", "c s", "n", {}),
+            ("Mul", "n gamma", "o", {}), ("Add", "o beta", "y", {}),
+        ]
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_functions_are_recognised(name):
+    constants = {"h": HALF, "one": ONE, "r": SQRT2, "three": THREE, "zero": np.float32(0), "k": np.float32(0.044715)}
+    constants |= {"p": np.float32((2 / np.pi) ** 0.5), "eps": np.float32(1e-5), "gamma": normal(5), "beta": normal(5)}
+    for nodes in SPELLINGS[name]:
+        model = agree(graph((5,), nodes, 13, **constants))
+        assert kinds(model) == name.split()[:1]
+
+
+def test_dense_with_an_affine_map_behind_is_one_layer():
+    nodes = [("MatMul", "x W", "a", {}), ("Add", "b a", "c", {}), ("Mul", "c s", "d", {}), ("Sub", "d t", "y", {})]
+    weights = {"W": normal(4, 3), "b": normal(3), "s": -normal(3), "t": normal(1, 3)}
+    assert kinds(agree(graph((4,), nodes, **weights))) == ["Dense"]
+    conv = [("Conv", "x W", "a", {}), ("Mul", "a s", "c", {}), ("Add", "c t", "y", {})]
+    assert kinds(agree(graph(IMAGE, conv, W=normal(2, 3, 3, 3), s=normal(2, 1, 1), t=normal(1, 2, 1, 1)))) == ["Conv2D"]
+
+
+def test_a_layer_that_others_read_keeps_its_values():
+    nodes = [("MatMul", "x W", "a", {}), ("Identity", "a", "i", {}), ("Mul", "i s", "b", {}), ("Add", "a b", "y", {})]
+    agree(graph((4,), nodes, W=normal(4, 3), s=normal(3)))
+
+
+def test_arithmetic_with_constants():
+    for nodes in (
+        [("Mul", "x s", "y", {})],
+        [("Sub", "c x", "y", {})],
+        [("Div", "x p", "y", {})],
+        [("Add", "x m", "y", {})],
+        [("Neg", "x", "a", {}), ("Add", "a one", "y", {})],
+        [("Sub", "x c", "a", {}), ("Div", "a p", "y", {})],
+    ):
+        constants = {
+            "s": normal(3, 1, 1),
+            "c": normal(1, 3, 1, 1),
+            "p": 1 + normal(3, 1, 1) ** 2,
+            "m": normal(6, 8),
+            "one": ONE,
+        }
+        model = agree(graph(IMAGE, nodes, **constants))
+    assert kinds(model) == ["Normalize"]
+
+
+def test_shapes_that_are_computed():
+    """As PyTorch 1 writes x.view(x.size(0), -1)."""
+    nodes = [
+        ("Conv", "x W", "a", {}),
+        ("Shape", "a", "s", {}),
+        ("Gather", "s zero", "n", {"axis": 0}),
+        ("Unsqueeze", "n", "m", {"axes": [0]}),
+        ("Concat", "m rest", "t", {"axis": 0}),
+        ("Reshape", "a t", "f", {}),
+        ("Gemm", "f V", "y", {"transB": 1}),
+    ]
+    constants = {"W": normal(2, 3, 3, 3), "V": normal(4, 48), "zero": np.array(0), "rest": np.array([-1])}
+    assert kinds(agree(graph(IMAGE, nodes, 11, **constants))) == ["Conv2D", "Flatten", "Dense"]
+
+
+def test_transposes_vanish():
+    nodes = [
+        ("Conv", "x W", "a", {}),
+        ("Transpose", "a", "b", {"perm": [0, 2, 3, 1]}),
+        ("LayerNormalization", "b g", "c", {"axis": -1}),
+        ("Reshape", "c s", "d", {}),
+        ("MatMul", "d V", "e", {}),
+        ("Transpose", "e", "f", {"perm": [0, 2, 1]}),
+        ("ReduceMean", "f", "y", {"axes": [2], "keepdims": 0}),
+    ]
+    constants = {"W": normal(4, 3, 3, 3), "g": normal(4), "s": np.array([0, -1, 4]), "V": normal(4, 5)}
+    model = agree(graph(IMAGE, nodes, **constants))
+    assert kinds(model) == ["Conv2D", "LayerNorm", "Conv2D", "GlobalAvgPool2D"]
+
+
+def test_channels_are_shuffled():
+    nodes = [
+        ("Reshape", "x s", "a", {}),
+        ("Transpose", "a", "b", {"perm": [0, 2, 1, 3, 4]}),
+        ("Reshape", "b t", "c", {}),
+        ("Conv", "c D", "d", {"group": 6}),
+        ("Conv", "d W", "y", {"group": 2}),
+    ]
+    constants = {"s": np.array([0, 2, 3, 4, 5]), "t": np.array([0, -1, 4, 5]), "D": normal(6, 1, 2, 2), "W": normal(4, 3, 1, 1)}
+    agree(graph((6, 4, 5), nodes, **constants))
+
+
+def test_a_border_of_zeros_joins_the_pooling():
+    pads = {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    for nodes in (
+        [("Relu", "x", "r", {}), ("Pad", "r p", "a", {}), ("MaxPool", "a", "y", {"kernel_shape": [3, 3], "strides": [2, 2]})],
+        [("Pad", "x p", "a", {}), ("AveragePool", "a", "y", {"kernel_shape": [2, 2], "strides": [3, 3]})],
+        [("Pad", "x p", "a", {}), ("Conv", "a W", "y", {"auto_pad": "SAME_LOWER", "strides": [2, 3]})],
+    ):
+        agree(graph(IMAGE, nodes, 13, W=normal(2, 3, 3, 2), **pads))
+    refused(
+        graph(IMAGE, [("Pad", "x p", "a", {}), ("MaxPool", "a", "y", {"kernel_shape": [3, 3]})], 13, **pads), "padded with 0"
+    )
+    refused(
+        graph(IMAGE, [("Pad", "x p", "a", {}), ("Relu", "a", "y", {})], 13, **pads), "which only a convolution or a pooling"
+    )
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("kind", ["Conv", "MaxPool", "AveragePool"])
+def test_padding_that_is_computed(auto_pad, kind):
+    options = {"kernel_shape": [3, 2], "strides": [2, 3], "auto_pad": auto_pad}
+    inputs = "x W" if kind == "Conv" else "x"
+    agree(graph(IMAGE, [(kind, inputs, "y", options)], W=normal(4, 3, 3, 2)))
