@@ -29,7 +29,10 @@ def normal(*shape):
 
 def graph(shape, nodes, opset=17, output=None, **constants):
     """A file's model of one input "x". nodes: (operator, inputs, output, attributes)."""
-    made = [helper.make_node(kind, inputs.split(" "), [out], **attributes) for kind, inputs, out, attributes in nodes]
+    made = [
+        helper.make_node(kind, inputs.split(" ") if inputs else [], [out], **attributes)
+        for kind, inputs, out, attributes in nodes
+    ]
     arrays = [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *shape])
     z = helper.make_tensor_value_info(output or nodes[-1][2], TensorProto.FLOAT, None)
@@ -301,8 +304,8 @@ SPELLINGS = {
     "LayerNorm": [
         [
             ("ReduceMean", "x", "m", {"axes": [-1]}), ("Sub", "x m", "c", {}), ("Mul", "c c", "q", {}),
-            ("ReduceMean", "q", "v", {"axes": [-1]}), ("Add", "v eps", "w", {}), ("Sqrt", "w", "s", {}), ("Div", "c s", "n", {}),
-            ("Mul", "n gamma", "o", {}), ("Add", "o beta", "y", {}),
+            ("ReduceMean", "q", "v", {"axes": [-1]}), ("Add", "v eps", "w", {}), ("Sqrt", "w", "s", {}),
+            ("Div", "c s", "n", {}), ("Mul", "n gamma", "o", {}), ("Add", "o beta", "y", {}),
         ]
     ],
 }  # fmt: skip
@@ -380,6 +383,14 @@ def test_transposes_vanish():
     assert kinds(model) == ["Conv2D", "LayerNorm", "Conv2D", "GlobalAvgPool2D"]
 
 
+def test_values_in_another_order_are_shuffled_by_weights():
+    def flattened(*shape):
+        return graph(shape, [("Transpose", "x", "a", {"perm": [0, 1, 3, 2]}), ("Flatten", "a", "y", {})])
+
+    agree(flattened(*IMAGE))
+    refused(flattened(3, 40, 40), "another order of 4,800 values")
+
+
 def test_channels_are_shuffled():
     nodes = [
         ("Reshape", "x s", "a", {}),
@@ -414,3 +425,190 @@ def test_padding_that_is_computed(auto_pad, kind):
     options = {"kernel_shape": [3, 2], "strides": [2, 3], "auto_pad": auto_pad}
     inputs = "x W" if kind == "Conv" else "x"
     agree(graph(IMAGE, [(kind, inputs, "y", options)], W=normal(4, 3, 3, 2)))
+
+
+# ---- branches
+
+
+def test_branches():
+    nodes = [
+        ("Conv", "x W", "a", {"pads": [1, 1, 1, 1]}),
+        ("Relu", "a", "b", {}),
+        ("Conv", "b V", "c", {}),
+        ("Concat", "x a b c", "d", {"axis": 1}),
+        ("Conv", "d U", "e", {}),
+        ("Tanh", "e", "f", {}),
+        ("Elu", "f", "g", {}),
+        ("Sum", "g e f g", "h", {}),
+        ("Add", "h h", "y", {}),
+    ]
+    model = agree(graph(IMAGE, nodes, W=normal(2, 3, 3, 3), V=normal(4, 2, 1, 1), U=normal(4, 11, 1, 1)), tolerance=1e-4)
+    assert "Concat" in repr(model) and "Residual" in repr(model)
+
+
+def test_dense_nets_are_nested():
+    """Each layer joins all before it, as torchvision writes it."""
+    nodes, weights, joined = [], {}, "x"
+    for i in range(3):
+        weights[f"W{i}"] = normal(2, 3 + 2 * i, 3, 3)
+        nodes += [("Concat", joined, f"c{i}", {"axis": 1})] if i else []
+        nodes += [("Conv", f"{f'c{i}' if i else 'x'} W{i}", f"d{i}", {"pads": [1, 1, 1, 1]})]
+        joined += f" d{i}"
+    agree(graph(IMAGE, [*nodes, ("Concat", joined, "y", {"axis": 1})], **weights), tolerance=1e-4)
+
+
+def test_branches_that_cross_are_refused_by_name():
+    nodes = [
+        ("Relu", "x", "a", {}),
+        ("Tanh", "a", "b", {}),
+        ("Sigmoid", "a", "c", {}),
+        ("Concat", "b c", "d", {"axis": 1}),
+        ("Elu", "c", "e", {}),
+        ("Concat", "d e", "y", {"axis": 1}),
+    ]
+    refused(graph(IMAGE, nodes), "'c' is read by branches that are joined in different places")
+
+
+# ---- what cannot be read
+
+
+def test_all_nodes_that_cannot_be_read_are_listed():
+    nodes = [
+        ("Conv", "x W", "a", {}),
+        ("Clip", "a low high", "b", {}),
+        ("HardSigmoid", "b", "c", {}),
+        ("Conv", "c V", "d", {}),
+        ("Clip", "d low high", "e", {}),
+        ("Slice", "e i j", "f", {}),
+        ("Softmax", "f", "g", {}),
+        ("Einsum", "g g", "y", {"equation": "nchw,nchw->n"}),
+    ]
+    constants = {"low": np.float32(0), "high": np.float32(6), "i": np.array([0]), "j": np.array([1])}
+    with pytest.raises(nn.FileError) as caught:
+        from_onnx(graph(IMAGE, nodes, W=normal(4, 3, 1, 1), V=normal(4, 4, 1, 1), **constants))
+    message = str(caught.value)
+    assert message.startswith("5 of 8 nodes cannot be read")
+    for name in ("'b' (Clip)", "'e' (Clip)", "'c' (HardSigmoid)", "'f' (Slice)", "'y' (Einsum)"):
+        assert message.count(name) == 1
+
+
+W1, ONES = np.ones((2, 3, 1, 1), "float32"), np.ones(3, "float32")
+BAD = {
+    "operators of others": ([("Relu", "x", "y", {"domain": "com.microsoft"})], {}, r"\(com.microsoft.Relu\): nnlite has"),
+    "three axes of pixels": ([("Conv", "x W", "y", {})], {"W": np.ones((2, 3, 1, 1, 1), "float32")}, "3 axes|do not fit"),
+    "filters of other channels": ([("Conv", "x W", "y", {})], {"W": np.ones((2, 4, 1, 1), "float32")}, "do not fit 3 channels"),
+    "filters that are no constant": ([("Conv", "x x", "y", {})], {}, "'x' depends on the samples"),
+    "a kernel of another shape": ([("Conv", "x W", "y", {"kernel_shape": [2, 2]})], {"W": W1}, "kernel_shape"),
+    "negative pads": ([("Conv", "x W", "y", {"pads": [-1, 0, 0, 0]})], {"W": W1}, "pads"),
+    "padding like no other": ([("MaxPool", "x", "y", {"kernel_shape": [1, 1], "auto_pad": "SOME"})], {}, "auto_pad=SOME"),
+    "a window that does not fit": ([("MaxPool", "x", "y", {"kernel_shape": [9, 9]})], {}, "covers|window"),
+    "weights for another size": ([("Flatten", "x", "f", {}), ("Gemm", "f W", "y", {})], {"W": W1[0, :, 0].T}, "are for 1 inputs"),
+    "columns as samples": ([("Flatten", "x", "f", {}), ("Gemm", "f W", "y", {"transA": 1})], {"W": W1[0, :, :, 0]}, "transA"),
+    "a product of samples": ([("MatMul", "x x", "y", {})], {}, "depends on the samples"),
+    "a moved batch": ([("Transpose", "x", "y", {"perm": [1, 0, 2, 3]})], {}, "moves the axis of the batch"),
+    "a joined batch": ([("Reshape", "x s", "y", {})], {"s": np.array([-1, 8])}, "joins the axis of the batch"),
+    "a batch that is summed": ([("ReduceMean", "x", "y", {"axes": [0]})], {}, "over the batch"),
+    "constants by sample": ([("Add", "x c", "y", {})], {"c": np.ones((2, 3, 1, 1), "float32")}, "does not fit samples"),
+    "a wider constant": ([("Add", "x c", "y", {})], {"c": np.ones((1, 1, 3, 1, 1), "float32")}, "more axes"),
+    "gates": ([("GlobalAveragePool", "x", "a", {}), ("Mul", "x a", "y", {})], {}, "of such inputs"),
+    "other channels to add": ([("Conv", "x W", "a", {}), ("Add", "x a", "y", {})], {"W": W1}, "have the shapes"),
+    "norms of another size": ([("BatchNormalization", "x c c c d", "y", {})], {"c": ONES, "d": ONES[:2]}, "shapes"),
+    "texts": ([("Cast", "x", "y", {"to": 8})], {}, "integers"),
+    "a missing input": ([("Relu", "nobody", "y", {})], {}, "nothing before it makes 'nobody'"),
+    "too many constants": ([("ConstantOfShape", "s", "y", {})], {"s": np.array([1 << 20, 1 << 20])}, "more than"),
+    "too large a border": ([("Conv", "x W", "y", {"pads": [1 << 20, 0, 1 << 20, 1 << 20]})], {"W": W1}, "more than"),
+    "cycles": ([("Add", "x b", "a", {}), ("Relu", "a", "b", {}), ("Add", "a b", "y", {})], {}, "nothing before it makes 'b'"),
+    "no way from x to y": ([("Relu", "c", "y", {})], {"c": ONES}, "is a constant"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_refused(what):
+    nodes, constants, message = BAD[what]
+    refused(graph(IMAGE, nodes, **constants), message)
+
+
+def test_inputs_and_outputs():
+    model = graph((4,), [("Gemm", "x W", "a", {}), ("Relu", "a", "y", {})])
+    model.graph.input.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, [4, 2]))
+    refused(model, r"the inputs \['x', 'W'\] and the outputs \['y'\].*inputs=\{name: values\}")
+    W, x = normal(4, 2), normal(3, 4)
+    np.testing.assert_allclose(from_onnx(model, inputs={"W": W})(x), np.maximum(x @ W, 0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(from_onnx(model, inputs={"W": W}, output="a")(x), x @ W, rtol=1e-4, atol=1e-6)
+    model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, None))
+    refused(model, "output= chooses", inputs={"W": W})
+    refused(model, "does not depend on its input", inputs={"W": W}, output="other")
+
+
+def test_an_open_shape_is_given():
+    model = graph(IMAGE, [("GlobalAveragePool", "x", "y", {})])
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "size"
+    refused(model, r"'x' has the shape \[3, 0, 0\]: give input_shape=")
+    assert from_onnx(model, input_shape=(5, 7, 3)).in_shape == (5, 7, 3)
+    refused(model, "has 4 axes", input_shape=(5, 7))
+    with pytest.raises(ValueError, match="layout"):
+        from_onnx(model, layout="CHW")
+
+
+def test_images_whose_channels_are_last_in_the_file():
+    nodes = [
+        ("Transpose", "x", "a", {"perm": [0, 3, 1, 2]}),
+        ("Relu", "a", "b", {}),
+        ("Transpose", "b", "y", {"perm": [0, 2, 3, 1]}),
+    ]
+    model = from_onnx(graph((6, 8, 3), nodes))
+    assert model.in_shape == model.out_shape == (6, 8, 3)
+    plain = graph((6, 8, 3), [("Relu", "x", "y", {})])
+    assert from_onnx(plain).in_shape == (8, 3, 6) and from_onnx(plain, layout="NHWC").in_shape == (6, 8, 3)
+
+
+# ---- files
+
+
+def external(tmp_path, location, **entries):
+    """A file whose weights are in another file."""
+    model = graph((4,), [("Gemm", "x W", "y", {})], W=normal(4, 2))
+    tensor = model.graph.initializer[0]
+    (tmp_path / "weights").write_bytes(bytes(8) + tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": 8, "length": 32, **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    path = tmp_path / "model" / "m.onnx"
+    path.parent.mkdir(exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def test_external_data(tmp_path):
+    (tmp_path / "model").mkdir()
+    path = external(tmp_path / "model", "weights").replace(tmp_path / "model" / "m.onnx")
+    assert load(path)(np.ones((1, 4))).shape == (1, 2)
+    with pytest.raises(nn.FileError, match="load the model by its path"):
+        from_onnx(onnx.load(path, load_external_data=False))
+    for name in ("../weights", str(tmp_path / "weights"), "../model/../weights"):
+        with pytest.raises(nn.FileError, match="outside the folder of the model"):
+            load(external(tmp_path, name))
+    (tmp_path / "model" / "link").symlink_to(tmp_path / "weights")
+    with pytest.raises(nn.FileError, match="outside the folder of the model"):
+        load(external(tmp_path, "link"))
+    for wrong in ({"offset": 16}, {"length": 16}, {"offset": -8}, {"offset": "x"}, {}):
+        path = external(tmp_path, "inside" if wrong else "nothing", **wrong)
+        (tmp_path / "model" / "inside").write_bytes((tmp_path / "weights").read_bytes())
+        with pytest.raises(nn.FileError, match=r"32 bytes from|is damaged"):
+            load(path)
+
+
+def test_damaged_files(tmp_path):
+    path = tmp_path / "m.onnx"
+    export(nn.zoo.mlp((4, 3, 2)), path)
+    data = path.read_bytes()
+    for broken in (b"", b"no ONNX", data[: len(data) // 2], data[:-1]):
+        path.write_bytes(broken)
+        with pytest.raises(nn.FileError, match=r"m\.onnx"):
+            load(path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.onnx")
+    with pytest.raises(nn.FileError):
+        load(tmp_path)

@@ -23,9 +23,10 @@ from nnlite.layers.base import Context, Layer, Shard
 
 def _activation(make: Callable[[Operation], Layer]) -> Any:
     def read(reading: Reading, node: Operation) -> Value:
-        value = reading.values[node.inputs[0]]
-        layer = make(node)
-        return _applied(reading, node, value, layer) if value.pending else _layer(reading, reading.data(node), layer)
+        value, layer = reading.data(node, pending=True), make(node)
+        if value.pending:
+            return _followed(reading, node, value, lambda a: _computed(layer, a))
+        return _layer(reading, value, layer)
 
     return read
 
@@ -34,10 +35,6 @@ def _layer(reading: Reading, value: Value, layer: Layer) -> Value:
     made = reading.add(value, layer)
     made.of = value, lambda a: _computed(layer, a)
     return made
-
-
-def _applied(reading: Reading, node: Operation, value: Value, layer: Layer) -> Value:
-    return _followed(reading, node, value, lambda a: _computed(layer, a))
 
 
 def _computed(layer: Layer, a: Array) -> Array:
@@ -91,7 +88,7 @@ _OF_ONE: dict[str, Function] = {
 
 
 def _of_one(reading: Reading, node: Operation) -> Value:
-    return _followed(reading, node, reading.values[node.inputs[0]], _OF_ONE[node.kind])
+    return _followed(reading, node, reading.data(node, pending=True), _OF_ONE[node.kind])
 
 
 def _clip(reading: Reading, node: Operation) -> Value:
@@ -100,7 +97,7 @@ def _clip(reading: Reading, node: Operation) -> Value:
         reading.constant(node, 2, node.attribute("max", np.inf)),
     ]
     least, most = (float(v) for v in bounds)
-    return _followed(reading, node, reading.values[node.inputs[0]], lambda a: np.clip(a, least, most))
+    return _followed(reading, node, reading.data(node, pending=True), lambda a: np.clip(a, least, most))
 
 
 def _arithmetic(reading: Reading, node: Operation) -> Value:
@@ -226,11 +223,9 @@ def _sum(reading: Reading, values: list[Value]) -> Value:
 # ---- functions that are followed
 
 
-def _followed(reading: Reading, node: Operation, value: Any, function: Function) -> Value:
+def _followed(reading: Reading, node: Operation, value: Value, function: Function) -> Value:
     """The value of a function of each number of another."""
-    if not isinstance(value, Value) or value.pads:
-        value = reading.data(node)
-    if not value.pending:
+    if not value.pending or value.of is None:
         return _named(reading, value, function, (node,), ())
     root, f = value.of
     return _named(reading, root, lambda a: function(f(a)), (*value.pending, node), value.along)

@@ -179,8 +179,7 @@ def _global_pool(kind: Callable[[], Layer]) -> Any:
 
 def _reduce(kind: Callable[[], Layer]) -> Any:
     def read(reading: Reading, node: Operation) -> Value:
-        value = reading.values[node.inputs[0]]
-        value = value if getattr(value, "pending", ()) else reading.data(node)
+        value = reading.data(node, pending=True)
         rank, axes = len(value.axes.shape) + 1, option(node, "axes", reading.constant(node, 1))
         reduced, keep = sorted(i % rank - 1 for i in axes or range(rank)), bool(node.attribute("keepdims", 1))
         if reduced[0] < 0:
