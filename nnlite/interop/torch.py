@@ -18,7 +18,7 @@ from nnlite.interop.torch_names import by_module, in_order, of_resnet
 from nnlite.layers.base import Elementwise, Shape, Slot
 from nnlite.layers.sequence import OfSequences
 from nnlite.model import Sequential
-from nnlite.weights import Taken, check_names, renamed, take
+from nnlite.serialize import Taken, check_names, renamed, take
 
 THEIRS = {"W": "weight", "gamma": "weight", "slopes": "weight", "b": "bias", "beta": "bias"}  # other names are the same
 COUNTER = "num_batches_tracked"  # of a BatchNorm: nnlite's momentum needs none
