@@ -121,6 +121,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         "images_per_second": round(float(np.median(history["samples_per_second"])), 1) if recipe.epochs else 0.0,
         "threads": nn.get_num_threads(),
         "device": args.device,
+        "kernels": model.kernels,
         "versions": {"nnlite": nn.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
     write_whole(args.out / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())

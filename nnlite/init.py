@@ -160,7 +160,7 @@ def _uniform(variance: float, shape: Shape, rng: np.random.Generator) -> Values:
     return rng.uniform(-limit, limit, shape)
 
 
-_NAMED = (
+_FUNCTIONS = (
     he_normal,
     he_uniform,
     glorot_normal,
@@ -173,17 +173,16 @@ _NAMED = (
     dirac,
     dirac_uniform,
 )
+_NAMED: dict[str, Initialiser] = {function.__name__: function for function in _FUNCTIONS}
 
 
 def find(init: str | Initialiser) -> Initialiser:
     """The initialiser of that name, or the function itself; raises ValueError for an unknown name."""
     if callable(init) and not isinstance(init, type):
         return init
-    for function in _NAMED:
-        if function.__name__ == init:
-            return function
-    names = ", ".join(f.__name__ for f in _NAMED)
-    raise ValueError(f"init must be one of {names}, or a function (shape, rng) -> array, not {shortened(init)}")
+    if isinstance(init, str) and init in _NAMED:
+        return _NAMED[init]
+    raise ValueError(f"init must be one of {', '.join(_NAMED)}, or a function (shape, rng) -> array, not {shortened(init)}")
 
 
 def initialiser(init: str | Initialiser) -> str | Initialiser:

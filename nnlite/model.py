@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from nnlite.arguments import choice, flag, sample_shape, shortened, whole
 from nnlite.backend import Array, get_backend, length, single_threaded_blas, with_chosen_kernels
-from nnlite.engine import Engine
+from nnlite.engine.engine import Engine
 from nnlite.engine.plan import Plan
 from nnlite.engine.summary import summary
 from nnlite.engine.vectors import Valued, Vectors, everything, refuse_repeats, unchanged_by_errors, walk
@@ -143,7 +143,7 @@ class Sequential(Valued):
         if delta.shape != (current.n, *self.out_shape):
             raise ShapeError(f"delta must have the shape of the outputs {(current.n, *self.out_shape)}, not {delta.shape}")
         with single_threaded_blas:
-            return self.engine.backward(delta)
+            return self.engine.backward(current, delta)
 
     @_says_what_memory_was_missing
     def input_gradient(self, x: Any, delta: Any) -> Array:
@@ -246,6 +246,11 @@ class Sequential(Valued):
     def device(self) -> str:
         """ "cpu" or "cuda"."""
         return self.backend.device
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels it uses: "native" or "numpy", as `nn.set_kernels` said when it was built, or "cuda"."""
+        return self.backend.kernel_set
 
     def to(self, device: str, precision: Literal["float32", "tf32"] = "float32") -> "Sequential":
         """Move the model to "cpu" or "cuda"; raises DeviceError if there is none. Returns the model.

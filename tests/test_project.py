@@ -18,7 +18,7 @@ FLOORS = [
     {"engine"},
     {"serialize", "weights"},
     {"model"},
-    {"data", "files", "metrics", "tools", "zoo"},
+    {"data", "files", "kernels", "metrics", "tools", "zoo"},
     {"training"},
     {"insight", "interop"},
 ]

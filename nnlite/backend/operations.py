@@ -36,6 +36,7 @@ class Operations:
     images are a contiguous matrix (m, N C), which Winograd's transforms multiply without copying tiles; and factors per
     channel apply to rows of N C values.
 
+    kernel_set: whose kernels it uses: "numpy", "native" or "cuda".
     cuts_batches: whether a batch is cut into shards for threads.
     has_own_memory: whether data must be moved to it, a data set once if it fits.
     waits_for_reads: whether reading a value back makes Python wait for all earlier work of the device.
@@ -47,6 +48,7 @@ class Operations:
     """
 
     device: str
+    kernel_set: str
     xp: Any
     cuts_batches = True
     has_own_memory = False

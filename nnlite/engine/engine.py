@@ -80,10 +80,9 @@ class Engine:
         self.under_way = current
         return z
 
-    def backward(self, delta: Array) -> Array:
+    def backward(self, current: TrainingPass, delta: Array) -> Array:
         """From dJ/dz of the pass in progress: fill the gradients, return dJ/dx."""
-        current, self.under_way = self.under_way, None
-        assert current is not None
+        self.under_way = None
         return current.backward(delta, self.all_wanted)
 
     def input_gradient(self, x: Array, delta: Array) -> Array:

@@ -74,18 +74,7 @@ class Vectors:
         self.params, self.buffers = backend.empty(_end(self.trained), dtype), backend.empty(_end(self.kept), dtype)
         self.grads = backend.zeros(_end(self.trained), dtype)
         self._fill(seed)
-        self.bind()
         self.refresh()
-
-    @property
-    def slots(self) -> list[tuple[Slot, Array]]:
-        """All slots, each with the vector that holds it."""
-        return [(s, self.params) for s in self.trained] + [(s, self.buffers) for s in self.kept]
-
-    def bind(self) -> None:
-        """Make the layers' arrays views of the vectors."""
-        for slot, vector in self.slots:
-            slot.layer.bind(slot.attribute, vector[slot.place].reshape(slot.parameter.shape))
 
     def named(self, slots: list[Slot], vector: Array) -> dict[str, Array]:
         """Views of `vector` by name."""
@@ -166,10 +155,14 @@ class Vectors:
         self._frozen = _merge([slot.place for slot in self.frozen])
 
     def _fill(self, seed: int) -> None:
-        """Values of layers that were already built move here; the others are drawn, in order, from one generator."""
+        """Values of layers that were already built move here; the others are drawn, in order, from one generator.
+
+        The layers' arrays become views of the vectors.
+        """
+        slots = [(slot, self.params) for slot in self.trained] + [(slot, self.buffers) for slot in self.kept]
         with single_threaded_blas:
             draw = initial_values(seed)
-            for slot, vector in self.slots:
+            for slot, vector in slots:
                 held = slot.layer.__dict__.get(slot.attribute)
                 if held is not None and held.shape != slot.parameter.shape:
                     raise ShapeError(
@@ -180,6 +173,7 @@ class Vectors:
                 if values.ndim and values.shape != slot.parameter.shape:
                     raise ShapeError(f"the init of {slot.name} gave the shape {values.shape}, not {slot.parameter.shape}")
                 vector[slot.place] = values.reshape(-1)
+                slot.layer.bind(slot.attribute, vector[slot.place].reshape(slot.parameter.shape))
 
 
 class Valued(Layer):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from nnlite.arguments import shortened
 from nnlite.errors import FileError
-from nnlite.layers import Normalize, Residual
+from nnlite.layers import Concat, Normalize, Residual
 from nnlite.layers.base import Layer
 
 Join = Callable[[list[list[Layer]]], list[Layer]]  # from branches, of which each is empty or a chain, to a chain
@@ -37,6 +37,11 @@ def add(branches: list[list[Layer]]) -> list[Layer]:
     for body in reversed(bodies):
         rest = [Residual(*body, shortcut=rest)]
     return rest
+
+
+def concat(branches: list[list[Layer]]) -> list[Layer]:
+    """The join of channels: y = [f_1(a), f_2(a), ...], where an empty branch is a itself."""
+    return [Concat(*branches)] if len(branches) > 1 else branches[0]
 
 
 def nest(nodes: Iterable[Node], start: str, end: str) -> list[Layer]:

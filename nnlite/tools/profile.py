@@ -106,7 +106,8 @@ def _table(model: Sequential, shares: dict[Key, float], n: int, passes: int, wal
     rows += [(name, _ms(value), "", "", "", f"{value / wall:.1%}") for name, value in (("loss", loss), ("rest", rest))]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     lines = ["  ".join([f"{row[0]:<{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    whole = f"{n} samples in {_ms(wall)} ms on {threads} thread{'s' * (threads > 1)}: {n / wall:,.0f} samples/s"
+    crew = f"{threads} thread{'s' * (threads > 1)}, {model.kernels} kernels"
+    whole = f"{n} samples in {_ms(wall)} ms on {crew}: {n / wall:,.0f} samples/s"
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:], rule, whole])
 

@@ -92,7 +92,7 @@ def _refuse_probabilities(model: Sequential, loss: Loss) -> None:
     if loss.takes_logits and last.gives_probabilities:
         raise ValueError(
             f"{shortened(loss)} takes logits, but the model ends with {shortened(last)}, which gives probabilities: "
-            f"leave {shortened(last)} out, the loss applies its function itself"
+            f"leave {shortened(last)} out, the loss applies its function itself (interop.onnx.load does with logits=True)"
         )
 
 

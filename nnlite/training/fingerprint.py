@@ -21,11 +21,12 @@ _SHOWN, _LENGTH = 3, 120  # differences in a message, and characters of each
 
 
 def fingerprint_of(trainer: Training, source: Any, **settings: Any) -> Print:
-    """What determines the bits of a run: architecture, what is frozen, optimiser, loss, callbacks with state, data, order."""
+    """What determines the bits of a run: architecture, kernels, frozen parts, optimiser, loss, callbacks, data, order."""
     callbacks = stateful(trainer.callbacks)
     return _as_json(
         {
             "model": describe(trainer.model),
+            "kernels": trainer.model.kernels,
             "loss": _values(trainer.loss),
             "callbacks": {name: {key: _plain(getattr(c, key)) for key in c.must_match} for name, c in callbacks.items()},
             "data": _data(source),
@@ -70,6 +71,8 @@ def refuse_others(kept: Print, later: Iterable[Print], here: Print, path: Any) -
     later: what may change while training, as it was later in that run: `here` may have that (in the same process) as well as
     what the run began with (in a new one).
     """
+    if "kernels" not in kept:  # earlier versions did not store them
+        here = {part: value for part, value in here.items() if part != "kernels"}
     for now in later:
         here = here | {part: kept[part] for part, value in now.items() if part in kept and here[part] == value}
     different = list(_differences(kept, here))
@@ -95,8 +98,7 @@ def _differences(kept: Any, here: Any, name: str = "") -> Iterator[str]:
 
 def _as_json(value: Print) -> Print:
     """The value as it is after a round trip through JSON."""
-    back: Print = json.loads(json.dumps(value))
-    return back
+    return dict(json.loads(json.dumps(value)))
 
 
 def _values(thing: Any, without: Container[str] = (), depth: int = 3) -> Print:

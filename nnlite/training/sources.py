@@ -24,7 +24,8 @@ def as_source(data: Any) -> Any:
         return Dataset(x, t, weights=w)
     if is_array(data):
         raise DataError("inputs and targets are given as one tuple: (x, t)")
-    if not (is_dataset(data) or isinstance(data, Iterable) or _is_sequence(data)):
+    is_sequence = hasattr(data, "__getitem__") and hasattr(data, "__len__")  # of batches by number, as Keras's `Sequence`
+    if not (is_dataset(data) or isinstance(data, Iterable) or is_sequence):
         raise DataError(f"data must be (x, t), a nn.data.Dataset or an iterable of batches, not {type(data).__name__}")
     return data
 
@@ -186,11 +187,6 @@ def _passes(source: Any, epoch: int, start: int, placed: bool, batch_size: int, 
 def items(source: Any) -> Iterator[Any]:
     """The items of an iterable, or of a sequence by number."""
     return iter(source) if isinstance(source, Iterable) else (source[i] for i in range(len(source)))
-
-
-def _is_sequence(data: Any) -> bool:
-    """Whether it gives batches by number, as Keras's `Sequence` does."""
-    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _parts(given: Any, what: str) -> Batch:

@@ -61,6 +61,8 @@ def _ones(dtype: Any) -> Array:
 class NumpyBackend(Host, Backend):
     """NumPy's operations; plans of products, tiles and sums."""
 
+    kernel_set = "numpy"
+
     def strided(self, a: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
         """Takes a microsecond instead of eight: threads wait for each other while Python runs."""
         whole = by_pixel(a) if a.ndim == 4 and not a.flags.c_contiguous else a

@@ -29,7 +29,7 @@ class CudaOperations(Operations):
     precision: of float32 products. "float32" is strict, whatever CUPY_TF32 says; "tf32" rounds the factors to 10 bits.
     """
 
-    device = "cuda"
+    device = kernel_set = "cuda"
     cuts_batches, has_own_memory, waits_for_reads = False, True, True
     joins_pool, fuses_relu = False, True
     sweep_values = 1 << 62

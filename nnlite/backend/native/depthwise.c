@@ -1,7 +1,7 @@
 // Convolutions with one filter for each channel: weighted sums of shifted images, channel by channel.
 #include "vector.h"
 
-#define SUMMED 512 // outputs of a chain of the filters' gradients
+#define SUMMED 128 // outputs of a chain of the filters' gradients
 
 // The first `some` of LANES values
 INLINE vec load_up_to(const REAL* p, long some) { return some >= LANES ? load(p) : load_some(p, some, 0); }

@@ -3,6 +3,8 @@
 #include "product.h"
 
 #define BLOCK 48 // rows of outputs that are finished while they are in L1
+#define MOST_LINES 64 // rows of outputs in a chain of a gradient
+#define CHAINS 32
 
 // Images (H, W, C) inside zeros: (height, width, C), the first pixel at (top, left)
 KERNEL add_border(const REAL* a, REAL* to, long images, long H, long W, long C, long top, long left, long height, long width)
@@ -55,15 +57,15 @@ KERNEL convolve(const REAL* a, long image_a, const REAL* filters, const REAL* bi
 }
 
 // dW (F, taps): the sum over images and outputs of delta times the value of `a` under the tap, at a[at_tap[i]] for the first
-// output, `step` further for the next in its row and row_a for the next row. `lines` rows of outputs are summed in one chain.
-// scratch: (taps + outputs of an image) padded(F) values.
+// output, `step` further for the next in its row and row_a for the next row. `lines` rows of outputs are summed in one chain, and
+// CHAINS chains before they are added to the total. scratch: (2 taps + outputs of an image) padded(F) values.
 KERNEL filter_gradient(const REAL* a, long image_a, const int64_t* at_tap, long taps, long step, long row_a, const REAL* delta,
                        long images, long height, long width, long lines, long F, REAL* dW, REAL* scratch)
 {
     const long columns = padded(F), outputs = height * width;
-    REAL *sums = scratch, *copy = scratch + taps * columns;
-    long starts_a[64], starts_b[64];
-    memset(sums, 0, taps * columns * sizeof(REAL));
+    REAL *total = scratch, *sums = scratch + taps * columns, *copy = sums + taps * columns;
+    long starts_a[MOST_LINES], starts_b[MOST_LINES], chains = 0;
+    memset(total, 0, taps * columns * sizeof(REAL));
     for (long n = 0; n < images; n++, a += image_a, delta += outputs * F) {
         const REAL* d = delta;
         if (F != columns)
@@ -73,10 +75,14 @@ KERNEL filter_gradient(const REAL* a, long image_a, const int64_t* at_tap, long 
             for (long s = 0; s < some; s++)
                 starts_a[s] = s * row_a, starts_b[s] = s * width * columns;
             const Factors f = {a + y * row_a, (const long*)at_tap, 0, step, d + y * width * columns, columns, width, some, starts_a, starts_b};
-            product(&f, sums, columns, taps, columns, 1);
+            product(&f, sums, columns, taps, columns, chains > 0);
+            chains = (chains + 1) % CHAINS;
+            if (chains == 0 || (n == images - 1 && y + lines >= height))
+                for (long i = 0; i < taps * columns; i += LANES)
+                    store(total + i, load(total + i) + load(sums + i));
         }
     }
-    transpose(sums, columns, 1, taps, F, dW, taps);
+    transpose(total, columns, 1, taps, F, dW, taps);
 }
 
 // Filters W (F, kh, kw, C) as the matrices of `convolve`: forward (kh kw C, padded(F)), and, for the gradient of the inputs, each

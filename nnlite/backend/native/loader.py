@@ -119,6 +119,22 @@ def _key(source: str, dtype: str, compiler: list[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def origin() -> str:
+    """Where the kernels come from, in words."""
+    if all((PREBUILT / f"{source}-{dtype}.so").exists() for source in SOURCES for dtype in REALS):
+        return f"prebuilt in {PREBUILT}"
+    compiler = find_compiler()
+    return f"compiled by {_version(tuple(compiler)).splitlines()[0]}, in {cache_folder()}"
+
+
+def clear() -> int:
+    """Delete what was compiled before; returns the number of files."""
+    files = list(cache_folder().glob("*.so"))
+    for path in files:
+        path.unlink()
+    return len(files)
+
+
 @cache
 def cache_folder() -> Path:
     """The folder of compiled kernels: `NNLITE_CACHE`, else nnlite in the user's cache folder.

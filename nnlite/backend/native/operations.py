@@ -15,6 +15,7 @@ from nnlite.backend.cpu.threads import is_one_of_many, map_shards
 from nnlite.backend.native.loader import load
 from nnlite.backend.window import Array
 
+_ROWS = 1 << 13  # of a product over rows
 _LANES = 16  # columns of scratch matrices are rounded up to it
 _WORTH_THREADS = 1 << 22  # multiplications of a product worth cutting, and into how many blocks of how many columns
 _BLOCKS, _LEAST_COLUMNS = 4, 64
@@ -45,6 +46,7 @@ class NativeOperations(Host):
     The results are the same bits on every processor and for every number of threads.
     """
 
+    kernel_set = "native"
     joins_pool, fuses_relu = False, True
 
     def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
@@ -82,7 +84,18 @@ class NativeOperations(Host):
         return out
 
     def matmul_rows(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        return self.matmul(a.swapaxes(-2, -1), b, out)
+        """In pieces of rows whose products are added in float64, if there are more than one."""
+        if a.shape[-2] <= _ROWS:
+            return self.matmul(a.swapaxes(-2, -1), b, out)
+        pieces = (slice(start, start + _ROWS) for start in range(0, a.shape[-2], _ROWS))
+        total = sum(self.matmul(a[..., rows, :].swapaxes(-2, -1), b[..., rows, :]).astype("float64") for rows in pieces)
+        if out is None:
+            return total.astype(a.dtype)
+        out[...] = total
+        return out
+
+    def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
+        return self.product(a.T, b, out) if len(a) <= _ROWS else self.matmul_rows(a, b, out)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Cut into blocks of columns if it is worth waking a thread, but not within one of several shards."""

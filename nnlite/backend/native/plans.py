@@ -11,7 +11,7 @@ from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels, padded
 from nnlite.backend.window import Array, Pair, Window
 
-SUMMED = 512  # outputs whose gradients are summed in one chain
+SUMMED = 128  # outputs whose gradients are summed in one chain
 _MOST_LINES = 64  # rows of outputs in such a chain
 _BLOCK = 48  # rows of outputs that `convolve` finishes at a time
 
@@ -33,7 +33,7 @@ class Border(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Outputs with the same taps: where their windows start, where they go, and the taps: offsets, numbers, runs of k values."""
+    """Outputs with the same taps: where their windows start, where they go; taps: offsets, numbers, runs of k values."""
 
     rows: Table
     out: Table
@@ -146,7 +146,7 @@ class NativePlan(ConvPlan):
         delta, tables, (oh, ow) = self.backend.given(delta), self.tables, self.window.out_size
         image, size = self._bordered(self.backend.given(a), tables.border), padded(self.filters)
         values = self._values_of_taps
-        scratch = self.backend.scratch("sums of taps", (values.size + oh * ow, size), delta.dtype)
+        scratch = self.backend.scratch("sums of taps", (2 * values.size + oh * ow, size), delta.dtype)
         step, row = self.window.stride[1] * image.shape[3], self.window.stride[0] * image.shape[2] * image.shape[3]
         kernels(delta.dtype)["filter_gradient"](
             address(image), image[0].size, values.address, values.size, step, row, address(delta), len(delta), oh, ow,

@@ -1,7 +1,7 @@
 // Products of matrices of any strides.
 #include "product.h"
 
-#define SUMMED 512 // terms of a chain: more are summed in blocks, so that no digits are lost, and B's part stays in L2
+#define SUMMED 128 // terms of a chain: more are summed in blocks, so that few digits are lost, and B's part stays in L2
 
 // C (m, n) = A B by blocks of terms; n is a multiple of PAD
 static void in_blocks(const REAL* A, long row_a, long step_a, const REAL* B, long row_b, REAL* C, long row_c, long m, long n, long k)

@@ -1,0 +1,146 @@
+"""Whose kernels a model uses, and where they come from."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nnlite as nn
+from nnlite import kernels as command
+from nnlite.backend.native import loader
+
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _choice():
+    yield
+    nn.set_kernels("numpy")
+
+
+def model(**options):
+    return nn.Sequential(nn.Conv2D(4, 3), nn.ReLU(), nn.Flatten(), nn.Dense(3), input_shape=(6, 6, 2), **options)
+
+
+def run(code, folder, **environment):
+    """The outcome of a program with a cache folder of its own."""
+    variables = {**os.environ, "NNLITE_CACHE": str(folder), "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=300)
+
+
+BUILD = "import nnlite as nn; m = nn.Sequential(nn.Dense(2), input_shape=(3,)); print(m.kernels, m([[1., 2., 3.]]).shape)"
+
+
+def test_models_built_copied_loaded_or_moved_afterwards_use_it(native, tmp_path):
+    import copy
+    import pickle
+
+    built = model()
+    built.save(tmp_path / "m.safetensors")
+    pickled = pickle.dumps(built)
+    nn.set_kernels("native")
+    assert built.kernels == "numpy"
+    others = [copy.deepcopy(built), nn.load(tmp_path / "m.safetensors"), pickle.loads(pickled), model()]
+    assert [other.kernels for other in others] == ["native"] * 4
+    x = rng.standard_normal((5, 6, 6, 2)).astype("float32")
+    for other in others:
+        np.testing.assert_allclose(other(x), built(x), atol=1e-5)
+    assert built.to("cpu").kernels == "native"
+    nn.set_kernels("numpy")
+    assert copy.deepcopy(built).kernels == "numpy" and built.kernels == "native"
+
+
+def test_other_names_are_refused():
+    with pytest.raises(ValueError, match='"auto", "native" or "numpy"'):
+        nn.set_kernels("c")
+
+
+def test_the_environment_sets_the_default(native, tmp_path):
+    assert run(BUILD, loader.cache_folder().parent, NNLITE_KERNELS="native").stdout.startswith("native")
+    assert run(BUILD, tmp_path, NNLITE_KERNELS="numpy").stdout.startswith("numpy")
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="fast")
+    assert done.returncode and "NNLITE_KERNELS must be" in done.stderr
+
+
+def test_without_a_compiler_numpy_goes_on(tmp_path):
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="auto", PATH="", CC="")
+    assert done.stdout == "numpy (1, 2)\n"
+    assert done.stderr.count("\n") == 1 and "no C compiler was found" in done.stderr
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="native", PATH="", CC="")
+    assert "DeviceError: no C compiler was found" in done.stderr
+
+
+def test_a_compiler_that_fails_is_one_line(tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'error: out of order' >&2\nexit 1\n")
+    broken.chmod(0o700)
+    done = run(f"import warnings; warnings.simplefilter('error'); {BUILD}", tmp_path, NNLITE_KERNELS="auto", CC=str(broken))
+    assert done.stdout == "numpy (1, 2)\n"
+    assert done.stderr.splitlines()[-1] == "nnlite: NumPy's kernels are used: the C compiler failed: error: out of order"
+    assert not list(tmp_path.rglob("*.so"))
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="native", CC=str(broken))
+    assert "DeviceError: the C compiler failed: error: out of order" in done.stderr
+
+
+def test_a_compiler_that_does_not_run(tmp_path):
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="auto", CC=str(tmp_path / "absent"))
+    assert done.stdout == "numpy (1, 2)\n" and "does not run" in done.stderr
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path):
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    folder.chmod(0o777)
+    code = "from nnlite.backend.native import loader; print(loader.cache_folder())"
+    used = run(code, tmp_path).stdout.strip()
+    assert used and used != str(folder)
+    folder.chmod(0o700)
+    assert run(code, tmp_path).stdout.strip() == str(folder)
+
+
+def test_a_library_that_others_could_have_changed_is_compiled_anew(tmp_path):
+    library = tmp_path / "x.so"
+    library.write_bytes(b"")
+    library.chmod(0o700)
+    assert loader._is_trusted(library)
+    library.chmod(0o722)
+    assert not loader._is_trusted(library)
+
+
+def test_two_processes_may_compile_at_once(native, tmp_path):
+    variables = {
+        **os.environ,
+        "NNLITE_CACHE": str(tmp_path),
+        "NNLITE_KERNELS": "native",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    both = [subprocess.Popen([sys.executable, "-c", BUILD], env=variables, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == ["native (1, 2)\n"] * 2
+    folder = tmp_path / "kernels"
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == loader.SOURCES
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_command(native, capsys):
+    assert command.main([]) == 0
+    out = capsys.readouterr().out
+    assert "float32: as NumPy" in out and "float64: as NumPy" in out and "in use: " in out
+
+
+def test_the_command_clears_the_cache(tmp_path):
+    folder = tmp_path / "kernels"
+    folder.mkdir(mode=0o700)
+    (folder / "a.so").write_bytes(b"")
+    done = run("from nnlite.kernels import main; main(['--clear'])", tmp_path)
+    assert done.stdout.startswith("deleted 1 files") and not list(folder.iterdir())
+
+
+def test_a_run_of_other_kernels_is_not_resumed(native, tmp_path):
+    x, t = rng.standard_normal((8, 6, 6, 2)).astype("float32"), np.arange(8) % 3
+    fit = {"epochs": 1, "batch_size": 4, "checkpoint": tmp_path}
+    nn.Trainer(model(), nn.CrossEntropy(), nn.SGD(0.1)).fit((x, t), **fit)
+    nn.set_kernels("native")
+    with pytest.raises(nn.StateError, match="kernels was 'numpy', is 'native'"):
+        nn.Trainer(model(), nn.CrossEntropy(), nn.SGD(0.1)).fit((x, t), **fit | {"epochs": 2}, resume=True)

@@ -1,0 +1,144 @@
+"""Convolutions in C against NumPy's plans and against each other, on drawn shapes."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import nnlite as nn
+from nnlite.backend import Memory, Window, get_numpy_backend
+from nnlite.backend.native.plans import NativePlan
+from nnlite.backend.native.winograd import NativeWinogradPlan
+
+DTYPES = st.sampled_from(["float32", "float64"])
+padding = st.tuples(st.integers(0, 3), st.integers(0, 3))
+pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
+
+
+@st.composite
+def convolutions(draw, kernel=pairs, stride=pairs, dilation=pairs, groups=None):
+    """A window, its filters, groups and the number of images."""
+    groups = draw(st.sampled_from([1, 1, 2, 3])) if groups is None else groups
+    channels, filters = (groups * draw(st.integers(1, 20)) for _ in range(2))
+    if groups > 1 and draw(st.booleans()):
+        groups = filters = channels
+    shape = (draw(st.integers(1, 12)), draw(st.integers(1, 12)), channels)
+    try:
+        window = Window.of(shape, draw(kernel), draw(stride), (draw(padding), draw(padding)), draw(dilation))
+    except nn.ShapeError:
+        assume(False)
+    return window, filters, groups, draw(st.integers(1, 5))
+
+
+def arrays(window, filters, groups, n, dtype, seed=0):
+    """a, W, b and delta."""
+    rng = np.random.default_rng(seed)
+    h, w, c = window.in_shape
+    shapes = (n, h, w, c), (filters, *window.kernel, c // groups), (filters,), (n, *window.out_size, filters)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def run(plan, a, W, b, delta):
+    """z, max(z, 0), dW, db and da; every array is checked for values that were never written."""
+    memory = Memory(plan.backend)
+    filters = plan.prepare(W, b, Memory(plan.backend))
+    z = plan.forward(a, filters, memory, None).copy()
+    rectified = plan.forward(a, filters, memory, None, relu=True).copy()
+    plan.forward(a, filters, memory, None)
+    dW, db = np.full_like(W, np.nan), np.full_like(b, np.nan)
+    out = plan.backend.empty_batch(a.shape, a.dtype)
+    out[...] = np.nan
+    da = plan.gradients(a, delta, filters, memory, dW, db, out).copy()
+    return z, rectified, dW, db, da
+
+
+def assert_close(actual, expected, dtype, factor=1.0):
+    for x, y in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=factor * 64 * np.finfo(dtype).eps * max(1, abs(y).max()))
+
+
+@settings(max_examples=60)
+@given(case=convolutions(), dtype=DTYPES)
+def test_convolutions_agree_with_numpys(native, case, dtype):
+    window, filters, groups, _ = case
+    values = arrays(*case, dtype)
+    expected = run(get_numpy_backend().conv_plan(window, filters, groups, True), *values)
+    assert_close(run(native.conv_plan(window, filters, groups, True), *values), expected, dtype, 4)
+
+
+@settings(max_examples=40)
+@given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 4]))
+def test_tiles_agree_with_pixels_in_place(native, case, dtype, m):
+    window, filters, _, _ = case
+    values = arrays(*case, dtype)
+    direct, tiles = NativePlan(native, window, filters, True), NativeWinogradPlan(native, window, filters, True, m)
+    expected, actual = run(direct, *values), run(tiles, *values)
+    assert_close(actual, expected, dtype, 8)
+    memory, prepared = Memory(native), tiles.prepare(values[1], values[2], Memory(native))
+    dW, db = np.empty_like(values[1]), np.empty_like(values[2])
+    tiles.weight_gradient(values[0], values[3], memory, dW, db)
+    assert np.array_equal(dW, actual[2]) and np.array_equal(db, actual[3])  # alone the same bits
+    assert np.array_equal(tiles.input_gradient(values[3], prepared, memory, None), actual[4])
+
+
+@settings(max_examples=20)
+@given(case=convolutions(), dtype=DTYPES)
+def test_any_strides_and_places_of_the_inputs(native, case, dtype):
+    """Views, read-only and unaligned arrays, and targets that C cannot write to."""
+    window, filters, groups, _ = case
+    a, W, b, delta = arrays(*case, dtype)
+    plan = native.conv_plan(window, filters, groups, True)
+    expected = run(plan, a, W, b, delta)
+    others = [np.asfortranarray(a), W, b, np.repeat(delta, 2, axis=3)[..., ::2]]
+    for x in others:
+        x.flags.writeable = False
+    for x, y in zip(run(plan, *others), expected, strict=True):
+        assert np.array_equal(x, y)
+    raw = np.empty(a.nbytes + 1, np.uint8)
+    unaligned = raw[1:].view(dtype).reshape(a.shape)
+    unaligned[...] = a
+    assert np.array_equal(run(plan, unaligned, W, b, delta)[0], expected[0])
+    out = np.empty(expected[0].shape[::-1], dtype).T
+    assert np.array_equal(plan.forward(a, plan.prepare(W, b, Memory(native)), Memory(native), out), expected[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_what_is_not_finite_is_seen(native, kernel, value):
+    window = Window.of((9, 9, 4), kernel, 1, 1, 1)
+    a, W, b, delta = arrays(window, 5, 1, 2, "float32")
+    a[1, 4, 4, 2] = value
+    z = run(native.conv_plan(window, 5, 1, True), a, W, b, delta)[0]
+    assert np.isfinite(z[0]).all() and not np.isfinite(z[1]).all()
+
+
+@given(m=st.integers(0, 40), k=st.integers(0, 600), n=st.integers(0, 40), dtype=DTYPES, seed=st.integers(0, 9))
+def test_products_of_any_strides(native, m, k, n, dtype, seed):
+    rng = np.random.default_rng(seed)
+
+    def matrix(rows, columns):
+        x = rng.standard_normal((rows, columns)).astype(dtype)
+        kinds = [x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], np.repeat(x, 3, axis=0)[::-3][::-1]]
+        return kinds[rng.integers(len(kinds))]
+
+    a, b, out = matrix(m, k), matrix(k, n), matrix(m, n)
+    expected = a.astype("float64") @ b.astype("float64")
+    assert native.matmul(a, b, out) is out
+    np.testing.assert_allclose(out, expected, rtol=0, atol=64 * np.finfo(dtype).eps * max(1, k) ** 0.5)
+
+
+def test_a_large_product_is_cut_into_the_same_bits(native):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype("float32") for shape in ((70, 1000), (1000, 515)))
+    results = []
+    for threads in (1, 2, 3):
+        nn.set_num_threads(threads)
+        results.append(native.product(a, b, None))
+    assert all(np.array_equal(result, native.matmul(a, b)) for result in results)
+
+
+def test_products_refuse_shapes_that_do_not_fit(native):
+    with pytest.raises(ValueError, match="product"):
+        native.matmul(np.ones((2, 3), "f"), np.ones((4, 5), "f"))
+    with pytest.raises(ValueError, match="product"):
+        native.matmul(np.ones((2, 3), "f"), np.ones((3, 5), "f"), np.ones((2, 4), "f"))

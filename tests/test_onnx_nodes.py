@@ -1,0 +1,84 @@
+"""ONNX's own tests of single nodes, for the operators that are read: they pass, or have one of a few reasons."""
+
+import re
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import nnlite as nn
+
+pytest.importorskip("onnx", minversion="1.17")
+
+import onnx
+from onnx.backend.test.loader import load_model_tests
+
+from nnlite.interop.onnx import from_onnx
+
+OPERATORS = {
+    "Conv", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization",
+    "LayerNormalization", "Relu", "LeakyRelu", "PRelu", "Elu", "Softplus", "Sigmoid", "Tanh", "Gelu", "Swish", "Softmax",
+    "Flatten", "Reshape", "Transpose", "Add", "Sum", "Concat", "Resize", "Upsample", "Mul", "Dropout", "Identity", "Constant",
+    "ConstantOfShape", "Unsqueeze", "Pad",
+}  # fmt: skip
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its generators divide by zero
+    CASES = {case.name: case for case in load_model_tests(kind="node")}
+CASES = {name: case for name, case in CASES.items() if {node.op_type for node in case.model.graph.node} <= OPERATORS}
+
+
+REASONS = {  # why a case is refused, by what the error says
+    "it uses the axis of the batch as an ordinary one": "axis of the batch|over the batch|before the batch|samples by column",
+    "it has several inputs of samples": "a constant of shape|is a constant|is no matrix|sample to sample|of such inputs",
+    "it has no input, or one that is no array": r"the inputs \[\]|no array|unless its inputs are constants",
+    "it is in training mode": "training mode",
+    "it pools over three axes of pixels": "3 axes of pixels",
+    "it resizes by factors that are not whole, or other pixels": "not whole|Upsample2D|aspect ratio",
+    "it adds a border that no window takes up": "of one number|padded",
+    "no layer computes its function": "no layer computes this function",
+}
+COUNTS = {  # of each reason and of those that pass, by the version of onnx
+    "1.23": dict(zip((*REASONS, "it passes"), (25, 40, 6, 8, 10, 35, 6, 1, 122), strict=True))
+}
+
+
+def loaded(case, names, rank, others):
+    """The model for the likelier layout, and whether it is NCHW: rank 3 is rather (N, L, C)."""
+    inputs = dict(zip(names[1:], others, strict=True))
+    first, second = ("NCHW", "NHWC") if rank == 4 else ("NHWC", "NCHW")
+    try:
+        return from_onnx(case.model, inputs=inputs, layout=first), first == "NCHW"
+    except nn.FileError:
+        return from_onnx(case.model, inputs=inputs, layout=second), second == "NCHW"
+
+
+def attempt(case):
+    """Run a case: its first input is x, the others are weights; images have their channels last here."""
+    names = [entry.name for entry in case.model.graph.input]
+    for given, (expected, *_) in case.data_sets:
+        x, *others = given or [np.zeros(1)]
+        model, turned = loaded(case, names, np.ndim(x), others)
+        x = np.moveaxis(x, 1, -1) if turned and x.ndim > 2 else x
+        z = model(x.reshape(len(x), *model.in_shape))
+        z = np.moveaxis(z, -1, 1) if turned and expected.ndim > 2 and "transpose" not in case.name else z
+        np.testing.assert_allclose(z.reshape(expected.shape), expected, rtol=1e-3, atol=1e-6)
+
+
+def reason(case):
+    """ "it passes", or why it is refused; of other errors all that they say."""
+    try:
+        attempt(case)
+    except nn.FileError as error:
+        found = [why for why, says in REASONS.items() if re.search(says, str(error))]
+        return found[0] if found else f"{case.name}: {error}"
+    return "it passes"
+
+
+def test_all_nodes_pass_or_have_a_reason():
+    counts = Counter(reason(case) for case in CASES.values())
+    assert counts["it passes"] >= 98
+    version = ".".join(onnx.__version__.split(".")[:2])
+    assert dict(counts) == COUNTS.get(version, {why: n for why, n in counts.items() if why in (*REASONS, "it passes")})
