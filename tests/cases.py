@@ -196,6 +196,7 @@ def unet():
             shortcut=nn.Conv2D(18, 1),
         ),
         nn.BatchNorm(),
+        nn.LeakyReLU(),
         nn.GlobalAvgPool2D(),
         nn.Dense(3),
     ]
