@@ -5,9 +5,8 @@ import sys
 
 from nnlite.arguments import choice
 from nnlite.backend.base import Backend
-from nnlite.backend.cpu.host import Host
-from nnlite.backend.cpu.numpy import get_numpy_backend
-from nnlite.backend.native.backend import get_native_backend
+from nnlite.backend.cpu.numpy import NumpyBackend, get_numpy_backend
+from nnlite.backend.native.backend import NativeBackend, get_native_backend
 from nnlite.errors import DeviceError
 
 
@@ -54,5 +53,5 @@ def cpu_backend() -> Backend:
 
 
 def with_chosen_kernels(backend: Backend) -> Backend:
-    """The backend of the same device with the kernels that are chosen now."""
-    return cpu_backend() if isinstance(backend, Host) else backend
+    """The CPU's backend that is chosen now in place of an earlier choice; any other stays."""
+    return cpu_backend() if type(backend) in (NumpyBackend, NativeBackend) else backend

@@ -224,6 +224,11 @@ class Operations:
         """The sums over all pixels of images (N, H, W, C), in float64: (N, C)."""
         return a.sum(axis=(1, 2), dtype="float64")
 
+    def row_means(self, a: Array) -> Array:
+        """The means over the last axis, in the dtype of `a`: (..., C) -> (..., 1)."""
+        means: Array = a.mean(axis=-1, keepdims=True)
+        return means
+
     def wide_row(self, row: Array, rows: int) -> Array:
         """`row` (C,) in the form that `by_column` uses fastest, for an array of about `rows` rows."""
         return row

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nnlite.atomic import replacing
 from nnlite.errors import DataError, DownloadError
@@ -127,24 +127,19 @@ def _extract_members(tar: Any, wanted: dict[str, Path]) -> None:
 
 
 def _fetch(url: str, target: Path, md5: str) -> None:
-    from urllib.request import urlopen
-
-    with replacing(target) as file, urlopen(url, timeout=_TIMEOUT) as response:
-        found = _copy(response, file, target.name)
-        check_md5("what it sent", md5, found, file.tell())
-
-
-def _copy(response: Any, file: IO[bytes], name: str) -> str:
-    """Copy with a progress bar; returns the md5."""
+    """Download with a progress bar, and check the md5."""
     import hashlib
+    from urllib.request import urlopen
 
     from tqdm.auto import tqdm
 
-    digest, length = hashlib.md5(usedforsecurity=False), response.headers.get("Content-Length", "")
-    options = {"desc": name, "unit": "B", "unit_scale": True, "disable": sys.stderr is None}  # None: in a service
-    with tqdm(total=int(length) if length.isdigit() else None, **options) as bar:
-        while chunk := response.read(_CHUNK):
-            file.write(chunk)
-            digest.update(chunk)
-            bar.update(len(chunk))
-    return digest.hexdigest()
+    digest = hashlib.md5(usedforsecurity=False)
+    options = {"desc": target.name, "unit": "B", "unit_scale": True, "disable": sys.stderr is None}  # None: in a service
+    with replacing(target) as file, urlopen(url, timeout=_TIMEOUT) as response:
+        length = response.headers.get("Content-Length", "")
+        with tqdm(total=int(length) if length.isdigit() else None, **options) as bar:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                digest.update(chunk)
+                bar.update(len(chunk))
+        check_md5("what it sent", md5, digest.hexdigest(), file.tell())

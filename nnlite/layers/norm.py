@@ -254,7 +254,7 @@ class LayerNorm(SampleNorm):
         return a[..., :1]
 
     def _mean(self, a: Array) -> Array:
-        return a.mean(axis=-1, keepdims=True)
+        return self.backend.row_means(a)
 
 
 class GroupNorm(SampleNorm):
@@ -281,8 +281,8 @@ class GroupNorm(SampleNorm):
 
     def _mean(self, a: Array) -> Array:
         images = a if a.ndim == 4 else a.reshape(len(a), -1, 1, a.shape[-1])
-        sums = self.backend.pixel_sums(images).reshape(len(a), -1, self._width).sum(axis=2)
-        means = (sums / (a[0].size // int(self.groups))).astype(a.dtype)
+        sums = self.backend.pixel_sums(images).reshape(len(a), -1, self._width)
+        means = (self.backend.row_means(sums) / (a[0].size // a.shape[-1])).astype(a.dtype)
         return self._for_each_channel(means.reshape(len(a), *[1] * (a.ndim - 2), -1))
 
     @property

@@ -133,13 +133,12 @@ class Trainer:
             )
         validation_steps = None if validation_steps is None else int(whole("validation_steps", validation_steps, 1))
         self.stopped = False
-        folder = None if checkpoint is None else Folder(checkpoint, keep)
         order: dict[str, Any] = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
         source, held_out, places = apart(source, validation, seed)
         keeper = Keeper(self)
-        if folder is not None:
+        if checkpoint is not None:
             tell = say if progress else lambda text: None
-            keeper = Checkpoints(self, source, folder, self.folders, every, monitor, tell)
+            keeper = Checkpoints(self, source, Folder(checkpoint, keep), self.folders, every, monitor, tell)
         columns, held_out = check_fit(self, source, held_out, epochs, goes_on=validation_steps is not None)
         held_out = on_device(held_out, self.model.backend)
         keeper.check(columns, steps_per_epoch=steps, **order)

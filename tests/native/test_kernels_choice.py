@@ -17,7 +17,7 @@ rng = np.random.default_rng(0)
 @pytest.fixture(autouse=True)
 def _choice():
     yield
-    nn.set_kernels("numpy")
+    nn.set_kernels(os.environ.get("NNLITE_KERNELS", "numpy"))
 
 
 def model(**options):
@@ -87,6 +87,19 @@ def test_a_compiler_that_fails_is_one_line(tmp_path):
 def test_a_compiler_that_does_not_run(tmp_path):
     done = run(BUILD, tmp_path, NNLITE_KERNELS="auto", CC=str(tmp_path / "absent"))
     assert done.stdout == "numpy (1, 2)\n" and "does not run" in done.stderr
+
+
+def test_own_flags_come_behind_ours_and_make_another_library(native, monkeypatch):
+    compiler = loader.find_compiler()
+    usual = loader._key("product", "float32", compiler)
+    monkeypatch.setenv("NNLITE_CFLAGS", "-DVB=16 '-DNAME=a b'")
+    assert loader._key("product", "float32", compiler) != usual
+    assert loader._own_flags() == ["-DVB=16", "-DNAME=a b"]
+
+
+def test_a_compiler_refuses_unknown_flags_of_ones_own(native, tmp_path):
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="native", NNLITE_CFLAGS="-fno-such-option")
+    assert "DeviceError: the C compiler failed" in done.stderr and "-fno-such-option" in done.stderr
 
 
 def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path):

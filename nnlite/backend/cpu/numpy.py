@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnlite.backend.base import Backend
-from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwisePlan
+from nnlite.backend.conv import ConvPlan
 from nnlite.backend.cpu.host import Host
 from nnlite.backend.cpu.products import SUMMED, largest_divisor, matmul, matmul_rows
 from nnlite.backend.cpu.threads import is_one_of_many, map_shards
@@ -77,17 +77,11 @@ class NumpyBackend(Host, Backend):
             target, source = target.view(run), source.view(run)
         target[...] = source
 
-    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
-        """Plain products for 1 x 1, sums for depthwise, blocks for groups, Winograd's where it is cheaper, else patches."""
-        if pool == (1, 1) and groups == 1 and window.kernel == window.stride == (1, 1) and not window.is_padded:
-            return PointwisePlan(self, window, filters, bias)
-        if groups == filters == window.in_shape[2] > 1:
-            return DepthwisePlan(self, window, filters, bias)
-        if groups > 1:
-            return GroupedPlan(self, window, filters, groups, bias, self.conv_plan)
+    def dense_plan(self, window: Window, filters: int, bias: bool, pool: Pair) -> ConvPlan:
+        """Winograd's where it is cheaper, else patches."""
         m = conv_algorithm.tile(window, filters, pool)
         if m is None:
-            return super().conv_plan(window, filters, groups, bias, pool)
+            return super().dense_plan(window, filters, bias, pool)
         return WinogradPlan(self, window, filters, bias, m, pool)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:

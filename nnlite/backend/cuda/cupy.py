@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nnlite.backend.base import Backend
-from nnlite.backend.conv import ConvPlan, GroupedPlan
+from nnlite.backend.conv import ConvPlan
 from nnlite.backend.cuda.kernels import Geometry
 from nnlite.backend.cuda.operations import CudaOperations, Precision
 from nnlite.backend.memory import Memory
@@ -188,14 +188,10 @@ def _spread(plan: Any, name: str, delta: Array, more: list[Array | None], out: A
 class CupyBackend(CudaOperations, Backend):
     """CUDA's operations and plans."""
 
-    def conv_plan(self, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> ConvPlan:
-        """Plain products for 1 x 1, a kernel for depthwise, blocks for groups, else patches."""
-        if groups == 1 and window.kernel == window.stride == (1, 1) and not window.is_padded:
-            return CudaPointwisePlan(self, window, filters, bias)
-        if groups == filters == window.in_shape[2] > 1:
-            return CudaDepthwisePlan(self, window, filters, bias)
-        if groups > 1:
-            return GroupedPlan(self, window, filters, groups, bias, self.conv_plan)
+    pointwise_plan, depthwise_plan = CudaPointwisePlan, CudaDepthwisePlan
+
+    def dense_plan(self, window: Window, filters: int, bias: bool, pool: Pair) -> ConvPlan:
+        """Patches by a kernel."""
         return CudaConvPlan(self, window, filters, bias)
 
     def max_pool_plan(self, window: Window) -> CudaMaxPoolPlan:

@@ -3,16 +3,6 @@
 
 #define SUMMED 128 // outputs of a chain of the filters' gradients
 
-// The first `some` of LANES values
-INLINE vec load_up_to(const REAL* p, long some) { return some >= LANES ? load(p) : load_some(p, some, 0); }
-INLINE void store_up_to(REAL* p, vec x, long some)
-{
-    if (some >= LANES)
-        store(p, x);
-    else
-        store_some(p, x, some);
-}
-
 // z[at_out[i]] = b + sum over taps of a[at_row[i] + at_tap[t]] W[t], C channels each, and with `rectify` max(z, 0)
 KERNEL convolve_depthwise(const REAL* a, long image_a, const REAL* W, const int64_t* which, const REAL* bias, long rectify, REAL* z,
                           long image_z, long images, const int64_t* at_row, const int64_t* at_out, long rows, const int64_t* at_tap,

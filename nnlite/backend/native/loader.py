@@ -72,9 +72,8 @@ def _includes(source: str) -> str:
 
 def _libraries(dtype: str) -> dict[str, Path]:
     """The library of each C file, compiled where there is none."""
-    prebuilt = {source: PREBUILT / f"{source}-{dtype}.so" for source in SOURCES}
-    if all(path.exists() for path in prebuilt.values()):
-        return prebuilt
+    if is_prebuilt(dtype):
+        return {source: PREBUILT / f"{source}-{dtype}.so" for source in SOURCES}
     compiler = find_compiler()
     folder = cache_folder()
     paths = {source: folder / f"{source}-{dtype}-{_key(source, dtype, compiler)}.so" for source in SOURCES}
@@ -82,6 +81,16 @@ def _libraries(dtype: str) -> dict[str, Path]:
     if missing:
         _compile(missing, paths, dtype, compiler)
     return paths
+
+
+def is_prebuilt(dtype: str) -> bool:
+    """Whether there are libraries that were compiled before; they are not used where there are flags for another build."""
+    return not _own_flags() and all((PREBUILT / f"{source}-{dtype}.so").exists() for source in SOURCES)
+
+
+def _own_flags() -> list[str]:
+    """The flags of `NNLITE_CFLAGS`, which come behind ours: "-march=x86-64-v3 -DVB=16", or "-mcpu=..." of Clang."""
+    return shlex.split(os.environ.get("NNLITE_CFLAGS", ""))
 
 
 def find_compiler() -> list[str]:
@@ -115,13 +124,13 @@ def processor() -> str:
 
 
 def _key(source: str, dtype: str, compiler: list[str]) -> str:
-    parts = _includes(source), FLAGS, dtype, *compiler, _version(tuple(compiler)), processor()
+    parts = _includes(source), FLAGS, *_own_flags(), dtype, *compiler, _version(tuple(compiler)), processor()
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def origin() -> str:
     """Where the kernels come from, in words."""
-    if all((PREBUILT / f"{source}-{dtype}.so").exists() for source in SOURCES for dtype in REALS):
+    if all(map(is_prebuilt, REALS)):
         return f"prebuilt in {PREBUILT}"
     compiler = find_compiler()
     return f"compiled by {_version(tuple(compiler)).splitlines()[0]}, in {cache_folder()}"
@@ -184,7 +193,8 @@ def _compile(sources: list[str], paths: dict[str, Path], dtype: str, compiler: l
                 source = waiting.pop()
                 handle, temporary = tempfile.mkstemp(suffix=".so", dir=paths[source].parent)
                 os.close(handle)
-                command = [*compiler, *FLAGS.split(), *REALS[dtype], str(FOLDER / f"{source}.c"), "-o", temporary]
+                flags = *FLAGS.split(), *_own_flags(), *REALS[dtype]
+                command = [*compiler, *flags, str(FOLDER / f"{source}.c"), "-o", temporary]
                 messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (it is read when the compiler is done)
                 running[source] = subprocess.Popen(command, stdout=messages, stderr=messages), messages, temporary
             for source, (process, messages, temporary) in list(running.items()):

@@ -61,23 +61,36 @@ INLINE vec splat(REAL x) { return x - (vec){0}; } // exact, for -0, too
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE vec relu(vec x) { return choose(x <= 0, (vec){0}, x); } // NaN stays NaN
 
-// The first n of LANES values; the others are `rest`.
+INLINE long padded(long n) { return (n + PAD - 1) / PAD * PAD; }
+INLINE long at_most(long a, long b) { return a < b ? a : b; }
+INLINE long at_least(long a, long b) { return a > b ? a : b; }
+
+// The first n of LANES values; the others are `rest`. Both loops become a masked load or store.
 INLINE vec load_some(const REAL* p, long n, REAL rest)
 {
     REAL x[LANES];
-    for (long i = 0; i < LANES; i++)
-        x[i] = i < n ? p[i] : rest;
+    const INT some = at_most(n, LANES);
+    for (INT i = 0; i < LANES; i++)
+        x[i] = i < some ? p[i] : rest;
     return load(x);
 }
 
 INLINE void store_some(REAL* p, vec x, long n)
 {
     REAL all[LANES];
+    const INT some = at_most(n, LANES);
     store(all, x);
-    for (long i = 0; i < n && i < LANES; i++)
-        p[i] = all[i];
+    for (INT i = 0; i < LANES; i++)
+        if (i < some)
+            p[i] = all[i];
 }
 
-INLINE long padded(long n) { return (n + PAD - 1) / PAD * PAD; }
-INLINE long at_most(long a, long b) { return a < b ? a : b; }
-INLINE long at_least(long a, long b) { return a > b ? a : b; }
+// A vector, or the n values that are left of a row, and zeros behind
+INLINE vec load_up_to(const REAL* p, long n) { return n >= LANES ? load(p) : load_some(p, n, 0); }
+INLINE void store_up_to(REAL* p, vec x, long n)
+{
+    if (n >= LANES)
+        store(p, x);
+    else
+        store_some(p, x, n);
+}

@@ -1,0 +1,43 @@
+// Normalisation: maps of each column. Arrays are (m, C).
+#include "vector.h"
+
+// For each vector of each row: its place in the array, its first column j, and how many columns are left
+#define EACH_VECTOR(m, C)                                                                                                          \
+    for (long row = 0; row < m * C; row += C)                                                                                      \
+        for (long j = 0, place = row, left = C; left > 0; j += LANES, place += LANES, left -= LANES)
+
+// y = a + c, by column
+KERNEL add_columns(const REAL* a, const REAL* c, REAL* y, long m, long C)
+{
+    EACH_VECTOR(m, C) store_up_to(y + place, load_up_to(a + place, left) + load_up_to(c + j, left), left);
+}
+
+// y = a c, by column
+KERNEL multiply_columns(const REAL* a, const REAL* c, REAL* y, long m, long C)
+{
+    EACH_VECTOR(m, C) store_up_to(y + place, load_up_to(a + place, left) * load_up_to(c + j, left), left);
+}
+
+// y = (a - center) scale + shift, and with `rectify` max(y, 0); center may be null, for 0
+KERNEL affine(const REAL* a, const REAL* center, const REAL* scale, const REAL* shift, REAL* y, long m, long C, long rectify)
+{
+    EACH_VECTOR(m, C)
+    {
+        vec x = load_up_to(a + place, left);
+        x = center ? x - load_up_to(center + j, left) : x;
+        x = fused(x, load_up_to(scale + j, left), load_up_to(shift + j, left));
+        store_up_to(y + place, rectify ? relu(x) : x, left);
+    }
+}
+
+// da = scale (delta + slope (a - mean) + offset)
+KERNEL normalize_delta(const REAL* delta, const REAL* a, const REAL* mean, const REAL* scale, const REAL* slope, const REAL* offset,
+                       REAL* da, long m, long C)
+{
+    EACH_VECTOR(m, C)
+    {
+        const vec d = load_up_to(delta + place, left) + load_up_to(offset + j, left);
+        const vec deviation = load_up_to(a + place, left) - load_up_to(mean + j, left);
+        store_up_to(da + place, fused(load_up_to(slope + j, left), deviation, d) * load_up_to(scale + j, left), left);
+    }
+}

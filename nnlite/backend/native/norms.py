@@ -1,0 +1,78 @@
+"""Normalisation by the kernels of `norm.c`."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnlite.backend.native.operations import NativeOperations, address, kernels
+from nnlite.backend.native.sums import are_real
+from nnlite.backend.window import Array
+
+
+class Norms(NativeOperations):
+    """Maps of columns in one sweep each."""
+
+    def affine(self, a: Array, center: Array | None, scale: Array, shift: Array, out: Any, relu: bool = False) -> Array:
+        constants = [scale, shift] if center is None else [scale, shift, center]
+        if not are_real(a, *constants):
+            return super().affine(a, center, scale, shift, out, relu)
+        a, y = self.given(a), self.room(out, a.shape, a.dtype)
+        scale, shift, *rest = map(self.given, constants)
+        places = address(a), address(rest[0]) if rest else None, address(scale), address(shift), address(y)
+        kernels(a.dtype)["affine"](*places, *self.rows(a).shape, relu)
+        return self.written(y, out)
+
+    def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
+        if not are_real(a, row):
+            return super().by_column(name, a, row, out)
+        a, row, y = self.given(a), self.given(row), self.room(out, a.shape, a.dtype)
+        kernel = kernels(a.dtype)[f"{name}_columns"]
+        kernel(address(a), address(row), address(y), *self.rows(a).shape)
+        return self.written(y, out)
+
+    def normalization(
+        self, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, rows: int
+    ) -> "NativeNormalization":
+        """The kernels take these unchanged."""
+        scale = inv_std if gamma is None else gamma * inv_std
+        shift = np.zeros_like(mean) if beta is None else beta
+        return NativeNormalization(self, *map(self.given, (mean, inv_std, scale, shift)))
+
+
+class NativeNormalization(NamedTuple):
+    """`Normalization` of `layers/norm.py` in one sweep each; its `scale` is gamma inv_std, its `shift` beta."""
+
+    backend: Norms
+    mean: Array
+    inv_std: Array
+    scale: Array
+    shift: Array
+
+    def forward(self, a: Array, out: Array | None, relu: bool = False) -> Array:
+        """y = (a - mean) scale + shift."""
+        return self.backend.affine(a, self.mean, self.scale, self.shift, out, relu)
+
+    def delta_sums(self, delta: Array, a: Array) -> Array:
+        """The sums of delta and of delta (a - mean) over a shard, by channel: (2, C)."""
+        delta, a, sums = self.backend.given(delta), self.backend.given(a), np.empty((2, len(self.mean)))
+        kernels(a.dtype)["delta_sums"](address(delta), address(a), address(self.mean), *a.shape, address(sums))
+        return sums
+
+    def combine_deltas(self, parts: list[Array], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
+        """slope and offset, as `backward` takes them."""
+        totals: Array = sum(parts[1:], parts[0])
+        total, total_x = totals[0], totals[1] * self.inv_std
+        for gradient, sums in ((dbeta, total), (dgamma, total_x)):
+            if gradient is not None:
+                gradient[...] = sums
+        dtype = self.mean.dtype
+        return (total_x * self.inv_std / -m).astype(dtype), (total / -m).astype(dtype)
+
+    def backward(self, delta: Array, a: Array, slope: Array, offset: Array, out: Array | None) -> Array:
+        """dJ/da = scale (delta + slope (a - mean) + offset)."""
+        backend = self.backend
+        delta, a, da = backend.given(delta), backend.given(a), backend.room(out, a.shape, a.dtype)
+        columns = map(address, (self.mean, self.scale, slope, offset))
+        kernel = kernels(a.dtype)["normalize_delta"]
+        kernel(address(delta), address(a), *columns, address(da), *backend.rows(a).shape)
+        return backend.written(da, out)

@@ -1,0 +1,101 @@
+"""Normalisation in C against NumPy's, on any shape and at every vector width."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nnlite as nn
+
+DTYPES = st.sampled_from(["float32", "float64"])
+SHAPES = st.tuples(st.integers(0, 40), st.integers(1, 70))
+
+
+def drawn(shape, dtype, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def tolerance(dtype):
+    return 64 * np.finfo(dtype).eps
+
+
+@given(shape=SHAPES, dtype=DTYPES, relu=st.booleans(), center=st.booleans(), place=st.sampled_from(["new", "in", "strided"]))
+def test_maps_of_columns(native, displaced, shape, dtype, relu, center, place):
+    a, (c, scale, shift) = drawn(shape, dtype), drawn((3, shape[1]), dtype, 1)
+    y = (a - c if center else a) * scale + shift
+    expected = [np.maximum(y, 0) if relu else y, a * scale, a + shift]
+
+    for k, wanted in enumerate(expected):
+        out = {"new": None, "in": a.copy(), "strided": np.empty(shape[::-1], dtype).T}[place]
+        given_a = out if place == "in" else displaced(a)
+        if k == 0:
+            result = native.affine(given_a, c if center else None, displaced(scale), shift, out, relu)
+        else:
+            result = native.by_column(("multiply", "add")[k - 1], given_a, (scale, shift)[k - 1], out)
+        assert out is None or result is out
+        np.testing.assert_allclose(result, wanted, rtol=0, atol=tolerance(dtype))
+
+
+def trained(kernels, layer, shape, n, dtype):
+    """What a training pass gives, and inference afterwards."""
+    nn.set_kernels(kernels)
+    try:
+        model = nn.Sequential(type(layer)(**layer.config()), nn.ReLU(), input_shape=shape, dtype=dtype)
+    finally:
+        nn.set_kernels("numpy")
+    model.params[...] += 0.5 * drawn(model.params.shape, dtype, 1)
+    x = drawn((n, *shape), dtype, 2) * 3 + 1
+    z = model.forward(x, training=True).copy()
+    dx = model.backward(drawn(z.shape, dtype, 3)).copy()
+    after = model(x).copy()
+    model.freeze("*")
+    frozen = model.forward(x, training=True).copy()
+    return [z, dx, model.grads, model.buffers, after, frozen, model.backward(drawn(z.shape, dtype, 3))]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm(), nn.BatchNorm(scale=False, shift=False), nn.LayerNorm(), nn.GroupNorm(2)], ids=repr
+)
+@given(size=st.sampled_from([(), (3, 5)]), channels=st.integers(1, 20), n=st.integers(1, 40), dtype=DTYPES)
+def test_layers_agree_with_numpys(native, layer, size, channels, n, dtype):
+    arguments = layer, (*size, 2 * channels), n, dtype
+    for actual, expected in zip(trained("native", *arguments), trained("numpy", *arguments), strict=True):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=50 * tolerance(dtype) * max(1, abs(expected).max(initial=0)))
+
+
+def test_a_mean_far_from_zero_loses_no_digits(native):
+    """1,000 +- 1, in float32, against float64."""
+    x = (1000 + drawn((5000, 3), "float64")).astype("float32")
+    nn.set_kernels("native")
+    try:
+        model = nn.Sequential(nn.BatchNorm(eps=0), input_shape=(3,))
+    finally:
+        nn.set_kernels("numpy")
+    exact = x.astype("float64")
+    z = model.forward(x, training=True)
+    np.testing.assert_allclose(z, (exact - exact.mean(0)) / exact.std(0), atol=2e-4)
+
+
+def test_what_is_not_finite_is_seen(native):
+    a, ones = drawn((9, 20), "float32"), np.ones(20, "float32")
+    a[4, 7] = np.nan
+    for y in (native.affine(a, ones, ones, ones, None, True), native.by_column("add", a, ones, None)):
+        assert np.array_equal(np.isnan(y), np.isnan(a))
+    normalization = native.normalization(ones, ones, None, None, 9)
+    assert np.isnan(normalization.delta_sums(ones + 0 * a, a)[1]).tolist() == np.isnan(a).any(0).tolist()
+
+
+def test_the_same_bits_at_every_width(same_bits, native):
+    def work():
+        for dtype in ("float32", "float64"):
+            for rows, columns in [(1, 1), (300, 3), (33, 16), (9, 70)]:
+                a, delta = drawn((rows, columns), dtype), drawn((rows, columns), dtype, 1)
+                mean, deviations = native.moments(a)
+                m, _, _, inv_std = native.combine_moments([(rows, mean, deviations)], 1e-5)
+                by = native.normalization(mean, inv_std, None, mean, rows)
+                gradients = by.combine_deltas([by.delta_sums(delta, a)], m, None, None)
+                yield from (by.forward(a, None, True), *gradients, by.backward(delta, a, *gradients, None))
+                yield from (native.by_column("add", a, mean, None), native.by_column("multiply", a, mean, None))
+
+    assert same_bits(work, "sums", "norm")
