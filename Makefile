@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 
-.PHONY: help cifar10 test lowest lint wheel parity differential bench memory accuracy kernels mutants gpu kills fuzz soak clean
+.PHONY: help cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants gpu kills fuzz soak clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
 	@echo "make parity    compare layers, losses and optimisers with PyTorch (all but Dropout and Muon)"
+	@echo "make interop   models of Keras, PyTorch and ONNX in nnlite and back, beside these libraries, with real files (6 minutes)"
 	@echo "make differential  train 2,000 random networks beside PyTorch in float64 (a quarter of an hour)"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
@@ -48,6 +49,9 @@ wheel: $(VENV)/.dev
 
 parity: $(VENV)/.bench
 	$(BIN)/python benchmarks/parity.py --out benchmarks/results/parity.md
+
+interop: $(VENV)/.bench
+	$(BIN)/python benchmarks/interop.py --out benchmarks/results/interop.md
 
 memory: $(VENV)/.test
 	$(BIN)/python benchmarks/memory.py
