@@ -11,8 +11,8 @@ from nnlite.engine.vectors import walk
 from nnlite.errors import FileError
 from nnlite.layers.base import Layer
 from nnlite.model import Sequential
-from nnlite.serialize import build, read_model
-from nnlite.weights import Arrays, renamed, take
+from nnlite.serialize import build, read_model, renamed, take
+from nnlite.state import Arrays
 
 
 def load(path: str | PathLike[str], layers: Iterable[type[Layer]] = (), device: str = "cpu") -> Sequential:

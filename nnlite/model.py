@@ -15,8 +15,7 @@ from nnlite.errors import DataError, DeviceError, ShapeError, StateError
 from nnlite.layers.base import Layer, Shape, wrong_input
 from nnlite.layers.branches import build_chain, check_layers
 from nnlite.losses import Loss
-from nnlite.serialize import read_model, save
-from nnlite.weights import Taken, check_names, renamed, take
+from nnlite.serialize import Taken, check_names, read_model, renamed, save, take
 
 # Attributes set by `assemble`, not copied.
 _MADE_ANEW = {"owner", "vectors", "engine", "_moved_to", "in_shape", "out_shape"}

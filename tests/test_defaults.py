@@ -9,8 +9,8 @@ import nnlite as nn
 DEFAULTS = {
     nn.Dense: {"bias": True, "init": "he_normal"},
     nn.Conv2D: {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "init": "he_normal"},
-    nn.MaxPool2D: {"stride": None, "padding": 0},
-    nn.AvgPool2D: {"stride": None, "padding": 0},
+    nn.MaxPool2D: {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False},
+    nn.AvgPool2D: {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "count_padding": True},
     nn.LeakyReLU: {"slope": 0.01},
     nn.GELU: {"approximate": "none"},
     nn.BatchNorm: {"momentum": 0.9, "eps": 1e-5, "scale": True, "shift": True},

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.interop.graph import Node, add, nest
+from nnlite.interop.graph import Node, add, concat, nest
 
 rng = np.random.default_rng(0)
 
@@ -17,7 +17,9 @@ def dense(name, reads, units=3):
 
 def value(node, a):
     """What a node makes of its inputs: the reference."""
-    return sum(a) if node.makes is add else a[0] @ node.makes.W.T + node.makes.b
+    if node.makes in (add, concat):
+        return sum(a) if node.makes is add else np.concatenate(a, axis=-1)
+    return a[0] @ node.makes.W.T + node.makes.b
 
 
 def agree(nodes, end):
@@ -31,7 +33,7 @@ def agree(nodes, end):
 
 
 def used(node, model):
-    return node.makes is add or "W" in node.makes.__dict__
+    return node.makes in (add, concat) or "W" in node.makes.__dict__
 
 
 def test_a_chain():
@@ -65,6 +67,16 @@ def test_a_value_added_to_itself(n):
 def test_a_sum_of_many():
     nodes = [dense(name, "x") for name in "abcd"]
     agree([*nodes, Node("s", ("a", "x", "b", "c", "x", "d"), add)], "s")
+
+
+def test_inputs_that_share_layers_are_joined_first():
+    nodes = [dense("a", "x"), dense("b", "a"), dense("c", "x"), dense("d", "b"), Node("s", ("b", "c", "a", "d", "a", "x"), add)]
+    agree(nodes, "s")
+    nodes[-1] = Node("s", ("x", "a", "b", "d", "c"), concat)
+    agree(nodes, "s")
+    nodes[-1] = Node("s", ("a", "c", "b"), concat)
+    with pytest.raises(nn.FileError, match="'a' is read by branches"):
+        nest(nodes, "x", "s")
 
 
 @st.composite

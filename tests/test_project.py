@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"init", "layers", "losses", "optim", "schedules", "state"},
     {"engine"},
-    {"serialize", "weights"},
+    {"serialize"},
     {"model"},
     {"data", "files", "kernels", "metrics", "tools", "zoo"},
     {"training"},

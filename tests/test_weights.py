@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import nnlite as nn
-from nnlite.weights import renamed
+from nnlite.serialize import renamed
 
 
 def net(*head, seed=0):

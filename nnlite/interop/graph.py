@@ -7,10 +7,13 @@
     ]
     nn.Sequential(*nest(nodes, "image", "sum"), input_shape=(32, 32, 8))        # Residual(Conv2D(8, 3, padding=1), ReLU())
 
-A node is a layer, which reads one value, or a join, which reads several. Its value bears its name.
+A node is a layer, which reads one value, or a join, which reads several. Its value bears its name. Joins are associative:
+inputs that share layers are joined among themselves first, for `add` in any order, for others if they are neighbours.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from itertools import groupby
 from typing import NamedTuple
 
 from nnlite.arguments import shortened
@@ -67,9 +70,7 @@ class _Graph:
         unknown = [name for name in node.inputs if name not in self.depth]
         if unknown or not node.inputs:
             raise FileError(f"{shortened(node.name)} reads {shortened(unknown or 'nothing')}: no node before it makes that")
-        above, *others = node.inputs
-        for other in others:
-            above = self._last_before_both(above, other)
+        above = reduce(self._last_before_both, node.inputs)
         self.nodes[node.name], self.above[node.name], self.depth[node.name] = node, above, self.depth[above] + 1
 
     def _last_before_both(self, a: str, b: str) -> str:
@@ -93,5 +94,27 @@ class _Graph:
             if isinstance(node.makes, Layer):
                 links.append([node.makes])
             else:
-                links.append(node.makes([self.chain(end, v, used) for v in node.inputs]))
+                links.append(self._joined(node.makes, end, node.inputs, used))
         return [layer for link in reversed(links) for layer in link]
+
+    def _joined(self, join: Join, start: str, ends: Sequence[str], used: set[str]) -> list[Layer]:
+        """The join of what leads from a value to others, of which those that share layers become one branch."""
+        below = {end: self._below(start, end) for end in ends}
+        places = {end: i for i, end in enumerate(below.values())}
+        ends = sorted(ends, key=lambda end: places[below[end]]) if join is add else ends
+        branches = list[list[Layer]]()
+        for first, group in groupby(ends, below.__getitem__):
+            inner = list(group)
+            if first == start or len(inner) == 1:
+                branches += [self.chain(start, end, used) for end in inner]
+            else:
+                last = reduce(self._last_before_both, inner)
+                branches.append(self.chain(start, last, used) + self._joined(join, last, inner, used))
+        return join(branches)
+
+    def _below(self, start: str, end: str) -> str:
+        """The first value behind the start that all ways to the end pass."""
+        first = end
+        while end != start:
+            first, end = end, self.above[end]
+        return first

@@ -142,3 +142,22 @@ def test_products_refuse_shapes_that_do_not_fit(native):
         native.matmul(np.ones((2, 3), "f"), np.ones((4, 5), "f"))
     with pytest.raises(ValueError, match="product"):
         native.matmul(np.ones((2, 3), "f"), np.ones((3, 5), "f"), np.ones((2, 4), "f"))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_arrays_of_another_dtype_are_converted_and_of_another_shape_refused(native, kernel, groups):
+    """Such as those of a custom layer that breaks its word."""
+    window = Window.of((8, 8, 4), kernel, 1, 1, 1)
+    a, W, b, delta = arrays(window, 4, groups, 3, "float32")
+    plan = native.conv_plan(window, 4, groups, True)
+    expected = run(plan, a, W, b, delta)
+    for x, y in zip(run(plan, a.astype("float64"), W, b, delta.astype("float64")), expected, strict=True):
+        assert np.array_equal(x, y)
+    memory, filters = Memory(native), plan.prepare(W, b, Memory(native))
+    with pytest.raises(ValueError):
+        plan.forward(a[:, :7], filters, memory, None)
+    with pytest.raises(ValueError):
+        plan.weight_gradient(a[:, :7], delta, memory, np.empty_like(W), np.empty_like(b))
+    with pytest.raises(ValueError):
+        plan.input_gradient(delta[:, :5], filters, memory, None)

@@ -14,6 +14,7 @@ from nnlite.backend.cpu.host import Host
 from nnlite.backend.cpu.threads import is_one_of_many, map_shards
 from nnlite.backend.native.loader import load
 from nnlite.backend.window import Array
+from nnlite.errors import ShapeError
 
 _ROWS = 1 << 13  # of a product over rows
 _LANES = 16  # columns of scratch matrices are rounded up to it
@@ -56,9 +57,11 @@ class NativeOperations(Host):
     def rows(self, a: Array) -> Array:
         return a.reshape(-1, a.shape[-1])
 
-    def given(self, a: Array) -> Array:
-        """`a`, or a copy of it that is contiguous."""
-        return a if a.flags.c_contiguous else np.ascontiguousarray(a)
+    def given(self, a: Array, dtype: Any = None, shape: tuple[int, ...] | None = None) -> Array:
+        """`a`, or a copy of it that is contiguous and of this dtype. Raises ShapeError unless its samples have this shape."""
+        if shape is not None and a.shape[1:] != shape:
+            raise ShapeError(f"expects samples of shape {shape}, got {a.shape[1:]}")
+        return a if a.flags.c_contiguous and dtype in (None, a.dtype) else np.ascontiguousarray(a, dtype)
 
     def room(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         """`out` if a kernel can write to it, else a new array."""
@@ -119,19 +122,19 @@ class NativeOperations(Host):
         return result
 
     def _multiply(self, a: Array, b: Array, out: Array) -> Array:
-        (m, k), n, size = a.shape, b.shape[1], a.itemsize
+        (m, k), n = a.shape, b.shape[1]
         if b.shape[0] != k or out.shape != (m, n):
             raise ValueError(f"shapes {a.shape}, {b.shape} and {out.shape} are not those of a product")
         if not a.dtype == b.dtype == out.dtype:
             a, b = a.astype(out.dtype), b.astype(out.dtype)
-        direct = out.strides[1] == size and all(s % size == 0 for x in (a, b, out) for s in x.strides)
-        c = out if direct else np.empty((m, n), out.dtype)
-        strides = [s // size for x in (a, b, c) for s in x.strides]
+        size, c = out.itemsize, out
+        if out.strides[1] != size or any(s % size for x in (a, b, out) for s in x.strides):
+            a, b, c = np.ascontiguousarray(a), np.ascontiguousarray(b), np.empty((m, n), out.dtype)
         scratch = self.scratch("product", (max((k + n) * padded(m), k * padded(n) + _LANES * m),), c.dtype)
-        addresses = [x.ctypes.data for x in (a, b, c, scratch)]
         kernels(c.dtype)["multiply"](
-            addresses[0], *strides[:2], addresses[1], *strides[2:4], addresses[2], strides[4], 0, 0, m, n, k, addresses[3]
-        )
-        if not direct:
+            address(a), *(s // size for s in a.strides), address(b), *(s // size for s in b.strides),
+            address(c), c.strides[0] // size, 0, 0, m, n, k, address(scratch),
+        )  # fmt: skip
+        if c is not out:
             out[...] = c
         return out

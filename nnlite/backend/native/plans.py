@@ -137,14 +137,16 @@ class NativePlan(ConvPlan):
         return forward, backward, b
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
-        a, (W, _, b) = self.backend.given(a), filters
+        W, _, b = filters
+        a = self.backend.given(a, W.dtype, self.window.in_shape)
         z = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
         self._convolve(self._bordered(a, self.tables.border), self.tables.forward, W, b, relu, z)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
-        delta, tables, (oh, ow) = self.backend.given(delta), self.tables, self.window.out_size
-        image, size = self._bordered(self.backend.given(a), tables.border), padded(self.filters)
+        (oh, ow), size = self.window.out_size, padded(self.filters)
+        delta = self.backend.given(delta, dW.dtype, self.out_shape)
+        image = self._bordered(self.backend.given(a, dW.dtype, self.window.in_shape), self.tables.border)
         values = self._values_of_taps
         scratch = self.backend.scratch("sums of taps", (2 * values.size + oh * ow, size), delta.dtype)
         step, row = self.window.stride[1] * image.shape[3], self.window.stride[0] * image.shape[2] * image.shape[3]
@@ -156,8 +158,9 @@ class NativePlan(ConvPlan):
             self.backend.sum_columns(self.backend.rows(delta), db)
 
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
+        delta = self.backend.given(delta, filters[1].dtype, self.out_shape)
         da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        delta = self._bordered(self.backend.given(delta), self.tables.delta_border)
+        delta = self._bordered(delta, self.tables.delta_border)
         for part in self.tables.backward:
             self._convolve(delta, part, filters[1], None, False, da)
         return da
@@ -199,8 +202,8 @@ class NativeDepthwisePlan(NativePlan):
         return by_tap, by_tap, b
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
-        delta, part = self.backend.given(delta), self.tables.forward
-        image = self._bordered(self.backend.given(a), self.tables.border)
+        delta, part = self.backend.given(delta, dW.dtype, self.out_shape), self.tables.forward
+        image = self._bordered(self.backend.given(a, dW.dtype, self.window.in_shape), self.tables.border)
         by_tap = self.backend.scratch("gradient by tap", (self.patch, self.filters), delta.dtype)
         kernels(delta.dtype)["depthwise_gradient"](
             address(image), image[0].size, part.rows.address, part.rows.size, part.taps.address, part.taps.size,

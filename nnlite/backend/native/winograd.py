@@ -60,7 +60,8 @@ class NativeWinogradPlan(ConvPlan):
         return U, UT, b
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
-        a, (U, _, b) = self.backend.given(a), filters
+        U, _, b = filters
+        a = self.backend.given(a, U.dtype, self.window.in_shape)
         z = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
         bias, room = 0 if b is None else address(b), address(self._room(a.dtype))
         self._call("forward", a.dtype, address(a), address(U), bias, relu, address(z), room, len(a), *self.shape)
@@ -70,8 +71,8 @@ class NativeWinogradPlan(ConvPlan):
         self.gradients(a, delta, None, memory, dW, db, None)
 
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
+        delta = self.backend.given(delta, filters[1].dtype, self.out_shape)
         da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        delta = self.backend.given(delta)
         self._backward(delta, delta, filters, None, da)
         return da
 
@@ -79,11 +80,12 @@ class NativeWinogradPlan(ConvPlan):
         self, a: Array, delta: Array, filters: Any, memory: Memory, dW: Array, db: Array | None, out: Array | None
     ) -> Array | None:
         """Both gradients, with delta transformed once; without `filters` only that of the weights."""
-        delta = self.backend.given(delta)
+        a = self.backend.given(a, dW.dtype, self.window.in_shape)
+        delta = self.backend.given(delta, dW.dtype, self.out_shape)
         dU = self.backend.scratch("gradient of the points", (self.points, self.backward_plane), delta.dtype)
         dU[...] = 0
         da = None if filters is None else self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        self._backward(self.backend.given(a), delta, filters, dU, da)
+        self._backward(a, delta, filters, dU, da)
         self._call("filter_gradient", delta.dtype, address(dU), address(dW), self.channels, self.filters)
         if db is not None:
             self.backend.sum_columns(self.backend.rows(delta), db)

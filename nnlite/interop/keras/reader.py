@@ -16,7 +16,7 @@ from nnlite.interop.keras.layers import ours
 from nnlite.interop.keras.models import Architecture, Leaf, without_probabilities
 from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
-from nnlite.weights import take
+from nnlite.serialize import take
 
 Given = dict[str, tuple[str, Any]]  # by name here: the name in the file, and the array
 Leaves = list[tuple[str, Layer]]

@@ -23,9 +23,10 @@ from nnlite.layers.base import Context, Layer, Shard
 
 def _activation(make: Callable[[Operation], Layer]) -> Any:
     def read(reading: Reading, node: Operation) -> Value:
-        value = reading.values[node.inputs[0]]
-        layer = make(node)
-        return _applied(reading, node, value, layer) if value.pending else _layer(reading, reading.data(node), layer)
+        value, layer = reading.data(node, pending=True), make(node)
+        if value.pending:
+            return _followed(reading, node, value, lambda a: _computed(layer, a))
+        return _layer(reading, value, layer)
 
     return read
 
@@ -34,10 +35,6 @@ def _layer(reading: Reading, value: Value, layer: Layer) -> Value:
     made = reading.add(value, layer)
     made.of = value, lambda a: _computed(layer, a)
     return made
-
-
-def _applied(reading: Reading, node: Operation, value: Value, layer: Layer) -> Value:
-    return _followed(reading, node, value, lambda a: _computed(layer, a))
 
 
 def _computed(layer: Layer, a: Array) -> Array:
@@ -91,7 +88,7 @@ _OF_ONE: dict[str, Function] = {
 
 
 def _of_one(reading: Reading, node: Operation) -> Value:
-    return _followed(reading, node, reading.values[node.inputs[0]], _OF_ONE[node.kind])
+    return _followed(reading, node, reading.data(node, pending=True), _OF_ONE[node.kind])
 
 
 def _clip(reading: Reading, node: Operation) -> Value:
@@ -100,7 +97,7 @@ def _clip(reading: Reading, node: Operation) -> Value:
         reading.constant(node, 2, node.attribute("max", np.inf)),
     ]
     least, most = (float(v) for v in bounds)
-    return _followed(reading, node, reading.values[node.inputs[0]], lambda a: np.clip(a, least, most))
+    return _followed(reading, node, reading.data(node, pending=True), lambda a: np.clip(a, least, most))
 
 
 def _arithmetic(reading: Reading, node: Operation) -> Value:
@@ -226,11 +223,9 @@ def _sum(reading: Reading, values: list[Value]) -> Value:
 # ---- functions that are followed
 
 
-def _followed(reading: Reading, node: Operation, value: Any, function: Function) -> Value:
+def _followed(reading: Reading, node: Operation, value: Value, function: Function) -> Value:
     """The value of a function of each number of another."""
-    if not isinstance(value, Value) or value.pads:
-        value = reading.data(node)
-    if not value.pending:
+    if not value.pending or value.of is None:
         return _named(reading, value, function, (node,), ())
     root, f = value.of
     return _named(reading, root, lambda a: function(f(a)), (*value.pending, node), value.along)
@@ -278,40 +273,43 @@ _POINTS = np.concatenate([np.linspace(-12, 12, 97), np.linspace(-1, 1, 41)]).res
 def _named(reading: Reading, value: Value, function: Function, nodes: tuple[Operation, ...], along: Axis) -> Value:
     """The value of a layer that computes this function of another; one that is pending if none does."""
     with np.errstate(all="ignore"):
-        y = np.asarray(function(_POINTS))
-        if along:
-            eps = _eps(function)
-            if eps >= 0 and np.allclose(_normalized(_POINTS, eps), y, 1e-6, 1e-6):
-                value, _ = reading.columns(value, along)
-                return reading.add(value, layers.LayerNorm(eps=eps, scale=False, shift=False))
-        else:
-            below = float(np.asarray(function(np.array([[-1.0]])))[0, 0])
-            for layer in _candidates(below):
-                if np.allclose(_computed(layer, _POINTS), y, 1e-6, 1e-6):
-                    return _layer(reading, value, layer)
-            shift, scale = (float(np.asarray(function(np.full((1, 1), at)))[0, 0]) for at in (0.0, 1.0))
-            scale -= shift
-            if scale and np.allclose(scale * _POINTS + shift, y, 1e-6, 1e-6):
-                numbers = [np.asarray(n) if n != kept else None for n, kept in ((scale, 1), (shift, 0))]
-                return _line(reading, value, *numbers) if numbers != [None, None] else value
+        for root, f in _chain(value):
+            made = _norm(reading, root, _then(f, function), along) if along else _activated(reading, root, _then(f, function))
+            if made is not None:
+                return made
     return _pending(value, function, nodes, along)
+
+
+def _norm(reading: Reading, value: Value, function: Function, along: Axis) -> Value | None:
+    """A LayerNorm without gamma and beta, if the function is one. Its eps follows from what it makes of two small numbers."""
+    s = 1e-3
+    y = float(np.asarray(function(np.array([[-s, s]])))[0, -1])
+    eps = round(s * s * (1 / (y * y) - 1), 15) if y else -1.0
+    normalized = (_POINTS - _POINTS.mean(axis=-1, keepdims=True)) / np.sqrt(_POINTS.var(axis=-1, keepdims=True) + max(eps, 0))
+    if not np.allclose(normalized, function(_POINTS), 1e-6, 1e-6):
+        return None
+    value, _ = reading.columns(value, along)
+    return reading.add(value, layers.LayerNorm(eps=eps, scale=False, shift=False))
+
+
+def _activated(reading: Reading, value: Value, function: Function) -> Value | None:
+    """An activation, or a line, if the function is one."""
+    y = np.asarray(function(_POINTS))
+    at_minus_1, at_0, at_1 = (float(v) for v in np.asarray(function(np.array([[-1.0, 0.0, 1.0]])))[0])
+    for layer in _candidates(at_minus_1):
+        if np.allclose(_computed(layer, _POINTS), y, 1e-6, 1e-6):
+            return _layer(reading, value, layer)
+    scale, shift = at_1 - at_0, at_0
+    if not scale or not np.allclose(scale * _POINTS + shift, y, 1e-6, 1e-6):
+        return None
+    numbers = [None if n == kept else np.asarray(n) for n, kept in ((scale, 1), (shift, 0))]
+    return value if numbers == [None, None] else _line(reading, value, *numbers)
 
 
 def _pending(value: Value, function: Function, nodes: tuple[Operation, ...], along: Axis) -> Value:
     pending = Value(value.name, value.axes)
     pending.of, pending.pending, pending.along = (value, function), nodes, along
     return pending
-
-
-def _normalized(a: Array, eps: float) -> Array:
-    return np.asarray((a - a.mean(axis=-1, keepdims=True)) / np.sqrt(a.var(axis=-1, keepdims=True) + eps))
-
-
-def _eps(function: Function) -> float:
-    """Of a LayerNorm, from what it makes of two small numbers: y = s / sqrt(s^2 + eps)."""
-    s = 1e-3
-    y = float(np.asarray(function(np.array([[-s, s]])))[0, -1])
-    return round(s * s * (1 / (y * y) - 1), 15) if y else -1.0
 
 
 def _candidates(below: float) -> list[Layer]:

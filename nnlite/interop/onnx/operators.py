@@ -148,25 +148,20 @@ def _pool(of_images: Callable[..., Layer], of_sequences: Callable[..., Layer]) -
     def read(reading: Reading, node: Operation) -> Value:
         value, _ = reading.image(reading.data(node, padded=True))
         window = _Window(node, (), value)
-        counts = bool(node.attribute("count_include_pad", 0)) or value.pads is not None
-        options = window.options | ({"ceil_mode": True} if node.attribute("ceil_mode", 0) else {})
+        counts, rounds_up = bool(node.attribute("count_include_pad", 0)), bool(node.attribute("ceil_mode", 0))
+        options = window.options | ({"ceil_mode": True} if rounds_up else {})
         if averages:
-            _refuse_border(
-                value, value.fill == 0 and (bool(node.attribute("count_include_pad", 0)) or not _is_padded(window.pads))
-            )
-            options |= {} if counts or not _is_padded(window.border) else {"count_padding": False}
+            fits = value.fill == 0 and (counts or not _is_padded(window.pads))
+            options |= {"count_padding": False} if _is_padded(window.border) and not (counts or value.pads) else {}
         else:
-            _refuse_border(value, value.fill == -math.inf or (value.fill == 0 and _is_positive(reading, value)))
+            fits = value.fill == -math.inf or (value.fill == 0 and _is_positive(reading, value))
+        if value.pads is not None and (rounds_up or not fits):
+            raise Unsupported(f"its input is padded with {value.fill}, which this pooling does not take for its own")
         size, stride = simple(window.kernel), simple(window.strides)
         kind = of_images if len(window.kernel) == 2 else of_sequences
         return _slid(reading, value, kind(size, None if stride == size else stride, **options), value.axes.here[-1])
 
     return read
-
-
-def _refuse_border(value: Value, fits: bool) -> None:
-    if value.pads is not None and not fits:
-        raise Unsupported(f"its input is padded with {value.fill}, which this pooling does not take for its own")
 
 
 def _is_positive(reading: Reading, value: Value) -> bool:
@@ -184,8 +179,7 @@ def _global_pool(kind: Callable[[], Layer]) -> Any:
 
 def _reduce(kind: Callable[[], Layer]) -> Any:
     def read(reading: Reading, node: Operation) -> Value:
-        value = reading.values[node.inputs[0]]
-        value = value if getattr(value, "pending", ()) else reading.data(node)
+        value = reading.data(node, pending=True)
         rank, axes = len(value.axes.shape) + 1, option(node, "axes", reading.constant(node, 1))
         reduced, keep = sorted(i % rank - 1 for i in axes or range(rank)), bool(node.attribute("keepdims", 1))
         if reduced[0] < 0:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,13 @@ from nnlite.interop.onnx.functions import FUNCTIONS
 from nnlite.interop.onnx.norms import NORMS
 from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.operators import OPERATORS
-from nnlite.interop.onnx.reading import UNKNOWN, Reading, Value
+from nnlite.interop.onnx.reading import START, UNKNOWN, Reading, Value
 from nnlite.interop.onnx.shapes import SHAPES
 from nnlite.layers import Dropout, Reshape, Sigmoid, Softmax
 from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
 
 TO_IMAGES = [0, 3, 1, 2]  # (N, H, W, C) to (N, C, H, W)
-START = "start"  # the input's name among nodes, which are numbered
 READERS = SHAPES | OPERATORS | NORMS | FUNCTIONS
 _OF_SAME_SHAPE = {  # not read, but what comes behind them is examined, too
     "LRN", "HardSigmoid", "HardSwish", "Selu", "Celu", "Mish", "Softsign", "ThresholdedRelu",
@@ -123,7 +123,7 @@ class _Graph:
 
     def model(self, logits: bool, layout: str | None, wanted: Shape | None) -> Sequential:
         """The model, for the order of the axes that can be read."""
-        faults: dict[str, str] = {}
+        attempts = list[tuple[int, dict[str, str]]]()
         for order in _orders(self._rank(wanted), layout or self._border()):
             reading = Reading(self.readers, self._batch())
             shape = self._shape(order, wanted)
@@ -135,7 +135,8 @@ class _Graph:
                     return self._assembled(reading, logits, axes)
                 except Unsupported as why:
                     found = _named(why, None)
-            faults = found if not faults or len(found) < len(faults) else faults
+            attempts.append((sum(v is UNKNOWN for v in reading.values.values()), found))
+        _, faults = min(attempts, key=itemgetter(0))
         raise FileError(f"{len(faults)} of {len(self.nodes)} nodes cannot be read: " + "; ".join(_grouped(faults)))
 
     def _read(self, reading: Reading, logits: bool) -> dict[str, str]:
@@ -165,11 +166,15 @@ class _Graph:
         if node.kind in CONSTANT and all(isinstance(v, np.ndarray) or v is None for v in inputs):
             return fold(node, inputs)
         if node.kind not in READERS:
+            pending = [each for v in inputs for each in getattr(v, "pending", ())]
+            if pending:
+                raise Unsupported("no layer computes this function", tuple(pending))
             raise Unsupported("nnlite has no layer for it" + " unless its inputs are constants" * (node.kind in CONSTANT))
         if any(v is UNKNOWN for v in inputs):
             return UNKNOWN
         if logits and node.kind == "LogSoftmax" and node.outputs[0] == self.output:
             return reading.data(node)
+        reading.current = node.outputs[0]
         result = READERS[node.kind](reading, node)
         return _alone(reading, node, result)
 

@@ -20,6 +20,10 @@ Function = Callable[[Array], Array]
 Pads = list[tuple[int, int]]  # before and behind, by axis
 
 
+MOST_SHUFFLED = 4096  # values that a matrix of weights puts in another order
+START = ""  # the name of the input among nodes
+
+
 class Value:
     """What a layer makes, or the input.   name: of its node in the nested graph.
 
@@ -51,17 +55,18 @@ class Reading:
         self.readers, self.batch = readers, batch
         self.values: dict[str, Any] = {}  # a Value, an array, None for an input left out, or `UNKNOWN`
         self.nodes: dict[str, Node] = {}
+        self.current = ""  # what the node that is read makes
         self.made: dict[str, Value] = {}
         self.joined: dict[tuple[int | str, ...], Value] = {}  # by the axis and the names of what is concatenated
 
     # ---- inputs of a node
 
-    def data(self, node: Operation, place: int = 0, *, padded: bool = False) -> Value:
+    def data(self, node: Operation, place: int = 0, *, padded: bool = False, pending: bool = False) -> Value:
         """An input that depends on the samples."""
         value = self.values[node.inputs[place]]
         if not isinstance(value, Value):
             raise Unsupported(f"its input {shortened(node.inputs[place])} is a constant")
-        if value.pending:
+        if value.pending and not pending:
             raise Unsupported("no layer computes this function", value.pending)
         if value.pads and not padded:
             raise Unsupported("its input is padded, which only a convolution or a pooling takes up")
@@ -114,7 +119,9 @@ class Reading:
         size = math.prod(lengths(axes.file))
         if size > LARGEST:
             raise Unsupported(f"a sample would have {size:,} values, more than {LARGEST:,}")
-        name = str(len(self.nodes))
+        name = self.current
+        while name in self.nodes or name == START:
+            name += "'"
         self.nodes[name] = Node(name, tuple(value.name for value in values), makes)
         return Value(name, axes)
 
@@ -148,6 +155,8 @@ class Reading:
             if before[:lead] != after[:lead] or set(before) != set(after):
                 raise Unsupported("it needs its input in another order of the axes, and no layer transposes")
             value, order = self.columns(value, last)
+            if len(order) > MOST_SHUFFLED:
+                raise Unsupported(f"it needs its input in another order of {len(order):,} values, and no layer transposes")
             return self.stored(self._shuffled(value, last, order), here)
         layer = Flatten() if len(here) == 1 else Reshape(lengths(here))
         return self.add(value, layer, Axes(value.axes.file, here))
