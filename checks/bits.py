@@ -153,6 +153,8 @@ def operations() -> Iterator[Line]:
             rest = backend.row_means(a), *backend.moments(a), *backend.moments(a + 1000), backend.norm(a.ravel())
             sums = backend.column_sums(a), backend.column_products(a, b), backend.all_finite(a)
             yield f"{dtype} sums of {(rows, channels)}", digest(*sums, *rest, backend.pixel_sums(a[None, :, None]))
+            backend.lerp(a, b, 0.1)
+            yield f"{dtype} lerp of {(rows, channels)}", digest(a)
         for m, k, n in ((1, 1, 1), (3, 5, 7), (17, 130, 33), (65, 700, 16), (128, 300, 70), (5, 9000, 3)):
             a, b, c = numbers((m, k), dtype), numbers((k, n), dtype, 1), numbers((k, m), dtype, 2)
             stack = backend.matmul(np.stack([a, -a]), np.stack([b, b]))
