@@ -16,11 +16,12 @@ settings.load_profile("nnlite")
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    """Tests that change the number of threads leave it as it was."""
+def _settings():
+    """Tests that change the number of threads or the kernels leave them as they were."""
     nn.set_num_threads(2)
     yield
     nn.set_num_threads(2)
+    nn.set_kernels("auto")
 
 
 @pytest.fixture(params=["numpy", "native"])
@@ -28,19 +29,13 @@ def both_kernels(request):
     """The test runs with NumPy's kernels and with those in C."""
     if request.param == "native":
         request.getfixturevalue("native")
-    yield from _with_kernels(request.param)
+    nn.set_kernels(request.param)
 
 
 @pytest.fixture
 def numpy_kernels():
     """The test is about NumPy's kernels."""
-    yield from _with_kernels("numpy")
-
-
-def _with_kernels(name):
-    nn.set_kernels(name)
-    yield
-    nn.set_kernels("auto")
+    nn.set_kernels("numpy")
 
 
 @pytest.fixture(scope="session")

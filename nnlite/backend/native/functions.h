@@ -5,6 +5,7 @@
 
 #ifdef DOUBLE
 #define MANTISSA 52
+#define SIGN INT64_MIN
 #define BIAS 1023
 #define LOWEST_EXP (-746)
 #define HIGHEST_EXP 710
@@ -35,6 +36,7 @@ static const REAL TANH[] = {-0.33333333333333314066, 0.13333333333329918082, -0.
                             -0.0000302197224748616961, 6.0563170079360408444e-6};
 #else
 #define MANTISSA 23
+#define SIGN INT32_MIN
 #define BIAS 127
 #define LOWEST_EXP (-104)
 #define HIGHEST_EXP 89
@@ -68,12 +70,8 @@ INLINE vec polynomial(vec x, const REAL* c, int terms)
     return p;
 }
 
-INLINE vec vabs(vec x) { return (vec)((ivec)x & ~((INT)1 << (8 * sizeof(INT) - 1))); }
-INLINE vec with_sign_of(vec x, vec sign)
-{
-    const INT bit = (INT)((INT)1 << (8 * sizeof(INT) - 1));
-    return (vec)(((ivec)x & ~bit) | ((ivec)sign & bit));
-}
+INLINE vec vabs(vec x) { return (vec)((ivec)x & ~SIGN); }
+INLINE vec with_sign_of(vec x, vec sign) { return (vec)(((ivec)x & ~SIGN) | ((ivec)sign & SIGN)); }
 INLINE vec power_of_two(ivec k) { return (vec)((k + BIAS) << MANTISSA); }
 
 // k and q = exp(r) - 1 with x = k ln 2 + r, |r| <= ln 2 / 2
