@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.data import cifar, files, idx
+from nnlite.interop import onnx
 from nnlite.training import checkpoint
 from nnlite.training.counts import Counts
 
@@ -64,6 +65,10 @@ class Files:
         model = nn.Sequential(nn.Conv2D(2, 3), nn.BatchNorm(), nn.Flatten(), nn.Dense(3), input_shape=(6, 6, 2))
         model.save(self.folder / "model")
         self.model = (self.folder / "model").read_bytes()
+        branches = nn.Concat([], nn.MaxPool2D(3, 1, padding=1)), nn.Residual(nn.Conv2D(4, 1), nn.GELU()), nn.Upsample2D(2)
+        head = nn.GroupNorm(2), nn.AvgPool2D(2), nn.Flatten(), nn.LayerNorm(), nn.Dense(3), nn.Softmax()
+        net = nn.Sequential(nn.Conv2D(2, 3), nn.BatchNorm(), *branches, *head, input_shape=(6, 6, 2))
+        self.onnx = onnx.to_onnx(net).SerializeToString()
         x, t = rng.standard_normal((20, 6, 6, 2)), rng.integers(0, 3, 20)
         trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(), [nn.Accuracy()], [nn.WeightAverage()])
         trainer.fit((x, t), batch_size=8, progress=False, checkpoint=self.folder / "run", every=2)
@@ -98,6 +103,10 @@ class Files:
         damaged = mutate(text.encode(), mutation).decode("utf-8", "replace")
         path = self.write(save(load(self.model), {"nnlite": damaged}))
         return path.stat().st_size, lambda: nn.load(path)
+
+    def onnx_file(self, mutation):
+        path = self.write(mutate(self.onnx, mutation))
+        return path.stat().st_size, lambda: onnx.load(path)
 
     def checkpoint_behind_its_digest(self, mutation):
         """The digest is recomputed over the damaged text, as an attacker would."""
@@ -144,7 +153,15 @@ class Files:
         return len(data), extract
 
 
-READERS = ("cifar_binary", "idx_file", "safetensors_file", "model_description", "checkpoint_behind_its_digest", "archive")
+READERS = (
+    "cifar_binary",
+    "idx_file",
+    "safetensors_file",
+    "model_description",
+    "checkpoint_behind_its_digest",
+    "archive",
+    "onnx_file",
+)
 
 
 def fuzz_reader(files, name, examples):
@@ -167,7 +184,7 @@ def fuzz_reader(files, name, examples):
             reached = True
         except nn.NNLiteError as error:
             counts["refused"] += 1
-            reached = "SafetensorError" not in str(error)
+            reached = not any(text in str(error) for text in ("SafetensorError", "is no ONNX file"))
         counts["reached the parser"] += reached
         used = tracemalloc.get_traced_memory()[1] - before
         assert used <= MEMORY * size + SPARE, f"{used:,} bytes for a file of {size:,}"
