@@ -97,6 +97,7 @@ def test_good_layers_pass_and_give_the_same_bits():
     x, t = np.random.default_rng(0).standard_normal((9, 8, 8, 2)), np.arange(9) % 3
     model = nn.Sequential(
         nn.Conv2D(4, 3), nn.BatchNorm(), nn.ReLU(), nn.Residual(nn.Conv2D(4, 1), nn.BatchNorm()), nn.Dropout(0.2),
+        nn.Concat([], [nn.MaxPool2D(2), nn.BatchNorm(), nn.Upsample2D(2, mode="bilinear")]),
         nn.GlobalAvgPool2D(), nn.Dense(3), input_shape=(8, 8, 2),
     )  # fmt: skip
     loss = model.loss_and_grad(x, t, nn.CrossEntropy(), pass_id=1)

@@ -77,6 +77,13 @@ def test_variance_of_a_users_layer(name):
             nn.Layer().declare("V", (2, 3), "ones", fan_in=bad)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_fans_of_a_sequence_s_filters(groups):
+    layer = nn.Conv1D(8, 5, groups=groups)
+    nn.Sequential(layer, input_shape=(9, 4))
+    assert nn.init.fans(layer.declared["W"].shape) == (5 * 4 // groups, 5 * 8 // groups)
+
+
 def test_functions_of_users_hand_the_fans_on():
     seen = []
 

@@ -350,6 +350,7 @@ def test_what_a_window_says_of_itself(window):
     met = np.zeros((1, *window.padded_size, 1))
     for tap in window.taps:
         met[tap] += 1
+    assert met.max() <= window.overlap
     side_by_side = met.max() == 1 and window.stride == window.kernel and window.dilation == (1, 1)
     assert window.tiles_exactly == (side_by_side and met.min() == 1)
     assert window.is_blockwise == (side_by_side and window.padding == ((0, 0), (0, 0)))

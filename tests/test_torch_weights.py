@@ -187,3 +187,127 @@ def test_branches_of_flattened_images_are_refused(before, branches):
     model = nn.Sequential(nn.Flatten(), *before, copy.deepcopy(branches), nn.Dense(2), input_shape=(2, 2, 3))
     with pytest.raises(nn.StateError, match=r"layer . joins flattened images"):
         state_dict(model)
+
+
+# ---- names of ResNets, and modules without an order
+
+
+def resnet_names(model, side="downsample", dense="fc", prefix=""):
+    """{name here: name there}, by the structure of the model."""
+    names, stage, place, width = {}, 0, 0, None
+    outside = {"Conv2D": "conv1", "BatchNorm": "bn1", "Dense": dense}
+    for path, layer in model.children().items():
+        if not isinstance(layer, nn.Residual):
+            names |= {f"{path}.": f"{prefix}{outside.get(type(layer).__name__)}."}
+            continue
+        stage, place = (stage, place + 1) if layer.out_shape == width else (stage + 1, 0)
+        width, counts = layer.out_shape, {"conv": 0, "bn": 0}
+        for name, inner in layer.branches_by_name()[0].items():
+            if inner.declared:
+                kind = "conv" if isinstance(inner, nn.Conv2D) else "bn"
+                counts[kind] += 1
+                names[f"{path}.{name}."] = f"{prefix}layer{stage}.{place}.{kind}{counts[kind]}."
+        for i in range(2):
+            names[f"{path}.shortcut.{i}."] = f"{prefix}layer{stage}.{place}.{side}.{i}."
+    return names
+
+
+def as_resnet(model, **options):
+    names = resnet_names(model, **options)
+    modules = {name: f"{name.rpartition('.')[0]}." for name in state_dict(model)}
+    return {names[modules[name]] + name.rpartition(".")[2]: array.copy() for name, array in state_dict(model).items()}
+
+
+@pytest.mark.parametrize("order", [sorted, list])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: nn.zoo.resnet(14, preactivation=False), {}),
+        (lambda: nn.zoo.resnet(14), {"side": "shortcut", "dense": "linear", "prefix": "module."}),
+        (lambda: nn.zoo.imagenet_resnet(50, size=32, classes=3), {}),
+    ],
+)
+def test_resnets_by_their_names(make, options, order):
+    model = make()
+    model.buffers += rng.random(len(model.buffers)).astype("float32")
+    params, buffers, theirs = model.params.copy(), model.buffers.copy(), as_resnet(model, **options)
+    model.params[...] = model.buffers[...] = 0
+    load({name: theirs[name] for name in order(theirs)}, model)
+    assert np.array_equal(model.params, params) and np.array_equal(model.buffers, buffers)
+
+
+def test_resnets_whose_shortcuts_have_no_weights():
+    model = nn.zoo.resnet(8, preactivation=False, projection=False)
+    theirs = {
+        name: array for name, array in as_resnet(model, side="shortcut", dense="linear").items() if "shortcut" not in name
+    }
+    load(theirs, model)
+    W = model[6].shortcut[0].W[:, 0, 0]
+    assert W.shape == (32, 16) and np.array_equal(W[8:24], np.eye(16)) and not W[:8].any() and not W[24:].any()
+    with pytest.raises(nn.FileError, match=r"missing 6\.shortcut\.0\.W"):
+        load(theirs, nn.zoo.resnet(8, preactivation=False))
+
+
+def deep(seed):
+    return nn.Sequential(*(nn.Dense(3) for _ in range(12)), input_shape=(3,), seed=seed)
+
+
+def test_a_file_keeps_no_order_but_numbers_have_one(tmp_path):
+    model, other = deep(1), deep(2)
+    save_file({f"features.{name}": array for name, array in state_dict(model).items()}, tmp_path / "w.safetensors")
+    load(tmp_path / "w.safetensors", other)
+    assert same(model, other)
+    mixed = {f"{'ab'[int(name.partition('.')[0]) % 2]}.{name}": array for name, array in state_dict(model).items()}
+    with pytest.raises(nn.FileError, match=r"which of a\.0, a\.2, .* is layer 0\? They fit, in no order; give names="):
+        load({name: mixed[name] for name in sorted(mixed)}, deep(2))
+    with pytest.raises(nn.FileError, match=r"there 5 modules, x.0.weight \(4, 3, 3, 3\), .*here 12 layers, 0.weight \(3, 3\)"):
+        load({f"x.{name}": array for name, array in state_dict(settled()).items() if not name.startswith("9")}, deep(2))
+
+
+def test_pytorch_resnets_give_the_same():
+    torch = pytest.importorskip("torch", reason="PyTorch is in the bench extra")
+    from torch import nn as t
+    from torch.nn import functional as F
+
+    class Block(t.Module):
+        def __init__(self, before, width, stride, pads):
+            super().__init__()
+            self.conv1 = t.Conv2d(before, width, 3, stride, 1, bias=False)
+            self.bn1 = t.BatchNorm2d(width)
+            self.conv2 = t.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn2 = t.BatchNorm2d(width)
+            self.pads, self.changes = pads, before != width
+            if self.changes and not pads:
+                self.downsample = t.Sequential(t.Conv2d(before, width, 1, stride, bias=False), t.BatchNorm2d(width))
+
+        def forward(self, x):
+            y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+            if self.changes and self.pads:
+                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, len(y[0]) // 4, len(y[0]) // 4))
+            elif self.changes:
+                x = self.downsample(x)
+            return F.relu(x + y)
+
+    class ResNet(t.Module):
+        def __init__(self, pads):
+            super().__init__()
+            self.conv1, self.bn1 = t.Conv2d(3, 16, 3, padding=1, bias=False), t.BatchNorm2d(16)
+            for i, (before, width) in enumerate([(16, 16), (16, 32), (32, 64)], 1):
+                stride = 1 if before == width else 2
+                blocks = [Block(before, width, stride, pads), Block(width, width, 1, pads)]
+                setattr(self, f"layer{i}", t.Sequential(*blocks))
+            self.linear = t.Linear(64, 10)
+
+        def forward(self, x):
+            x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+            return self.linear(x.mean((2, 3)))
+
+    x = rng.standard_normal((4, 32, 32, 3)).astype("float32")
+    turned = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    for pads in (True, False):
+        theirs = ResNet(pads)
+        theirs(turned)
+        theirs.eval()
+        model = nn.zoo.resnet(14, preactivation=False, projection=not pads, mean=(0, 0, 0), std=(1, 1, 1))
+        load({f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}, model)
+        np.testing.assert_allclose(model(x), theirs(turned).detach().numpy(), atol=2e-5)

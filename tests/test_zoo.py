@@ -11,6 +11,8 @@ MAKERS = {
     "airbench": lambda **k: nn.zoo.airbench((8, 16, 16), **k),
     "airbench, padded, ReLU": lambda **k: nn.zoo.airbench((8, 16, 16), padding="same", activation=nn.ReLU, **k),
     "resnet": lambda **k: nn.zoo.resnet(8, **k),
+    "resnet, as first published": lambda **k: nn.zoo.resnet(8, preactivation=False, **k),
+    "resnet, option A": lambda **k: nn.zoo.resnet(8, preactivation=False, projection=False, **k),
     "vgg": lambda **k: nn.zoo.vgg_small((8, 16), **k),
 }
 
@@ -21,6 +23,10 @@ MAKERS = {
         (nn.zoo.tutorial_cnn, 122_570),
         (lambda: nn.zoo.resnet(20), 272_282),
         (lambda: nn.zoo.resnet(32), 466_714),
+        (lambda: nn.zoo.resnet(20, preactivation=False), 272_474),
+        (lambda: nn.zoo.resnet(20, preactivation=False, projection=False), 269_722 + 16 * 32 + 32 * 64),
+        (lambda: nn.zoo.imagenet_resnet(18), 11_689_512),
+        (lambda: nn.zoo.imagenet_resnet(50, size=64), 25_557_032),
         (lambda: nn.zoo.airbench((64, 256, 256)), 1_971_640),
         (lambda: nn.zoo.airbench((24, 192, 192), padding="same"), 1_050_216),
         (lambda: nn.zoo.mlp((784, 512, 512, 10)), 669_706),
@@ -60,6 +66,11 @@ def test_mlp():
 
 
 def test_sizes_that_make_no_sense():
-    for make in (lambda: nn.zoo.resnet(21), lambda: nn.zoo.resnet(2), lambda: nn.zoo.mlp((5,))):
+    for make in (
+        lambda: nn.zoo.resnet(21),
+        lambda: nn.zoo.resnet(2),
+        lambda: nn.zoo.imagenet_resnet(20),
+        lambda: nn.zoo.mlp((5,)),
+    ):
         with pytest.raises(ValueError, match=r"depth|sizes"):
             make()

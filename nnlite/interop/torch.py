@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from nnlite import layers
-from nnlite.arguments import listing, shortened
+from nnlite.arguments import shortened
 from nnlite.atomic import shown, write_whole
 from nnlite.backend import Array
 from nnlite.engine.plan import flatten
 from nnlite.engine.steps import Step
 from nnlite.errors import FileError, StateError
+from nnlite.interop.torch_names import by_module, in_order, of_resnet
 from nnlite.layers.base import Elementwise, Shape, Slot
 from nnlite.layers.sequence import OfSequences
 from nnlite.model import Sequential
@@ -29,18 +30,20 @@ def load(source: Any, model: Sequential, names: Mapping[str, str] | None = None)
     source: a state_dict, a dict of arrays by PyTorch's names, or the path of a safetensors file. Filters (O, I, h, w) become
     (O, h, w, I), and the columns of a Dense behind Flatten go from the order (C, H, W) to (H, W, C).
     names: {"features.*": "0.*"}, of modules there and layers here. Without it, layers are matched by name, and where the names
-    differ, one after another.
-    Raises FileError where names or shapes do not fit, listing both, and for a file that is none of safetensors: open a pickled
-    one with `torch.load(path, weights_only=True)` and give its state_dict.
+    differ, as torchvision names those of a ResNet (`nn.zoo.resnet`, `nn.zoo.imagenet_resnet`), or one after another.
+    Raises FileError where names or shapes do not fit, or fit in several ways, listing both, and for a file that is none of
+    safetensors: open a pickled one with `torch.load(path, weights_only=True)` and give its state_dict.
     """
     check_names(names)
     arrays = {name: array for name, array in _arrays(source).items() if not name.endswith(COUNTER)}
-    slots = _slots(model)
+    slots, orders = _slots(model), _orders(model)
     if names:
         arrays = {name: array for name, (_, array) in renamed(arrays, names).items()}
     elif not {_their_name(slot) for slot in slots} <= arrays.keys():
-        arrays = _in_order(arrays, slots)
-    orders, found = _orders(model), {}
+        ours = by_module({_their_name(slot): slot for slot in slots})
+        named = of_resnet(arrays, model)
+        arrays = in_order(arrays, ours, lambda a, slot: _fits(a, slot, orders)) if named is None else named
+    found = dict[str, tuple[str, Array]]()
     for slot in slots:
         there = _their_name(slot)
         if there in arrays:
@@ -99,27 +102,6 @@ def _their_name(slot: Slot) -> str:
     return f"{slot.path}.{THEIRS.get(slot.attribute, slot.attribute)}"
 
 
-def _in_order(arrays: dict[str, Array], slots: list[Slot]) -> dict[str, Array]:
-    """The arrays by the names they have here, module after module."""
-    theirs, ours = _by_module(arrays), _by_module({_their_name(slot): slot for slot in slots})
-    fits = len(theirs) == len(ours) and all(a.keys() == b.keys() for a, b in zip(theirs.values(), ours.values(), strict=True))
-    if not fits:
-        raise FileError(
-            f"the weights are of other layers: there {len(theirs)} modules, {listing(arrays)}, here {len(ours)} layers, "
-            f"{listing(map(_their_name, slots))}; give names="
-        )
-    pairs = zip(theirs.values(), ours.items(), strict=True)
-    return {f"{here}.{kind}": array for there, (here, _) in pairs for kind, array in there.items()}
-
-
-def _by_module(named: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    modules: dict[str, dict[str, Any]] = {}
-    for name, value in named.items():
-        module, _, kind = name.rpartition(".")
-        modules.setdefault(module, {})[kind] = value
-    return modules
-
-
 def _orders(model: Sequential) -> dict[str, Shape]:
     """The shapes of the images or sequences whose values a layer reads in a row, by its path."""
     steps = flatten(model.children())
@@ -149,6 +131,10 @@ def _follows_sequences(step: Step, makers: dict[int, Step]) -> bool:
     """Whether PyTorch has (N, C, T) there: behind a layer that takes it."""
     before = [makers[v] for v in step.reads if v in makers]
     return any(isinstance(b.layer, OfSequences) or _follows_sequences(b, makers) for b in before)
+
+
+def _fits(array: Array, slot: Slot, orders: dict[str, Shape]) -> bool:
+    return bool(_ours(array, slot, orders).shape == slot.parameter.shape)
 
 
 def _ours(array: Array, slot: Slot, orders: dict[str, Shape]) -> Array:

@@ -8,6 +8,7 @@ from nnlite.backend.conv import ConvPlan
 from nnlite.backend.native.norms import Norms
 from nnlite.backend.native.operations import kernels
 from nnlite.backend.native.plans import NativeDepthwisePlan, NativePlan
+from nnlite.backend.native.pools import NativeAveragePoolPlan, NativeMaxPoolPlan
 from nnlite.backend.native.sums import Sums
 from nnlite.backend.native.winograd import NativeWinogradPlan, best_tile
 from nnlite.backend.window import Pair, Window
@@ -22,6 +23,14 @@ class NativeBackend(Norms, Sums, Backend):
         """Tiles for most 3 x 3, else pixels in place."""
         m = best_tile(window, filters)
         return NativePlan(self, window, filters, bias) if m is None else NativeWinogradPlan(self, window, filters, bias, m)
+
+    def max_pool_plan(self, window: Window) -> NativeMaxPoolPlan:
+        """Any window by one kernel."""
+        return NativeMaxPoolPlan(self, window)
+
+    def average_pool_plan(self, window: Window, count_padding: bool = True) -> NativeAveragePoolPlan:
+        """Any window by one kernel."""
+        return NativeAveragePoolPlan(self, window, count_padding)
 
     def __reduce__(self) -> Any:
         return get_native_backend, ()

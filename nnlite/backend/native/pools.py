@@ -1,0 +1,113 @@
+"""Pooling by the kernels of `pool.c`: tables say which places each result depends on."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnlite.backend.memory import Memory
+from nnlite.backend.native.operations import NativeOperations, address, kernels
+from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
+from nnlite.backend.window import Array, Window
+from nnlite.errors import ShapeError
+
+
+class Places(NamedTuple):
+    """The results (H, W, C) of one image, and tables of the places that they depend on in an image of another shape."""
+
+    shape: tuple[int, int, int]
+    source: tuple[int, int, int]
+    rows: Array
+    columns: Array
+
+    def gather(self, name: str, sources: list[Array], *results: Array | None) -> None:
+        """Call the kernel of this name for a batch."""
+        height, width, channels = self.shape
+        if any(source.shape != (len(sources[0]), *self.source) for source in sources):
+            raise ShapeError(f"expects images of shape {self.source}, got {' and '.join(str(s.shape[1:]) for s in sources)}")
+        kernels(sources[0].dtype)[name](
+            *map(address, sources),
+            math.prod(self.source),
+            len(sources[0]),
+            channels,
+            address(self.rows),
+            height,
+            address(self.columns),
+            width,
+            *(None if result is None else address(result) for result in results),
+        )
+
+
+def places_of(window: Window) -> tuple[Places, Places]:
+    """Of each output its pixels, and of each pixel its outputs."""
+    inputs, outputs = window.in_shape, (*window.out_size, window.in_shape[2])
+    forward, backward = list[Array](), list[Array]()
+    for axis, number in ((0, window.kernel[1]), (1, 1)):
+        taps, places, pixels = _meetings(window, axis)
+        of_pixel, of_output = (math.prod(shape[axis + 1 :]) for shape in (inputs, outputs))
+        forward.append(_table(outputs[axis], places, of_pixel * pixels, number * taps))
+        backward.append(_table(inputs[axis], pixels, of_output * places, number * taps))
+    return Places(outputs, inputs, *forward), Places(inputs, outputs, *backward)
+
+
+def _meetings(window: Window, axis: int) -> Any:
+    """Along an axis: taps, outputs and pixels that meet."""
+    parts = [
+        (tap, outputs.start, np.arange(pixels.start, pixels.stop, pixels.step))
+        for tap, outputs, pixels in window.taps_inside(axis)
+    ]
+    return (
+        np.concatenate([np.full(len(pixels), tap) for tap, _, pixels in parts]),
+        np.concatenate([np.arange(len(pixels)) + start for _, start, pixels in parts]),
+        np.concatenate([pixels for *_, pixels in parts]),
+    )
+
+
+def _table(size: int, results: Array, offsets: Array, taps: Array) -> Array:
+    """The table of `pool.c`: where the list of each result begins, then all lists."""
+    begin = size + 1 + 2 * np.concatenate([[0], np.cumsum(np.bincount(results, minlength=size))])
+    pairs = np.stack([offsets, taps], axis=1)[np.argsort(results, kind="stable")]
+    return np.concatenate([begin, pairs.ravel()]).astype(np.int64)
+
+
+class NativeMaxPoolPlan(MaxPoolPlan):
+    """Max-pooling: the winning tap is kept; each pixel then gathers from the windows that contain it."""
+
+    backend: NativeOperations
+
+    def __init__(self, backend: NativeOperations, window: Window) -> None:
+        super().__init__(backend, window)
+        self.places = places_of(window)
+
+    def forward(self, a: Array, memory: Memory, out: Array | None) -> Array:
+        y = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
+        winner = memory.persist("winner", y.shape, f"int{8 * y.itemsize}") if memory.needs_backward else None
+        self.places[0].gather("max_pool", [self.backend.given(a)], y, winner)
+        return self.backend.written(y, out)
+
+    def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
+        da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
+        self.places[1].gather("max_pool_delta", [self.backend.given(delta), memory.kept("winner")], da)
+        return self.backend.written(da, out)
+
+
+class NativeAveragePoolPlan(AveragePoolPlan):
+    """Average-pooling: sums over windows, and of the deltas of windows over pixels."""
+
+    backend: NativeOperations
+
+    def __init__(self, backend: NativeOperations, window: Window, count_padding: bool = True) -> None:
+        super().__init__(backend, window, count_padding)
+        self.places = places_of(window)
+        self.counts = np.ascontiguousarray(np.broadcast_to(np.asarray(self.divisor, np.float64), (*window.out_size, 1)))
+
+    def forward(self, a: Array, out: Array | None) -> Array:
+        y = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
+        self.places[0].gather("sum_pool", [self.backend.given(a)], self.counts, y)
+        return self.backend.written(y, out)
+
+    def backward(self, delta: Array, out: Array | None) -> Array:
+        share = np.divide(delta, self.divisor, out=self.backend.scratch_batch("part", delta.shape, delta.dtype))
+        da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
+        self.places[1].gather("sum_pool", [share], None, da)
+        return self.backend.written(da, out)
