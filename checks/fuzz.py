@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from onnx import ModelProto
 
 import nnlite as nn
 from nnlite.data import cifar, files, idx
 from nnlite.interop import onnx
+from nnlite.interop.onnx.reader import READERS as READERS_OF_NODES
 from nnlite.training import checkpoint
 from nnlite.training.counts import Counts
 
@@ -48,6 +50,42 @@ def mutate(data, changes):
 kinds = st.sampled_from(["over", "over", "in", "out", "double", "cut"])
 values = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, ord("9"), ord('"'), ord("-"), ord("["), ord("{")]) | st.integers(0, 255)
 changes = st.lists(st.tuples(kinds, st.integers(0, 1 << 20), st.integers(1, 9), values), min_size=1, max_size=4)
+
+
+def exchange(graph, rng):
+    """One thing in an ONNX graph by another."""
+    node, tensor, numbers = (
+        rng.choice(graph.node),
+        rng.choice(graph.initializer),
+        (-(1 << 31), -2, -1, 0, 1, 2, 3, 7, 1 << 16, 1 << 40),
+    )
+    names = [name for each in graph.node for name in (*each.input, *each.output)] + ["", "nobody"]
+    kind = rng.choice(["operator", "input", "inputs", "output", "attribute", "name", "dims", "shape", "type", "order"])
+    if kind == "operator":
+        node.op_type = rng.choice([*sorted(READERS_OF_NODES), "LRN"])
+    elif kind == "input" and node.input:
+        node.input[rng.randrange(len(node.input))] = rng.choice(names)
+    elif kind == "inputs":
+        node.input.append(rng.choice(names)) if rng.random() < 0.5 else node.ClearField("input")
+    elif kind == "output":
+        node.output[0] = rng.choice(names)
+    elif kind == "attribute" and node.attribute:
+        attribute = rng.choice(node.attribute)
+        attribute.i = rng.choice(numbers)
+        attribute.ints[:] = [rng.choice(numbers) for _ in range(rng.randrange(6))]
+        attribute.type = rng.choice([attribute.type, 1, 2, 3, 7])
+    elif kind == "name" and node.attribute:
+        rng.choice(node.attribute).name = rng.choice(
+            ["axis", "axes", "pads", "perm", "group", "alpha", "epsilon", "kernel_shape"]
+        )
+    elif kind == "dims" and tensor.dims:
+        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(numbers)
+    elif kind == "shape":
+        rng.choice(graph.input[0].type.tensor_type.shape.dim).dim_value = rng.choice(numbers)
+    elif kind == "type":
+        tensor.data_type = rng.randrange(25)
+    elif kind == "order":
+        graph.node.append(node)
 
 
 # ---- the readers: each takes a mutation, and says whether the bytes reached nnlite's own parser
@@ -108,6 +146,14 @@ class Files:
         path = self.write(mutate(self.onnx, mutation))
         return path.stat().st_size, lambda: onnx.load(path)
 
+    def onnx_graph(self, mutation):
+        """The protobuf is intact, the graph in it is not: other operators, inputs, numbers, shapes."""
+        rng, model = random.Random(str(mutation)), ModelProto.FromString(self.onnx)
+        for _ in range(rng.randrange(1, 5)):
+            exchange(model.graph, rng)
+        path = self.write(model.SerializeToString())
+        return path.stat().st_size, lambda: onnx.load(path)
+
     def checkpoint_behind_its_digest(self, mutation):
         """The digest is recomputed over the damaged text, as an attacker would."""
         from safetensors.numpy import save
@@ -161,6 +207,7 @@ READERS = (
     "checkpoint_behind_its_digest",
     "archive",
     "onnx_file",
+    "onnx_graph",
 )
 
 
