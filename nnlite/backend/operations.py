@@ -43,7 +43,7 @@ class Operations:
     joins_pool: whether a convolution gains from including the max-pooling after it in its plan.
     fuses_relu: whether it gains from ReLU as the `relu` argument of `add_bias`, `affine` and convolutions.
     sweep_values: how many values of the flat vectors an optimiser updates at a time.
-    gelu_tanh, gelu_tanh_delta, normalization, adam, sgd: the formulas of these names in `layers/activation.py`,
+    gelu_tanh, gelu_tanh_delta, normalization, adam, rmsprop, sgd: the formulas of these names in `layers/activation.py`,
     `layers/norm.py` and `optim/` as kernels, if the backend has them.
     """
 
@@ -59,6 +59,7 @@ class Operations:
     gelu_tanh_delta: Callable[..., Array] | None = None
     normalization: Callable[..., Any] | None = None
     adam: Callable[..., None] | None = None
+    rmsprop: Callable[..., None] | None = None
     sgd: Callable[..., None] | None = None
     sweep_values = 1 << 18  # fewer fit a closer cache, but threads wait for each other between short calls
 

@@ -52,7 +52,7 @@ class Adam(Optimizer):
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
         (m, v), (b1, b2) = state, map(float, self.betas)
         decay = 1 - rate * float(self.weight_decay) if self.decouples_decay else 1.0
-        m_scale, v_scale = (1 - b1) / (1 - b1**step), math.sqrt((1 - b2) / (1 - b2**step))
+        m_scale, v_scale = (1 - b1) / (1 - _power(b1, step)), math.sqrt((1 - b2) / (1 - _power(b2, step)))
         numbers = (b1, b2), float(self.eps) / v_scale, rate * m_scale / v_scale, decay
         (backend.adam or partial(adam, backend))(p, g, m, v, *numbers)
 
@@ -81,6 +81,15 @@ def adam(
     xp.divide(m, d, out=d)
     d *= rate
     p -= d
+
+
+def _power(base: float, exponent: int) -> float:
+    """base^exponent by multiplications, which all processors round alike; the last digit of `**` is up to the C library."""
+    power = 1.0
+    while exponent:
+        power *= base if exponent & 1 else 1.0
+        base, exponent = base * base, exponent >> 1
+    return power
 
 
 class AdamW(Adam):

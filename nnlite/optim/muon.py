@@ -74,11 +74,11 @@ def orthogonalize(backend: Backend, M: Array, iterations: int) -> Array:
     if len(X) > X.shape[1]:
         X = X.T
     for _ in range(iterations):
-        A = X @ X.T
-        X = a * X + (b * A + c * (A @ A)) @ X
+        A = backend.matmul(X, X.T)
+        X = a * X + backend.matmul(b * A + c * backend.matmul(A, A), X)
     return X if X.shape == M.shape else X.T
 
 
 def _norm(backend: Backend, M: Array) -> Any:
     """The Frobenius norm, in the dtype of M, without reading it from a device."""
-    return backend.xp.sqrt((M * M).sum(dtype="float64")).astype(M.dtype)
+    return backend.xp.asarray(backend.norm(M.reshape(-1)), M.dtype)

@@ -3,6 +3,8 @@
 Formula and defaults are PyTorch's. r is the learning rate of the step, g the flat gradient vector, p the flat parameter vector.
 """
 
+from functools import partial
+
 from nnlite.arguments import number
 from nnlite.backend import Array, Backend
 from nnlite.optim.optimizer import Optimizer, Rate
@@ -31,13 +33,19 @@ class RMSProp(Optimizer):
         self.alpha, self.eps = number("alpha", alpha, least=0, below=1), number("eps", eps, least=0)
 
     def update(self, backend: Backend, p: Array, g: Array, *state: Array, rate: float, step: int) -> None:
-        xp, (v,) = backend.xp, state
-        d = xp.multiply(g, g, out=backend.scratch("update", p.shape, p.dtype))
-        d -= v
-        d *= 1 - float(self.alpha)
-        v += d
-        xp.sqrt(v, out=d)
-        d += float(self.eps)
-        xp.divide(g, d, out=d)
-        d *= rate
-        p -= d
+        numbers = float(self.alpha), float(self.eps), rate
+        (backend.rmsprop or partial(rmsprop, backend))(p, g, *state, *numbers)
+
+
+def rmsprop(backend: Backend, p: Array, g: Array, v: Array, alpha: float, eps: float, rate: float) -> None:
+    """v <- v + (1 - alpha) (g^2 - v)      p <- p - rate g / (sqrt(v) + eps)"""
+    xp = backend.xp
+    d = xp.multiply(g, g, out=backend.scratch("update", p.shape, p.dtype))
+    d -= v
+    d *= 1 - alpha
+    v += d
+    xp.sqrt(v, out=d)
+    d += eps
+    xp.divide(g, d, out=d)
+    d *= rate
+    p -= d

@@ -187,10 +187,7 @@ class WeightAverage(Callback):
         if self.average is None:
             self.average = tuple(value.astype("float64") for value in values)
         for average, value in zip(self.average, values, strict=True):
-            change = value.astype("float64")
-            change -= average
-            change *= weight
-            average += change
+            trainer.model.backend.lerp(average, value.astype("float64"), weight)
 
     @contextmanager
     def applied(self, model: Sequential) -> Iterator[None]:

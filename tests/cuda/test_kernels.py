@@ -17,6 +17,7 @@ from nnlite.errors import ShapeError
 from nnlite.layers.activation import gelu_tanh, gelu_tanh_delta
 from nnlite.layers.norm import Normalization
 from nnlite.optim.adam import adam
+from nnlite.optim.rmsprop import rmsprop
 from nnlite.optim.sgd import sgd
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
@@ -296,6 +297,9 @@ def test_optimisers(backend, n, dtype, momentum, nesterov, decay):
     moved = [backend.asarray(x) for x in (p, g, m, v)]
     adam(twin, p, g, m, v, (0.9, 0.99), 1e-3, 0.1, decay)
     backend.adam(*moved, (0.9, 0.99), 1e-3, 0.1, decay)
+    close(backend, moved, [p, g, m, v])
+    rmsprop(twin, p, g, v, 0.9, 1e-3, 0.1)
+    backend.rmsprop(*moved[:2], moved[3], 0.9, 1e-3, 0.1)
     close(backend, moved, [p, g, m, v])
     moved, velocity = moved[:3], bool(momentum)
     sgd(twin, p, g, m if velocity else None, 0.1, momentum, nesterov and velocity)

@@ -244,6 +244,10 @@ class CudaOperations(Operations):
         """As in `optim/`, in one sweep."""
         self.kernels.values("adam", p.dtype, len(p), p, g, m, v, *betas, eps, rate, decay, len(p))
 
+    def rmsprop(self, p: Array, g: Array, v: Array, alpha: float, eps: float, rate: float) -> None:
+        """As in `optim/`, in one sweep."""
+        self.kernels.values("rmsprop", p.dtype, len(p), p, g, v, alpha, eps, rate, len(p))
+
     def sgd(self, p: Array, g: Array, v: Array | None, rate: float, momentum: float, nesterov: bool) -> None:
         """As in `optim/`, in one sweep."""
         self.kernels.values("sgd", p.dtype, len(p), p, g, v, rate, momentum, nesterov, len(p))

@@ -63,6 +63,15 @@ KERNEL adam(real* p, const real* g, real* m, real* v, real b1, real b2, real eps
     }
 }
 
+// v <- v + (1 - alpha) (g^2 - v), p <- p - rate g / (sqrt(v) + eps)
+KERNEL rmsprop(real* p, const real* g, real* v, real alpha, real eps, real rate, long long values)
+{
+    for (long long i = first_value(); i < values; i += value_step()) {
+        v[i] += (1 - alpha) * (g[i] * g[i] - v[i]);
+        p[i] -= rate * (g[i] / (sqrt(v[i]) + eps));
+    }
+}
+
 // v <- momentum v + g, p <- p - rate v, or, with nesterov, p - rate (g + momentum v). v is null without momentum.
 KERNEL sgd(real* p, const real* g, real* v, real rate, real momentum, int nesterov, long long values)
 {

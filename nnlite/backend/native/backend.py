@@ -10,11 +10,12 @@ from nnlite.backend.native.operations import kernels
 from nnlite.backend.native.plans import NativeDepthwisePlan, NativePlan
 from nnlite.backend.native.pools import NativeAveragePoolPlan, NativeMaxPoolPlan
 from nnlite.backend.native.sums import Sums
+from nnlite.backend.native.updates import Updates
 from nnlite.backend.native.winograd import NativeWinogradPlan, best_tile
 from nnlite.backend.window import Pair, Window
 
 
-class NativeBackend(Norms, Sums, Backend):
+class NativeBackend(Norms, Sums, Updates, Backend):
     """The operations of the C kernels, and their plans."""
 
     depthwise_plan = NativeDepthwisePlan
