@@ -83,7 +83,10 @@ NETWORKS = {
     "densenet": lambda: pooled(Joined(conv(3, 4), conv(7, 4), conv(11, 4), all=True), nn.ReLU(), features=15),
     "convnext": lambda: nn.Sequential(conv(3, 8, 7), Tokens(), nn.LayerNorm(8), nn.Linear(8, 5)),
     "u-net": lambda: nn.Sequential(
-        Joined(nn.Sequential(nn.MaxPool2d(2), conv(3, 6), nn.SiLU(), nn.Upsample(scale_factor=2)), nn.Sequential(conv(3, 4), nn.ELU())),
+        Joined(
+            nn.Sequential(nn.MaxPool2d(2), conv(3, 6), nn.SiLU(), nn.Upsample(scale_factor=2)),
+            nn.Sequential(conv(3, 4), nn.ELU()),
+        ),
         conv(10, 2),
     ),
     "norms": lambda: pooled(
