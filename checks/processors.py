@@ -109,9 +109,10 @@ def unpack_python(root: Path) -> None:
         "APT::Sandbox::User": "root",
     }
     apt = ["apt-get", "--quiet=2", *(f"--option={name}={value}" for name, value in options.items())]
-    subprocess.run([*apt, "update"], check=True)
-    install = "install", "--download-only", "--yes", "--no-install-recommends"
-    subprocess.run([*apt, *install, "python3", "libstdc++6", "zlib1g"], check=True)
+    install = "install", "--download-only", "--yes", "--no-install-recommends", "python3", "libstdc++6", "zlib1g"
+    for command in (["update"], install):
+        if subprocess.run([*apt, *command]).returncode:
+            raise SystemExit("apt has no Python for ARM64 here: Debian's has")
     with tempfile.TemporaryDirectory(dir=FOLDER) as unfinished:
         for package in sorted((own / "cache" / "archives").glob("*.deb")):
             subprocess.run(["dpkg", "--extract", package, unfinished], check=True)
@@ -171,20 +172,21 @@ def differing(hashes: dict[str, dict[str, str]]) -> dict[str, list[str]]:
     return {name: builds for name, builds in found.items() if builds}
 
 
-def versions() -> str:
+def machine() -> str:
+    """Its processor, and the versions of what was used."""
+    model = re.search(r"model name\s*: (.*)", loader.processor())
     commands = ["gcc"], [str(clang()), "cc"], [EMULATOR]
     found = [subprocess.run([*c, "--version"], capture_output=True, text=True).stdout.splitlines()[0] for c in commands]
     python = f"Python {platform.python_version()}, NumPy {np.__version__}"
-    return "; ".join([*found, python])
+    return "; ".join([model[1] if model else platform.machine(), *found, python])
 
 
-def report(hashes: dict[str, dict[str, str]], seconds: dict[str, float], left_out: list[str]) -> list[str]:
-    model = re.search(r"model name\s*: (.*)", loader.processor())
+def report(hashes: dict[str, dict[str, str]], seconds: dict[str, float], left_out: list[str], about: str) -> list[str]:
     differ = differing(hashes)
     lines = [
         "# The same bits on every processor",
         "",
-        f"{date.today()}, {model[1] if model else platform.machine()}; {versions()}.",
+        f"{date.today()}: {about}.",
         "",
         "Each build runs `checks/bits.py` through nnlite itself, ARM64 in Debian's Python for that processor.",
         "",
@@ -223,7 +225,7 @@ def main() -> None:
             hashes[build.name] = run(build, args.parts)
             seconds[build.name] = time.perf_counter() - start
             print(f"{build.name}: {len(hashes[build.name])} hashes in {seconds[build.name]:.0f} s", flush=True)
-    lines = report(hashes, seconds, left_out)
+    lines = report(hashes, seconds, left_out, machine())
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")
     print("\n" + "\n".join(lines))

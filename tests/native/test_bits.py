@@ -1,11 +1,13 @@
 """What `make processors` compares, and `make sanitize` in short."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import bits
+import processors
 import pytest
 import sanitize
 
@@ -44,8 +46,20 @@ def test_a_hash_sees_every_bit_but_not_those_of_a_nan():
     assert bits.digest(a) == bits.digest(other) != bits.digest(a[1:])
 
 
+def test_what_differs_is_named():
+    first = {"a": "1", "b": "2"}
+    assert processors.differing({"gcc": first, "clang": dict(first)}) == {}
+    others = {"gcc": first, "clang": {"a": "1", "b": "3"}, "arm": {"a": "1", "c": "2"}}
+    assert processors.differing(others) == {"b": ["clang", "arm"], "c": ["arm"]}
+    builds = "gcc, AVX2", "Clang, AVX2"
+    lines = processors.report(dict.fromkeys(builds, first), dict.fromkeys(builds, 0.0), ["gcc, AVX-512"], "a machine")
+    assert lines[-1] == "2 hashes, 2 builds, 0 differ" and any("gcc, AVX-512 | left out" in line for line in lines)
+
+
 def test_no_kernel_leaves_its_arrays(native):
     """In float32 and with the smallest vectors; `make sanitize` has all others."""
+    if "-fsanitize" in os.environ.get("NNLITE_CFLAGS", ""):
+        pytest.skip("this is `make sanitize`")
     if not shutil.which("gcc") or not Path(sanitize.library("libasan.so")).is_absolute():
         pytest.skip("no AddressSanitizer of GCC here")
     command = [sys.executable, sanitize.__file__, "--widths", "16", "--dtypes", "float32", "--tests"]
