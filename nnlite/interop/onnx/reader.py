@@ -1,5 +1,6 @@
 """ONNX files as models."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from operator import itemgetter
@@ -16,7 +17,7 @@ from nnlite.errors import FileError, ShapeError
 from nnlite.interop.graph import nest
 from nnlite.interop.onnx.axes import Axes, flat, lengths
 from nnlite.interop.onnx.files import Initializers, opset, parsed
-from nnlite.interop.onnx.folding import CONSTANT, fold
+from nnlite.interop.onnx.folding import CONSTANT, LARGEST, fold
 from nnlite.interop.onnx.functions import FUNCTIONS
 from nnlite.interop.onnx.norms import NORMS
 from nnlite.interop.onnx.operation import Operation, Unsupported
@@ -95,7 +96,7 @@ def from_onnx(
     wanted = None if input_shape is None else sample_shape("input_shape", input_shape)
     try:
         return _Graph(model, inputs or {}, output, folder).model(logits, layout, wanted)
-    except (FileError, MemoryError):
+    except FileError:
         raise
     except Exception as error:  # an untrusted graph can make layers raise anything
         raise FileError(f"it does not describe a model: {shortened(error)}") from error
@@ -234,6 +235,8 @@ class _Graph:
             raise FileError(
                 f"its input {shortened(self.input.name)} has the shape {shape}: give input_shape=, that of a sample here"
             )
+        if math.prod(shape) > LARGEST:
+            raise FileError(f"its samples have the shape {shape}, more than {LARGEST:,} values")
         return tuple(shape)
 
 
