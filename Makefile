@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 
-.PHONY: help cifar10 test lowest lint wheel parity differential bench memory accuracy kernels mutants gpu kills fuzz soak clean
+.PHONY: help cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -13,10 +13,13 @@ help:
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
 	@echo "make parity    compare layers, losses and optimisers with PyTorch (all but Dropout and Muon)"
+	@echo "make interop   models of Keras, PyTorch and ONNX in nnlite and back, beside these libraries, with real files (6 minutes)"
 	@echo "make differential  train 2,000 random networks beside PyTorch in float64 (a quarter of an hour)"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
 	@echo "make kernels   plant bugs in the CUDA kernels and show that the tests catch each (needs g++, no GPU)"
+	@echo "make processors  the same bits from GCC and Clang, at every vector width, and on ARM64 (emulated; 15 minutes)"
+	@echo "make sanitize  run the tests of the C kernels at every vector width under AddressSanitizer and UBSan"
 	@echo "make mutants   change the code in 300 small ways and show that the tests notice (an hour)"
 	@echo "make gpu       results, speed, kernels and tests on a GPU, 8 minutes (sets up nothing: CuPy must be there)"
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
@@ -49,6 +52,9 @@ wheel: $(VENV)/.dev
 parity: $(VENV)/.bench
 	$(BIN)/python benchmarks/parity.py --out benchmarks/results/parity.md
 
+interop: $(VENV)/.bench
+	$(BIN)/python benchmarks/interop.py --out benchmarks/results/interop.md
+
 memory: $(VENV)/.test
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/import_time.py
@@ -61,6 +67,12 @@ accuracy: $(VENV)/.bench
 
 kernels: $(VENV)/.test
 	$(BIN)/python checks/kernel_mutants.py --out benchmarks/results/kernel_mutants.md
+
+processors: $(VENV)/.test
+	$(BIN)/python checks/processors.py --out benchmarks/results/processors.md
+
+sanitize: $(VENV)/.test
+	$(BIN)/python checks/sanitize.py
 
 differential: $(VENV)/.bench
 	$(BIN)/python checks/differential.py --out benchmarks/results/differential.md

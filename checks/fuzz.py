@@ -15,9 +15,12 @@ from pathlib import Path
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from onnx import ModelProto
 
 import nnlite as nn
 from nnlite.data import cifar, files, idx
+from nnlite.interop import onnx
+from nnlite.interop.onnx.reader import READERS as READERS_OF_NODES
 from nnlite.training import checkpoint
 from nnlite.training.counts import Counts
 
@@ -49,6 +52,42 @@ values = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, ord("9"), ord('"'), ord("-"), 
 changes = st.lists(st.tuples(kinds, st.integers(0, 1 << 20), st.integers(1, 9), values), min_size=1, max_size=4)
 
 
+def exchange(graph, rng):
+    """One thing in an ONNX graph by another."""
+    node, tensor, numbers = (
+        rng.choice(graph.node),
+        rng.choice(graph.initializer),
+        (-(1 << 31), -2, -1, 0, 1, 2, 3, 7, 1 << 16, 1 << 40),
+    )
+    names = [name for each in graph.node for name in (*each.input, *each.output)] + ["", "nobody"]
+    kind = rng.choice(["operator", "input", "inputs", "output", "attribute", "name", "dims", "shape", "type", "order"])
+    if kind == "operator":
+        node.op_type = rng.choice([*sorted(READERS_OF_NODES), "LRN"])
+    elif kind == "input" and node.input:
+        node.input[rng.randrange(len(node.input))] = rng.choice(names)
+    elif kind == "inputs":
+        node.input.append(rng.choice(names)) if rng.random() < 0.5 else node.ClearField("input")
+    elif kind == "output":
+        node.output[0] = rng.choice(names)
+    elif kind == "attribute" and node.attribute:
+        attribute = rng.choice(node.attribute)
+        attribute.i = rng.choice(numbers)
+        attribute.ints[:] = [rng.choice(numbers) for _ in range(rng.randrange(6))]
+        attribute.type = rng.choice([attribute.type, 1, 2, 3, 7])
+    elif kind == "name" and node.attribute:
+        rng.choice(node.attribute).name = rng.choice(
+            ["axis", "axes", "pads", "perm", "group", "alpha", "epsilon", "kernel_shape"]
+        )
+    elif kind == "dims" and tensor.dims:
+        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(numbers)
+    elif kind == "shape":
+        rng.choice(graph.input[0].type.tensor_type.shape.dim).dim_value = rng.choice(numbers)
+    elif kind == "type":
+        tensor.data_type = rng.randrange(25)
+    elif kind == "order":
+        graph.node.append(node)
+
+
 # ---- the readers: each takes a mutation, and says whether the bytes reached nnlite's own parser
 
 
@@ -64,6 +103,10 @@ class Files:
         model = nn.Sequential(nn.Conv2D(2, 3), nn.BatchNorm(), nn.Flatten(), nn.Dense(3), input_shape=(6, 6, 2))
         model.save(self.folder / "model")
         self.model = (self.folder / "model").read_bytes()
+        branches = nn.Concat([], nn.MaxPool2D(3, 1, padding=1)), nn.Residual(nn.Conv2D(4, 1), nn.GELU()), nn.Upsample2D(2)
+        head = nn.GroupNorm(2), nn.AvgPool2D(2), nn.Flatten(), nn.LayerNorm(), nn.Dense(3), nn.Softmax()
+        net = nn.Sequential(nn.Conv2D(2, 3), nn.BatchNorm(), *branches, *head, input_shape=(6, 6, 2))
+        self.onnx = onnx.to_onnx(net).SerializeToString()
         x, t = rng.standard_normal((20, 6, 6, 2)), rng.integers(0, 3, 20)
         trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(), [nn.Accuracy()], [nn.WeightAverage()])
         trainer.fit((x, t), batch_size=8, progress=False, checkpoint=self.folder / "run", every=2)
@@ -98,6 +141,18 @@ class Files:
         damaged = mutate(text.encode(), mutation).decode("utf-8", "replace")
         path = self.write(save(load(self.model), {"nnlite": damaged}))
         return path.stat().st_size, lambda: nn.load(path)
+
+    def onnx_file(self, mutation):
+        path = self.write(mutate(self.onnx, mutation))
+        return path.stat().st_size, lambda: onnx.load(path)
+
+    def onnx_graph(self, mutation):
+        """The protobuf is intact, the graph in it is not: other operators, inputs, numbers, shapes."""
+        rng, model = random.Random(str(mutation)), ModelProto.FromString(self.onnx)
+        for _ in range(rng.randrange(1, 5)):
+            exchange(model.graph, rng)
+        path = self.write(model.SerializeToString())
+        return path.stat().st_size, lambda: onnx.load(path)
 
     def checkpoint_behind_its_digest(self, mutation):
         """The digest is recomputed over the damaged text, as an attacker would."""
@@ -144,7 +199,16 @@ class Files:
         return len(data), extract
 
 
-READERS = ("cifar_binary", "idx_file", "safetensors_file", "model_description", "checkpoint_behind_its_digest", "archive")
+READERS = (
+    "cifar_binary",
+    "idx_file",
+    "safetensors_file",
+    "model_description",
+    "checkpoint_behind_its_digest",
+    "archive",
+    "onnx_file",
+    "onnx_graph",
+)
 
 
 def fuzz_reader(files, name, examples):
@@ -167,7 +231,7 @@ def fuzz_reader(files, name, examples):
             reached = True
         except nn.NNLiteError as error:
             counts["refused"] += 1
-            reached = "SafetensorError" not in str(error)
+            reached = not any(text in str(error) for text in ("SafetensorError", "is no ONNX file"))
         counts["reached the parser"] += reached
         used = tracemalloc.get_traced_memory()[1] - before
         assert used <= MEMORY * size + SPARE, f"{used:,} bytes for a file of {size:,}"

@@ -7,6 +7,7 @@ python examples/cifar10.py --resume              # resume an interrupted run fro
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import sys
@@ -90,6 +91,12 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
+def hash_of_weights(model: nn.Sequential) -> str:
+    """Of the bits of all trained and kept values: with native kernels the same on every machine."""
+    values = (model.backend.to_host(vector).tobytes() for vector in (model.params, model.buffers))
+    return hashlib.sha256(b"".join(values)).hexdigest()[:16]
+
+
 def main(arguments: list[str] | None = None) -> dict[str, object]:
     args = parse(arguments)
     if args.threads:
@@ -122,6 +129,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         "threads": nn.get_num_threads(),
         "device": args.device,
         "kernels": model.kernels,
+        "weights": hash_of_weights(model),
         "versions": {"nnlite": nn.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
     write_whole(args.out / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
@@ -132,6 +140,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     sample_picture(test.images, test.labels, nn.softmax(logits), data.classes, args.out / "samples.png")
     print("\n" + nn.metrics.classification_report(matrix, data.classes))
     print(f"test accuracy {scores['test_accuracy']:.4f} on {data.name}; {seconds:.0f} s; results in {args.out}")
+    print(f"weights {metrics['weights']}, trained by {model.kernels} kernels")
     return metrics
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import number, shortened
+from nnlite.backend.exact import standard_normal
 
 Values = NDArray[np.float64]
 
@@ -41,7 +42,7 @@ def fans(shape: Shape) -> tuple[int, int]:
 
 def he_normal(shape: Shape, rng: np.random.Generator) -> Values:
     """Normal with variance 2 / fan_in, for ReLU. Source: He et al. 2015, equation 10."""
-    return rng.normal(0, math.sqrt(2 / fans(shape)[0]), shape)
+    return _normal(2 / fans(shape)[0], shape, rng)
 
 
 def he_uniform(shape: Shape, rng: np.random.Generator) -> Values:
@@ -51,7 +52,7 @@ def he_uniform(shape: Shape, rng: np.random.Generator) -> Values:
 
 def glorot_normal(shape: Shape, rng: np.random.Generator) -> Values:
     """Normal with variance 2 / (fan_in + fan_out), for tanh. Source: Glorot and Bengio 2010, equation 12."""
-    return rng.normal(0, math.sqrt(2 / sum(fans(shape))), shape)
+    return _normal(2 / sum(fans(shape)), shape, rng)
 
 
 def glorot_uniform(shape: Shape, rng: np.random.Generator) -> Values:
@@ -61,7 +62,7 @@ def glorot_uniform(shape: Shape, rng: np.random.Generator) -> Values:
 
 def lecun_normal(shape: Shape, rng: np.random.Generator) -> Values:
     """Normal with variance 1 / fan_in. Source: LeCun et al. 1998, Efficient BackProp, equation 16."""
-    return rng.normal(0, math.sqrt(1 / fans(shape)[0]), shape)
+    return _normal(1 / fans(shape)[0], shape, rng)
 
 
 def lecun_uniform(shape: Shape, rng: np.random.Generator) -> Values:
@@ -95,7 +96,7 @@ class constant:
 def orthogonal(shape: Shape, rng: np.random.Generator) -> Values:
     """Orthonormal rows (or columns, if there are more units than inputs). Source: Saxe et al. 2014, section 3."""
     rows, columns = shape[0], math.prod(shape[1:])
-    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q, r = np.linalg.qr(standard_normal(rng, (max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))  # so that q is uniform over the orthogonal group (Mezzadri 2007)
     return np.ascontiguousarray(q if rows >= columns else q.T).reshape(shape)
 
@@ -155,9 +156,13 @@ class whitening:
         return f"whitening({shortened(self.images)}, eps={self.eps})"
 
 
+def _normal(variance: float, shape: Shape, rng: np.random.Generator) -> Values:
+    return np.asarray(math.sqrt(variance) * standard_normal(rng, shape))
+
+
 def _uniform(variance: float, shape: Shape, rng: np.random.Generator) -> Values:
     limit = math.sqrt(3 * variance)
-    return rng.uniform(-limit, limit, shape)
+    return 2 * limit * rng.random(shape) - limit  # rng.uniform may fuse the two operations
 
 
 _FUNCTIONS = (

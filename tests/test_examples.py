@@ -43,6 +43,9 @@ def test_cifar10_on_shapes(tmp_path, capsys):
     model, data = nn.load(tmp_path / "model.safetensors"), nn.data.shapes(600, seed=0)
     hits = model(data.test.images).argmax(axis=1) == data.test.labels
     assert hits.mean() == pytest.approx(written["test_accuracy"])
+    assert f"weights {written['weights']}" in text and written["weights"] == cifar10.hash_of_weights(model)
+    model[1].b[0] += 1e-3
+    assert written["weights"] != cifar10.hash_of_weights(model)
 
 
 def test_cifar10_on_real_images_twice_the_same(tmp_path, data_folder):

@@ -502,7 +502,7 @@ BAD = {
     "negative pads": ([("Conv", "x W", "y", {"pads": [-1, 0, 0, 0]})], {"W": W1}, "pads"),
     "padding like no other": ([("MaxPool", "x", "y", {"kernel_shape": [1, 1], "auto_pad": "SOME"})], {}, "auto_pad=SOME"),
     "a window that does not fit": ([("MaxPool", "x", "y", {"kernel_shape": [9, 9]})], {}, "covers|window"),
-    "weights for another size": ([("Flatten", "x", "f", {}), ("Gemm", "f W", "y", {})], {"W": W1[0, :, 0].T}, "are for 1 inputs"),
+    "weights for another size": ([("Flatten", "x", "f", {}), ("Gemm", "f W", "y", {})], {"W": W1[0, :, 0].T}, "are for 1 "),
     "columns as samples": ([("Flatten", "x", "f", {}), ("Gemm", "f W", "y", {"transA": 1})], {"W": W1[0, :, :, 0]}, "transA"),
     "a product of samples": ([("MatMul", "x x", "y", {})], {}, "depends on the samples"),
     "a moved batch": ([("Transpose", "x", "y", {"perm": [1, 0, 2, 3]})], {}, "moves the axis of the batch"),
@@ -547,6 +547,8 @@ def test_an_open_shape_is_given():
     refused(model, r"'x' has the shape \[3, 0, 0\]: give input_shape=")
     assert from_onnx(model, input_shape=(5, 7, 3)).in_shape == (5, 7, 3)
     refused(model, "has 4 axes", input_shape=(5, 7))
+    model.graph.node[0].op_type = "GlobalLpPool"
+    refused(model, "GlobalLpPool")  # all the same
     with pytest.raises(ValueError, match="layout"):
         from_onnx(model, layout="CHW")
 

@@ -154,7 +154,7 @@ def _theirs(array: Array, slot: Slot, orders: dict[str, Shape]) -> Array:
         array = np.moveaxis(array, -1, 1)
     elif order is not None and array.shape[-1] == math.prod(order):
         array = np.moveaxis(array.reshape(*array.shape[:-1], *order), -1, -len(order)).reshape(array.shape)
-    return np.ascontiguousarray(array)
+    return array.copy()  # by itself, in the order of its shape
 
 
 def _order(slot: Slot, orders: dict[str, Shape]) -> Shape | None:

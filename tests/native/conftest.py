@@ -1,5 +1,7 @@
 """What all tests of the C kernels share."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,9 @@ def native():
 @pytest.fixture
 def same_bits(native, monkeypatch):
     """Whether the arrays that `work()` returns are the same with vectors of 16, 32 and 64 bytes, for kernels of these files."""
+
+    if "-DVB" in os.environ.get("NNLITE_CFLAGS", ""):
+        pytest.skip("NNLITE_CFLAGS has the vectors' width")
 
     def compare(work, *sources):
         flags, results = loader.FLAGS, []

@@ -125,6 +125,8 @@ def _affine(reading: Reading, node: Operation, value: Value, numbers: Array, fir
     """y = scale a + shift: in the layer before, or as Normalize."""
     scale = shift = None
     value, numbers = reading.affine(value, numbers)
+    if node.kind == "Div" and not numbers.all():
+        raise Unsupported("it divides by 0")
     if node.kind in ("Mul", "Div"):
         scale = numbers if node.kind == "Mul" else 1 / numbers
     else:

@@ -20,6 +20,7 @@ Function = Callable[[Array], Array]
 Pads = list[tuple[int, int]]  # before and behind, by axis
 
 
+MOST_IN_ORDER = 1 << 20  # values along an axis whose order is followed
 MOST_SHUFFLED = 4096  # values that a matrix of weights puts in another order
 START = ""  # the name of the input among nodes
 
@@ -177,6 +178,8 @@ class Reading:
         """
         here, parts = value.axes.here, flat(value.axes.here)
         own = parts[len(parts) - len(last) :]
+        if math.prod(part.size for part in last) > MOST_IN_ORDER:
+            raise Unsupported(f"its axis is longer than {MOST_IN_ORDER:,} values")
         if set(own) != set(last):
             raise Unsupported("it works along an axis that is not the last one here")
         if lead is None:

@@ -11,6 +11,7 @@ from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.reading import Reading, Value
 from nnlite.layers import Upsample2D
 
+LONGEST = 1 << 16  # pixels along an axis whose places are compared
 _MOVED = {True: "asymmetric", False: "half_pixel"}  # by whether it is an operator of opset 10 or before
 _ROUNDED: dict[str, Callable[[Any], Any]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
@@ -55,6 +56,8 @@ def resize(reading: Reading, node: Operation) -> Value:
 
 def _is_ours(mode: str, rounding: str, moved: str, n: int, f: int) -> bool:
     """Whether an axis of n pixels becomes f n as Upsample2D does it."""
+    if f * n > LONGEST:
+        return False
     out = np.arange(f * n)
     places = _PLACES[moved](out, f, n)
     if mode == "nearest":
