@@ -61,11 +61,12 @@ class NativeOperations(Host):
         """`a`, or a copy of it that is contiguous and of this dtype. Raises ShapeError unless its samples have this shape."""
         if shape is not None and a.shape[1:] != shape:
             raise ShapeError(f"expects samples of shape {shape}, got {a.shape[1:]}")
-        return a if a.flags.c_contiguous and dtype in (None, a.dtype) else np.ascontiguousarray(a, dtype)
+        flags = a.flags
+        return a if flags.c_contiguous and flags.aligned and dtype in (None, a.dtype) else np.array(a, dtype, order="C")
 
     def room(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         """`out` if a kernel can write to it, else a new array."""
-        if out is not None and out.flags.c_contiguous and out.dtype == dtype and out.shape == shape:
+        if out is not None and out.flags.carray and out.dtype == dtype and out.shape == shape:
             return out
         return self.empty(int(np.prod(shape)), dtype).reshape(shape)
 
