@@ -6,11 +6,11 @@ They are frozen dataclasses, so that they print, compare and pickle. After the l
 be negative; numbers of steps are whole, at least 1. Raises ValueError otherwise.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 from nnlite.arguments import number, shortened, whole
+from nnlite.backend.exact import cos_pi, power
 
 Schedule = Callable[[int], float]
 
@@ -46,7 +46,7 @@ class step(_Checked):
     factor: float = 0.1
 
     def __call__(self, step: int) -> float:
-        return self.rate * self.factor ** (step // int(self.every))
+        return self.rate * power(self.factor, step // int(self.every))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class exponential(_Checked):
     every: int = 1
 
     def __call__(self, step: int) -> float:
-        return float(self.rate * self.decay ** (step / int(self.every)))
+        return float(self.rate * power(self.decay, step / int(self.every)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class cosine(_Ramp):
 
     def __call__(self, step: int) -> float:
         done = min(step / int(self.steps), 1.0)
-        return self.final + (self.rate - self.final) * (1 + math.cos(math.pi * done)) / 2
+        return self.final + (self.rate - self.final) * (1 + cos_pi(done)) / 2
 
 
 class linear(_Ramp):

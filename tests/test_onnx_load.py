@@ -547,6 +547,8 @@ def test_an_open_shape_is_given():
     refused(model, r"'x' has the shape \[3, 0, 0\]: give input_shape=")
     assert from_onnx(model, input_shape=(5, 7, 3)).in_shape == (5, 7, 3)
     refused(model, "has 4 axes", input_shape=(5, 7))
+    model.graph.node[0].op_type = "GlobalLpPool"
+    refused(model, "GlobalLpPool")  # all the same
     with pytest.raises(ValueError, match="layout"):
         from_onnx(model, layout="CHW")
 

@@ -3,6 +3,9 @@
 import re
 import warnings
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import nnlite as nn
 pytest.importorskip("onnx", minversion="1.17")
 
 import onnx
+from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 from nnlite.interop.onnx import from_onnx
@@ -24,9 +28,34 @@ OPERATORS = {
 }  # fmt: skip
 
 
+class Case(NamedTuple):
+    """A model, and pairs of inputs and outputs."""
+
+    name: str
+    model: Any
+    data_sets: list
+
+
+def stored(case):
+    """A case whose model and arrays earlier versions of onnx have in files; other things than arrays are None."""
+    if case.model is not None:
+        return Case(case.name, case.model, case.data_sets)
+    folder = Path(case.model_dir)
+    data_sets = [
+        tuple([arrays(path) for path in sorted(part.glob(f"{kind}_*.pb"))] for kind in ("input", "output"))
+        for part in folder.glob("test_data_set_*")
+    ]
+    return Case(case.name, onnx.load(folder / "model.onnx"), data_sets)
+
+
+def arrays(path):
+    with suppress(Exception):
+        return numpy_helper.to_array(onnx.load_tensor(path))
+
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its generators divide by zero
-    CASES = {case.name: case for case in load_model_tests(kind="node")}
+    CASES = {case.name: case for case in map(stored, load_model_tests(kind="node"))}
 CASES = {name: case for name, case in CASES.items() if {node.op_type for node in case.model.graph.node} <= OPERATORS}
 
 

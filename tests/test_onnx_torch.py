@@ -70,8 +70,8 @@ def pooled(*layers, features):
 
 NETWORKS = {
     "vgg": lambda: nn.Sequential(
-        conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 4)), Viewed(),
-        nn.Linear(128, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 5), nn.Softmax(1),
+        conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 4)),
+        Viewed(), nn.Linear(128, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 5), nn.Softmax(1),
     ),
     "resnet": lambda: pooled(
         nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1), Residual(8, 8, 1),
@@ -90,7 +90,8 @@ NETWORKS = {
         conv(10, 2),
     ),
     "norms": lambda: pooled(
-        conv(3, 8), nn.GroupNorm(2, 8), nn.PReLU(8), conv(8, 8), nn.InstanceNorm2d(8, affine=True), nn.LeakyReLU(0.1), features=8
+        conv(3, 8), nn.GroupNorm(2, 8), nn.PReLU(8), conv(8, 8), nn.InstanceNorm2d(8, affine=True), nn.LeakyReLU(0.1),
+        features=8,
     ),
 }  # fmt: skip
 

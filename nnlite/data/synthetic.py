@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import whole
+from nnlite.backend.exact import cos_pi, standard_normal
 from nnlite.data.dataset import Dataset, Datasets
 
 Array = NDArray[Any]
@@ -24,7 +25,10 @@ def _triangle(u: Array, v: Array) -> Array:
 
 
 def _star(u: Array, v: Array) -> Array:
-    return np.asarray(_radius(u, v) < 0.62 + 0.38 * np.cos(5 * np.arctan2(v, u)))
+    """Inside r = 0.62 + 0.38 cos(5 angle), with c = cos(angle): cos(5 angle) = 16 c^5 - 20 c^3 + 5 c."""
+    r = _radius(u, v)
+    c = u / np.maximum(r, np.float32(1e-9))
+    return np.asarray(r < 0.62 + 0.38 * c * (5 + c * c * (16 * c * c - 20)))
 
 
 def _arrow(u: Array, v: Array) -> Array:
@@ -48,7 +52,8 @@ CLASSES = tuple(_INSIDE)
 
 
 def shapes(n: int = 20_000, seed: int = 0) -> Datasets:
-    """n training and n // 5 (at least 1) test images (32, 32, 3) uint8 of ten classes; the same for the same n and seed."""
+    """n training and n // 5 (at least 1) test images (32, 32, 3) uint8 of ten classes; the same for the same n and seed,
+    on every processor."""
     whole("n", n, 1)
     whole("seed", seed)
     train, test = (_draw(count, np.random.default_rng([seed, part])) for part, count in ((2, n), (3, max(1, n // 5))))
@@ -68,21 +73,23 @@ def _paint(labels: Array, rng: "np.random.Generator") -> Array:
     n = len(labels)
     inside = _inside(labels, *_coordinates(n, rng))
     background, colour = _two_colours(n, rng)
-    noise = rng.standard_normal((n, SIZE, SIZE, 3), np.float32)
+    noise = standard_normal(rng, (n, SIZE, SIZE, 3), np.float32)
     noise *= _uniform(rng, 4, 20, n)[..., None]
     noise += background
     noise += inside[..., None] * (colour - background)
-    return np.clip(noise, 0, 255, out=noise).astype(np.uint8)
+    return np.asarray(np.clip(noise, 0, 255, out=noise).astype(np.uint8))
 
 
 def _coordinates(n: int, rng: "np.random.Generator") -> tuple[Array, Array]:
     """u and v (N, 32, 32): the pixels as seen from shapes of random place, size and angle, each wholly in its image."""
     radius, angle = _uniform(rng, 8, 14, n), _uniform(rng, 0, 2 * np.pi, n)
+    turned = angle.astype(np.float64) / np.pi
+    cos, sin = (np.vectorize(cos_pi)(turned + phase).astype(np.float32) for phase in (0, 1.5))
     room = SIZE / 2 - radius
     place = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
     x = (place - room * _uniform(rng, -1, 1, n)) / radius  # (N, 1, 32)
     y = (place - room * _uniform(rng, -1, 1, n)).reshape(n, SIZE, 1) / radius
-    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    return x * cos + y * sin, y * cos - x * sin
 
 
 def _inside(labels: Array, u: Array, v: Array) -> Array:
@@ -103,4 +110,4 @@ def _two_colours(n: int, rng: "np.random.Generator") -> tuple[Array, Array]:
 
 def _uniform(rng: "np.random.Generator", low: float, high: float, n: int, *shape: int) -> Array:
     """(N, 1, 1, *shape) float32"""
-    return rng.uniform(low, high, (n, 1, 1, *shape)).astype(np.float32)
+    return (low + (high - low) * rng.random((n, 1, 1, *shape))).astype(np.float32)

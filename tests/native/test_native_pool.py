@@ -117,7 +117,7 @@ def test_targets_and_inputs_of_any_strides(native):
 
 def test_images_of_another_shape_are_refused(native):
     window = Window.of((6, 7, 3), 2, 2)
-    with pytest.raises(nn.ShapeError, match=r"expects images of shape \(6, 7, 3\), got \(6, 7, 4\)"):
+    with pytest.raises(nn.ShapeError, match=r"expects samples of shape \(6, 7, 3\), got \(6, 7, 4\)"):
         native.max_pool_plan(window).forward(np.zeros((1, 6, 7, 4), "float32"), Memory(native), None)
 
 

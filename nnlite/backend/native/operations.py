@@ -61,11 +61,12 @@ class NativeOperations(Host):
         """`a`, or a copy of it that is contiguous and of this dtype. Raises ShapeError unless its samples have this shape."""
         if shape is not None and a.shape[1:] != shape:
             raise ShapeError(f"expects samples of shape {shape}, got {a.shape[1:]}")
-        return a if a.flags.c_contiguous and dtype in (None, a.dtype) else np.ascontiguousarray(a, dtype)
+        flags = a.flags
+        return a if flags.c_contiguous and flags.aligned and dtype in (None, a.dtype) else np.array(a, dtype, order="C")
 
     def room(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         """`out` if a kernel can write to it, else a new array."""
-        if out is not None and out.flags.c_contiguous and out.dtype == dtype and out.shape == shape:
+        if out is not None and out.flags.carray and out.dtype == dtype and out.shape == shape:
             return out
         return self.empty(int(np.prod(shape)), dtype).reshape(shape)
 
@@ -128,8 +129,9 @@ class NativeOperations(Host):
         if not a.dtype == b.dtype == out.dtype:
             a, b = a.astype(out.dtype), b.astype(out.dtype)
         size, c = out.itemsize, out
-        if out.strides[1] != size or any(s % size for x in (a, b, out) for s in x.strides):
-            a, b, c = np.ascontiguousarray(a), np.ascontiguousarray(b), np.empty((m, n), out.dtype)
+        is_whole = all(x.flags.aligned for x in (a, b, out)) and not any(s % size for x in (a, b, out) for s in x.strides)
+        if out.strides[1] != size or not is_whole:
+            a, b, c = np.array(a, order="C"), np.array(b, order="C"), np.empty((m, n), out.dtype)
         scratch = self.scratch("product", (max((k + n) * padded(m), k * padded(n) + _LANES * m),), c.dtype)
         kernels(c.dtype)["multiply"](
             address(a), *(s // size for s in a.strides), address(b), *(s // size for s in b.strides),

@@ -9,7 +9,6 @@ from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Array, Window
-from nnlite.errors import ShapeError
 
 
 class Places(NamedTuple):
@@ -23,8 +22,6 @@ class Places(NamedTuple):
     def gather(self, name: str, sources: list[Array], *results: Array | None) -> None:
         """Call the kernel of this name for a batch."""
         height, width, channels = self.shape
-        if any(source.shape != (len(sources[0]), *self.source) for source in sources):
-            raise ShapeError(f"expects images of shape {self.source}, got {' and '.join(str(s.shape[1:]) for s in sources)}")
         kernels(sources[0].dtype)[name](
             *map(address, sources),
             math.prod(self.source),
@@ -82,12 +79,12 @@ class NativeMaxPoolPlan(MaxPoolPlan):
     def forward(self, a: Array, memory: Memory, out: Array | None) -> Array:
         y = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
         winner = memory.persist("winner", y.shape, f"int{8 * y.itemsize}") if memory.needs_backward else None
-        self.places[0].gather("max_pool", [self.backend.given(a)], y, winner)
+        self.places[0].gather("max_pool", [self.backend.given(a, shape=self.window.in_shape)], y, winner)
         return self.backend.written(y, out)
 
     def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
         da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        self.places[1].gather("max_pool_delta", [self.backend.given(delta), memory.kept("winner")], da)
+        self.places[1].gather("max_pool_delta", [self.backend.given(delta, shape=self.out_shape), memory.kept("winner")], da)
         return self.backend.written(da, out)
 
 
@@ -103,7 +100,7 @@ class NativeAveragePoolPlan(AveragePoolPlan):
 
     def forward(self, a: Array, out: Array | None) -> Array:
         y = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
-        self.places[0].gather("sum_pool", [self.backend.given(a)], self.counts, y)
+        self.places[0].gather("sum_pool", [self.backend.given(a, shape=self.window.in_shape)], self.counts, y)
         return self.backend.written(y, out)
 
     def backward(self, delta: Array, out: Array | None) -> Array:

@@ -29,6 +29,7 @@ from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
 
 TO_IMAGES = [0, 3, 1, 2]  # (N, H, W, C) to (N, C, H, W)
+GUESS = 224  # pixels, where the file leaves their number open
 READERS = SHAPES | OPERATORS | NORMS | FUNCTIONS
 _OF_SAME_SHAPE = {  # not read, but what comes behind them is examined, too
     "LRN", "HardSigmoid", "HardSwish", "Selu", "Celu", "Mish", "Softsign", "ThresholdedRelu",
@@ -131,6 +132,9 @@ class _Graph:
             axes = Axes.ordered(shape, order) if shape else Axes([], [()])
             reading.values = {"": None, **self.constants, self.input.name: Value(START, axes)}
             found = self._read(reading, logits)
+            if not found and shape != self._shape(order, wanted, 0):
+                open_shape = f"its input {shortened(self.input.name)} has the shape {self._dims()[1:]}"
+                raise FileError(f"{open_shape}: give input_shape=, that of a sample here")
             if not found:
                 try:
                     return self._assembled(reading, logits, axes)
@@ -226,15 +230,13 @@ class _Graph:
             raise FileError(f"its input {shortened(self.input.name)} has {len(dims)} axes, input_shape={wanted} {len(wanted)}")
         return len(dims) - 1 if dims else len(wanted or ())
 
-    def _shape(self, order: tuple[int, ...], wanted: Shape | None) -> Shape:
-        """Of a sample in the file."""
-        shape = self._dims()[1:]
+    def _shape(self, order: tuple[int, ...], wanted: Shape | None, default: int = GUESS) -> Shape:
+        """Of a sample in the file; the default where that is open, so that the nodes are examined all the same."""
+        shape = [n or default for n in self._dims()[1:]]
         if wanted is not None:
             shape = [wanted[order.index(i)] for i in range(len(order))]
-        if any(n < 1 for n in shape):
-            raise FileError(
-                f"its input {shortened(self.input.name)} has the shape {shape}: give input_shape=, that of a sample here"
-            )
+        if any(n < 0 for n in shape):
+            raise FileError(f"its input {shortened(self.input.name)} has the shape {shape}")
         if math.prod(shape) > LARGEST:
             raise FileError(f"its samples have the shape {shape}, more than {LARGEST:,} values")
         return tuple(shape)
