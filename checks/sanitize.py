@@ -76,7 +76,7 @@ def main():
         with tempfile.TemporaryDirectory(prefix="nnlite-sanitize-") as cache:
             variables = {"env": environment(width, cache), "cwd": ROOT}
             bits = [sys.executable, "-c", BITS.format(args.dtypes)]
-            tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "sanitize", *args.tests]
+            tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--capture=sys", "-p", "sanitize", *args.tests]
             failed = subprocess.run(bits, stdout=subprocess.DEVNULL, **variables).returncode
             if failed or (args.tests and subprocess.run(tests, **variables).returncode):
                 raise SystemExit(f"vectors of {width} bytes: failed")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import number, shortened
 from nnlite.backend.exact import standard_normal
+from nnlite.backend.linear import eigenvectors, orthonormal, product
 
 Values = NDArray[np.float64]
 
@@ -96,9 +97,8 @@ class constant:
 def orthogonal(shape: Shape, rng: np.random.Generator) -> Values:
     """Orthonormal rows (or columns, if there are more units than inputs). Source: Saxe et al. 2014, section 3."""
     rows, columns = shape[0], math.prod(shape[1:])
-    q, r = np.linalg.qr(standard_normal(rng, (max(rows, columns), min(rows, columns))))
-    q *= np.sign(np.diag(r))  # so that q is uniform over the orthogonal group (Mezzadri 2007)
-    return np.ascontiguousarray(q if rows >= columns else q.T).reshape(shape)
+    q = orthonormal(standard_normal(rng, (max(rows, columns), min(rows, columns))).T)
+    return np.ascontiguousarray(q.T if rows >= columns else q).reshape(shape)
 
 
 def dirac(shape: Shape, rng: Any = None) -> Values:
@@ -133,7 +133,8 @@ class whitening:
     """Filters that whiten patches: the eigenvectors of their covariance, each divided by sqrt(eigenvalue + eps).
 
     images: (N, H, W, C), a few thousand, scaled like the convolution's inputs. The initialiser gives W (filters, kh, kw, C):
-    the eigenvectors e_i, largest eigenvalue first, then -e_i, repeated to fill all filters. Raises ValueError for other shapes.
+    the eigenvectors e_i, largest eigenvalue first, then -e_i, repeated to fill all filters. Raises ValueError for other
+    shapes and for values that are not finite.
     Source: Page 2019, How to train your ResNet, part 8; with both signs Jordan 2024, section 3.1.
     """
 
@@ -145,10 +146,13 @@ class whitening:
         filters, kh, kw, channels = shape if len(shape) == 4 else (0, 0, 0, 0)
         if images.ndim != 4 or channels != images.shape[3]:
             raise ValueError(f"whitening of images {images.shape} cannot initialise {shape}")
+        if not np.isfinite(images).all():
+            raise ValueError("whitening needs images of finite values")
         windows = np.lib.stride_tricks.sliding_window_view(images, (kh, kw), axis=(1, 2))  # (N, OH, OW, C, kh, kw)
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kh * kw * channels)
-        values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
-        whitened = (vectors / np.sqrt(values + float(self.eps))).T[::-1]
+        patches = patches - patches.mean(axis=0)
+        values, vectors = eigenvectors(product(patches.T, patches) / max(1, len(patches) - 1))
+        whitened = vectors / np.sqrt(values + float(self.eps))[:, None]
         both = np.concatenate([whitened, -whitened])
         return both[np.arange(filters) % len(both)].reshape(shape)
 

@@ -167,6 +167,8 @@ def test_whitening_refuses_what_does_not_fit():
             nn.init.whitening(images)(shape)
     with pytest.raises(ValueError, match="whitening"):
         nn.init.whitening(images[0])((4, 2, 2, 3))
+    with pytest.raises(ValueError, match="finite"):
+        nn.init.whitening(images + np.nan)((4, 2, 2, 3))
 
 
 def test_constants_and_functions():

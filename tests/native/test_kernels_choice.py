@@ -1,6 +1,7 @@
 """Whose kernels a model uses, and where they come from."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -100,6 +101,12 @@ def test_own_flags_come_behind_ours_and_make_another_library(native, monkeypatch
 def test_a_compiler_refuses_unknown_flags_of_ones_own(native, tmp_path):
     done = run(BUILD, tmp_path, NNLITE_KERNELS="native", NNLITE_CFLAGS="-fno-such-option")
     assert "DeviceError: the C compiler failed" in done.stderr and "-fno-such-option" in done.stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="every ARM64 has fused multiply-add")
+def test_a_processor_without_fused_multiply_add_is_refused(native, tmp_path):
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="auto", NNLITE_CFLAGS="-march=x86-64-v2")
+    assert done.stdout == "numpy (1, 2)\n" and "need a processor with fused multiply-add" in done.stderr
 
 
 def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path):

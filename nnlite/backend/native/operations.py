@@ -129,8 +129,9 @@ class NativeOperations(Host):
         if not a.dtype == b.dtype == out.dtype:
             a, b = a.astype(out.dtype), b.astype(out.dtype)
         size, c = out.itemsize, out
-        if out.strides[1] != size or any(s % size for x in (a, b, out) for s in x.strides):
-            a, b, c = np.ascontiguousarray(a), np.ascontiguousarray(b), np.empty((m, n), out.dtype)
+        is_whole = all(x.flags.aligned for x in (a, b, out)) and not any(s % size for x in (a, b, out) for s in x.strides)
+        if out.strides[1] != size or not is_whole:
+            a, b, c = np.array(a, order="C"), np.array(b, order="C"), np.empty((m, n), out.dtype)
         scratch = self.scratch("product", (max((k + n) * padded(m), k * padded(n) + _LANES * m),), c.dtype)
         kernels(c.dtype)["multiply"](
             address(a), *(s // size for s in a.strides), address(b), *(s // size for s in b.strides),
