@@ -155,7 +155,7 @@ GOLDEN = "f2c0935720bb7ebf"
 
 
 def test_a_seed_gives_the_same_values_everywhere():
-    """This hash holds for all processors and versions of NumPy; who changes a function in `backend/exact.py` changes it."""
+    """This hash holds for all processors; who changes a function in `backend/exact.py` or `linear.py` changes it."""
     assert digest() == GOLDEN
 
 
