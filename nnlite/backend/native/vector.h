@@ -43,6 +43,7 @@ typedef REAL unaligned __attribute__((vector_size(VB), aligned(sizeof(REAL)), ma
 #define KERNEL __attribute__((visibility("default"))) void
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#define AS_ONE _Pragma("GCC unroll 1") // a loop that becomes one instruction, unless it is unrolled first
 
 // a b + c, rounded once: one instruction for a vector
 #if defined __clang__
@@ -70,7 +71,7 @@ INLINE vec load_some(const REAL* p, long n, REAL rest)
 {
     REAL x[LANES];
     const INT some = at_most(n, LANES);
-    for (INT i = 0; i < LANES; i++)
+    AS_ONE for (INT i = 0; i < LANES; i++)
         x[i] = i < some ? p[i] : rest;
     return load(x);
 }
@@ -80,7 +81,7 @@ INLINE void store_some(REAL* p, vec x, long n)
     REAL all[LANES];
     const INT some = at_most(n, LANES);
     store(all, x);
-    for (INT i = 0; i < LANES; i++)
+    AS_ONE for (INT i = 0; i < LANES; i++)
         if (i < some)
             p[i] = all[i];
 }
