@@ -21,7 +21,7 @@ def _radius(u: Array, v: Array) -> Array:
 
 def _triangle(u: Array, v: Array) -> Array:
     """Corners on the unit circle, one at (1, 0)."""
-    return np.asarray((u > -0.5) & (abs(v) * np.float32(3**0.5) < 1 - u))
+    return np.asarray((u > -0.5) & (abs(v) * np.sqrt(np.float32(3)) < 1 - u))
 
 
 def _star(u: Array, v: Array) -> Array:

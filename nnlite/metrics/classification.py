@@ -24,7 +24,7 @@ class _Share(OfLabels):
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
         z, t, weight = self.read(z, t, sample_weight)
-        self.counted_hits += float(self.hits(z, t) @ weight)
+        self.counted_hits += float((self.hits(z, t) * weight).sum())
         self.counted_weight += float(weight.sum())
 
     def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:

@@ -74,7 +74,7 @@ class ROCAUC(_OfRanks):
     @staticmethod
     def figure(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> float:
         pairs = hits.sum() * misses.sum()
-        return float((np.cumsum(hits) - hits / 2) @ misses / pairs) if pairs else math.nan
+        return float(((np.cumsum(hits) - hits / 2) * misses).sum() / pairs) if pairs else math.nan
 
 
 class AveragePrecision(_OfRanks):
@@ -89,7 +89,7 @@ class AveragePrecision(_OfRanks):
     @staticmethod
     def figure(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> float:
         precision = np.cumsum(hits) / np.cumsum(hits + misses)
-        return float(hits @ precision / hits.sum()) if hits.any() else 0.0
+        return float((hits * precision).sum() / hits.sum()) if hits.any() else 0.0
 
 
 def _by_score(

@@ -28,7 +28,7 @@ class _OfErrors(Metric):
 
     def count(self, z: NDArray[np.float64], t: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
         """Add matrix rows: z and t (M, K), weight (M,)."""
-        self.errors = self.errors + weight @ self.error(z - t)
+        self.errors = self.errors + _weighted(weight, self.error(z - t))
         self.weight += float(weight.sum())
 
     def result(self) -> float:
@@ -84,8 +84,8 @@ class R2(_OfErrors):
         super().count(z, t, weight)
         if not n:
             return
-        mean = t[0] + weight @ (t - t[0]) / n  # about the first row: exact for constant targets
-        self.squares = self.squares + weight @ (t - mean) ** 2 + (mean - self.mean) ** 2 * (before * n / self.weight)
+        mean = t[0] + _weighted(weight, t - t[0]) / n  # about the first row: exact for constant targets
+        self.squares = self.squares + _weighted(weight, (t - mean) ** 2) + (mean - self.mean) ** 2 * (before * n / self.weight)
         self.mean = self.mean + (mean - self.mean) * (n / self.weight)
         self.samples += len(t)
 
@@ -95,3 +95,8 @@ class R2(_OfErrors):
         variance = self.squares / self.weight
         ratio = np.divide(mean, variance, out=np.array(mean > 0, np.float64), where=variance > 0)
         return 1 - ratio
+
+
+def _weighted(weight: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weighted sum of rows; not BLAS's, whose last digits depend on the processor."""
+    return np.asarray((weight[:, None] * rows).sum(axis=0))
