@@ -202,6 +202,9 @@ def report(hashes: dict[str, dict[str, str]], seconds: dict[str, float], left_ou
     if differ:
         lines += ["", "Not the same as in the first build:", ""]
         lines += [f"- {name}: {', '.join(builds)}" for name, builds in differ.items()]
+    golden = next(iter(hashes.values())).get("golden run")
+    if golden:
+        lines += ["", f"The golden run of the tests: {golden}."]
     total = len({name for build in hashes.values() for name in build})
     return [*lines, "", f"{total} hashes, {len(hashes)} builds, {len(differ)} differ"]
 
