@@ -16,6 +16,7 @@ from nnlite.backend.native.loader import load
 from nnlite.backend.window import Array
 from nnlite.errors import ShapeError
 
+_LEAST_ROOM = 1 << 15  # values of scratch memory of a product: small ones share a view of it
 _ROWS = 1 << 13  # of a product over rows
 _LANES = 16  # columns of scratch matrices are rounded up to it
 _WORTH_THREADS = 1 << 22  # multiplications of a product worth cutting, and into how many blocks of how many columns
@@ -30,6 +31,8 @@ def kernels(dtype: Any) -> dict[str, Any]:
 
 def address(a: Array) -> int:
     """Where the values of an array are."""
+    if not a.flags.c_contiguous:
+        a = a.T
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(a))  # a quarter of the time of a.ctypes.data
     except (TypeError, ValueError):  # read-only, empty or not contiguous
@@ -126,17 +129,15 @@ class NativeOperations(Host):
         (m, k), n = a.shape, b.shape[1]
         if b.shape[0] != k or out.shape != (m, n):
             raise ValueError(f"shapes {a.shape}, {b.shape} and {out.shape} are not those of a product")
-        if not a.dtype == b.dtype == out.dtype:
-            a, b = a.astype(out.dtype), b.astype(out.dtype)
-        size, c = out.itemsize, out
-        is_whole = all(x.flags.aligned for x in (a, b, out)) and not any(s % size for x in (a, b, out) for s in x.strides)
-        if out.strides[1] != size or not is_whole:
-            a, b, c = np.array(a, order="C"), np.array(b, order="C"), np.empty((m, n), out.dtype)
-        scratch = self.scratch("product", (max((k + n) * padded(m), k * padded(n) + _LANES * m),), c.dtype)
-        kernels(c.dtype)["multiply"](
-            address(a), *(s // size for s in a.strides), address(b), *(s // size for s in b.strides),
-            address(c), c.strides[0] // size, 0, 0, m, n, k, address(scratch),
-        )  # fmt: skip
-        if c is not out:
-            out[...] = c
+        dtype, size = out.dtype, out.itemsize
+        if a.dtype != dtype or b.dtype != dtype:
+            a, b = a.astype(dtype), b.astype(dtype)
+        (ra, ca), (rb, cb), (rc, cc) = a.strides, b.strides, out.strides
+        if out.size and (cc != size or (ra | ca | rb | cb | rc) % size):
+            out[...] = self._multiply(np.ascontiguousarray(a), np.ascontiguousarray(b), np.empty((m, n), dtype))
+            return out
+        room = max((k + n) * padded(m), k * padded(n) + _LANES * m, _LEAST_ROOM)
+        scratch = self.scratch("product", (room,), dtype)
+        places = address(a), ra // size, ca // size, address(b), rb // size, cb // size, address(out), rc // size
+        kernels(dtype)["multiply"](*places, 0, 0, m, n, k, address(scratch))
         return out
