@@ -183,8 +183,8 @@ class BinaryCrossEntropy(Loss):
 
     def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         xp = backend.xp
-        e = xp.exp(-abs(z))  # of -|z|, so that nothing overflows
-        y, rest = xp.where(z >= 0, 1, e) / (1 + e), xp.log1p(e)
+        e = backend.exp(-abs(z))  # of -|z|, so that nothing overflows
+        y, rest = xp.where(z >= 0, 1, e) / (1 + e), backend.log1p(e)
         if self.pos_weight is None and self.class_weight is None:
             return _mean(xp.maximum(z, 0) - z * t + rest, y - t)
         q_0, q_1 = self._weighted_targets(backend, t)
@@ -250,7 +250,7 @@ def softmax(z: Any) -> Array:
     if not z.shape or not z.shape[-1]:
         raise ShapeError(f"softmax expects outputs (..., C), got {z.shape}")
     z = xp.ascontiguousarray(z)
-    e = xp.exp(z - z.max(axis=-1, keepdims=True))
+    e = backend.exp(z - z.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 

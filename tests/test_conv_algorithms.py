@@ -14,6 +14,8 @@ from nnlite.backend.conv import ConvPlan, DepthwisePlan, GroupedPlan, PointwiseP
 from nnlite.backend.cpu import winograd
 from nnlite.backend.cpu.winograd import WinogradPlan
 
+pytestmark = pytest.mark.usefixtures("numpy_kernels")
+
 BOUND = {None: 1e-6, 2: 1e-6, 3: 5e-6, 4: 2e-5}  # of the largest value, in float32; as `set_conv_algorithm` states
 tiles = pytest.mark.parametrize("m", [None, 2, 3, 4])
 

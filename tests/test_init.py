@@ -105,6 +105,7 @@ def test_without_groups_the_values_are_those_of_the_shape_alone(name):
     assert np.array_equal(layer.W, getattr(nn.init, name)((6, 3, 3, 4), np.random.default_rng(7)))
 
 
+@pytest.mark.usefixtures("numpy_kernels")
 @given(
     groups=st.integers(1, 4), channels=st.integers(1, 3), filters=st.integers(1, 4), kernel=st.sampled_from([1, 2, 3, (3, 5)])
 )

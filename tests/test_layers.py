@@ -14,6 +14,8 @@ import nnlite as nn
 from nnlite.engine import cut
 from nnlite.layers.base import Elementwise
 
+pytestmark = pytest.mark.usefixtures("both_kernels")
+
 each_case = pytest.mark.parametrize("case", CASES)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 

@@ -11,7 +11,7 @@ from nnlite.backend.base import Backend
 from nnlite.backend.masks import masked
 
 bad_values = st.sampled_from([np.inf, -np.inf, np.nan])
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"), pytest.mark.usefixtures("both_kernels")]
 
 
 @pytest.fixture(params=["auto", "direct", "winograd"])

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from nnlite.backend import single_threaded_blas
 from nnlite.backend.cpu import products
 
+pytestmark = pytest.mark.usefixtures("numpy_kernels")
+
 LARGEST, FLAT_WORTH = products.LARGEST, products.FLAT_WORTH
 shapes = st.tuples(*(st.integers(1, 40).map(lambda n: 8 * n) for _ in range(3)))
 

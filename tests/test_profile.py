@@ -22,6 +22,7 @@ def make():
     )
 
 
+@pytest.mark.usefixtures("numpy_kernels")
 def test_a_row_for_every_step(capsys):
     model = make()
     model.loss_and_grad(x, t, nn.CrossEntropy())

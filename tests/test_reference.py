@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 
+pytestmark = pytest.mark.usefixtures("both_kernels")
+
 seeds = st.integers(0, 1000)
 
 

@@ -12,6 +12,8 @@ from nnlite.backend.operations import Operations
 from nnlite.optim.adam import adam
 from nnlite.optim.sgd import sgd
 
+pytestmark = pytest.mark.usefixtures("numpy_kernels")
+
 N, C = 6, 4
 rng = np.random.default_rng(0)
 LABELS, UNIT, REALS = rng.integers(0, C, N), rng.uniform(size=(N, C)), rng.standard_normal((N, C))

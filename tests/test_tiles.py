@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from nnlite.backend import get_backend
 from nnlite.backend.cpu.tiles import AddTiles, Axis, FromTiles, ToTiles
 
+pytestmark = pytest.mark.usefixtures("numpy_kernels")
+
 backend = get_backend("cpu")
 rng = np.random.default_rng(0)
 

@@ -20,7 +20,7 @@ class _Kernels:
     def get(self) -> str:
         """The choice: that of the last call, else of the environment, else "auto"."""
         if self.name is None:
-            self.name = choice("NNLITE_KERNELS", os.environ.get("NNLITE_KERNELS", "numpy"), "auto", "native", "numpy")
+            self.name = choice("NNLITE_KERNELS", os.environ.get("NNLITE_KERNELS", "auto"), "auto", "native", "numpy")
         return self.name
 
 
@@ -31,7 +31,7 @@ def set_kernels(name: str) -> None:
     """Choose the kernels of the CPU, for models built, copied, loaded or moved afterwards.
 
     "native": compiled C, with the same bits on every processor; DeviceError where it can be neither found nor compiled.
-    "numpy", the default: NumPy and its BLAS.  "auto": native where it can be had, else NumPy. The environment variable
+    "numpy": NumPy and its BLAS.  "auto", the default: native where it can be had, else NumPy. The environment variable
     `NNLITE_KERNELS` sets another default. Raises ValueError for other names.
     """
     _kernels.name = choice("name", name, "auto", "native", "numpy")

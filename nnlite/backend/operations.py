@@ -262,11 +262,31 @@ class Operations:
         if relu:
             self.relu(z, z)
 
+    def exp(self, a: Array, out: Array | None = None) -> Array:
+        """e^a, value by value."""
+        return self.xp.exp(a, out=out)
+
+    def expm1(self, a: Array, out: Array | None = None) -> Array:
+        """e^a - 1, value by value."""
+        return self.xp.expm1(a, out=out)
+
+    def log(self, a: Array, out: Array | None = None) -> Array:
+        """The natural logarithm, value by value."""
+        return self.xp.log(a, out=out)
+
+    def log1p(self, a: Array, out: Array | None = None) -> Array:
+        """log(1 + a), value by value."""
+        return self.xp.log1p(a, out=out)
+
+    def tanh(self, a: Array, out: Array | None = None) -> Array:
+        """The hyperbolic tangent, value by value."""
+        return self.xp.tanh(a, out=out)
+
     def erf(self, x: Array) -> Array:
         """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""
         t = 1 / (1 + 0.3275911 * abs(x))
         series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        return self.xp.copysign(1 - series * self.xp.exp(-x * x), x)
+        return self.xp.copysign(1 - series * self.exp(-x * x), x)
 
     def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
         """Rows `start` to `start + rows` of a random table of uint32 (rows, words); see `backend/random.py`."""
@@ -296,10 +316,10 @@ class Operations:
     def cross_entropy(self, z: Array, q: Array, sums_to_one: bool) -> tuple[Array, Array]:
         """J_n = -sum over c of q_c log y_c and dJ_n/dz = y sum(q) - q,  y = softmax(z); z, q: (N, C)."""
         shifted = z - z.max(axis=1, keepdims=True)
-        y = self.xp.exp(shifted)
+        y = self.exp(shifted)
         sums = y.sum(axis=1, keepdims=True)
         y /= sums
-        log_sums = self.xp.log(sums)
+        log_sums = self.log(sums)
         if not sums_to_one:
             weights = q.sum(axis=1, keepdims=True)
             log_sums *= weights

@@ -89,17 +89,17 @@ class Sigmoid(Elementwise):
     gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        ctx.y = sigmoid(self.xp, a, ctx.out)
+        ctx.y = sigmoid(self.backend, a, ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.xp.multiply(delta, ctx.y * (1 - ctx.y), out=ctx.out)
 
 
-def sigmoid(xp: Any, a: Array, out: Array | None) -> Array:
+def sigmoid(backend: Backend, a: Array, out: Array | None) -> Array:
     """1 / (1 + exp(-a))"""
-    e = xp.exp(-abs(a))  # of -|a|, so that nothing overflows
-    y: Array = xp.maximum(e, a >= 0, out=out)  # e is at most 1
+    e = backend.exp(-abs(a))  # of -|a|, so that nothing overflows
+    y: Array = backend.xp.maximum(e, a >= 0, out=out)  # e is at most 1
     e += 1
     y /= e
     return y
@@ -111,7 +111,7 @@ class Tanh(Elementwise):
     keeps = "output"
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        ctx.y = self.xp.tanh(a, out=ctx.out)
+        ctx.y = self.backend.tanh(a, ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
@@ -142,7 +142,7 @@ class GELU(Elementwise):
             sweep = self.backend.gelu_tanh_delta or partial(gelu_tanh_delta, self.backend)
             return sweep(delta, ctx.a, _LINEAR, _CUBIC, ctx.out)
         a = self.xp.clip(ctx.a, -_FAR, _FAR)
-        slope = self._Phi(a) + a * self.xp.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
+        slope = self._Phi(a) + a * self.backend.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
         return self.xp.multiply(delta, slope, out=ctx.out)
 
     def _Phi(self, a: Array) -> Array:
@@ -185,7 +185,7 @@ def _tanh_u(backend: Backend, a: Array, linear: float, cubic: float) -> Array:
     t *= linear * cubic
     t += linear
     t *= a
-    return backend.xp.tanh(t, out=t)
+    return backend.tanh(t, t)
 
 
 class SiLU(Elementwise):
@@ -202,7 +202,7 @@ class SiLU(Elementwise):
         return self.xp.multiply(delta, s * (1 + a * (1 - s)), out=ctx.out)
 
     def _sigmoid(self, a: Array) -> Array:
-        return sigmoid(self.xp, a, None)
+        return sigmoid(self.backend, a, None)
 
 
 class ELU(Elementwise):
@@ -217,7 +217,7 @@ class ELU(Elementwise):
         self.alpha = number("alpha", alpha, above=0)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        below = float(self.alpha) * self.xp.expm1(self.xp.minimum(a, 0))
+        below = float(self.alpha) * self.backend.expm1(self.xp.minimum(a, 0))
         ctx.y = self.xp.add(below, self.xp.maximum(a, 0), out=ctx.out)
         return ctx.y
 
@@ -232,12 +232,12 @@ class Softplus(Elementwise):
     keeps = "output"
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        rest = self.xp.log1p(self.xp.exp(-abs(a)))  # of -|a|, so that nothing overflows
+        rest = self.backend.log1p(self.backend.exp(-abs(a)))  # of -|a|, so that nothing overflows
         ctx.y = self.xp.add(rest, self.xp.maximum(a, 0), out=ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, -self.xp.expm1(-ctx.y), out=ctx.out)
+        return self.xp.multiply(delta, -self.backend.expm1(-ctx.y), out=ctx.out)
 
 
 class Softmax(Layer):
@@ -250,7 +250,7 @@ class Softmax(Layer):
     gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        e = self.xp.exp(a - a.max(axis=-1, keepdims=True))
+        e = self.backend.exp(a - a.max(axis=-1, keepdims=True))
         ctx.y = self.xp.divide(e, e.sum(axis=-1, keepdims=True), out=ctx.out)
         return ctx.y
 

@@ -5,19 +5,8 @@ import os
 import numpy as np
 import pytest
 
-import nnlite as nn
 from nnlite.backend.native import loader
-from nnlite.backend.native.backend import get_native_backend
 from nnlite.backend.native.operations import kernels
-
-
-@pytest.fixture(scope="session")
-def native():
-    """The backend of the C kernels."""
-    try:
-        return get_native_backend()
-    except nn.DeviceError as error:
-        pytest.skip(f"no C kernels here: {error}")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def called(native):
     uncalled = bits.watched()
     yield [*bits.layers(), *bits.operations()], uncalled
     kernels.cache_clear()
-    nn.set_kernels("numpy")
+    nn.set_kernels("auto")
 
 
 def test_every_kernel_is_compared(called):

@@ -15,12 +15,6 @@ from nnlite.backend.native import loader
 rng = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def _choice():
-    yield
-    nn.set_kernels(os.environ.get("NNLITE_KERNELS", "numpy"))
-
-
 def model(**options):
     return nn.Sequential(nn.Conv2D(4, 3), nn.ReLU(), nn.Flatten(), nn.Dense(3), input_shape=(6, 6, 2), **options)
 
@@ -38,6 +32,7 @@ def test_models_built_copied_loaded_or_moved_afterwards_use_it(native, tmp_path)
     import copy
     import pickle
 
+    nn.set_kernels("numpy")
     built = model()
     built.save(tmp_path / "m.safetensors")
     pickled = pickle.dumps(built)
@@ -160,6 +155,7 @@ def test_the_command_clears_the_cache(tmp_path):
 def test_a_run_of_other_kernels_is_not_resumed(native, tmp_path):
     x, t = rng.standard_normal((8, 6, 6, 2)).astype("float32"), np.arange(8) % 3
     fit = {"epochs": 1, "batch_size": 4, "checkpoint": tmp_path}
+    nn.set_kernels("numpy")
     nn.Trainer(model(), nn.CrossEntropy(), nn.SGD(0.1)).fit((x, t), **fit)
     nn.set_kernels("native")
     with pytest.raises(nn.StateError, match="kernels was 'numpy', is 'native'"):

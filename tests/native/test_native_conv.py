@@ -161,3 +161,33 @@ def test_arrays_of_another_dtype_are_converted_and_of_another_shape_refused(nati
         plan.weight_gradient(a[:, :7], delta, memory, np.empty_like(W), np.empty_like(b))
     with pytest.raises(ValueError):
         plan.input_gradient(delta[:, :5], filters, memory, None)
+
+
+@settings(max_examples=30)
+@given(case=convolutions(groups=1), size=st.integers(1, 3), dtype=DTYPES, relu=st.booleans())
+def test_pooling_in_the_plan_is_pooling_after_it(native, case, size, dtype, relu):
+    window, filters, _, n = case
+    assume(min(window.out_size) >= size)
+    pool = Window.of((*window.out_size, filters), size, size)
+    cropped = window.before(pool)
+    a, W, b, _ = arrays(*case, dtype)
+    delta = np.random.default_rng(1).standard_normal((n, *pool.out_size, filters)).astype(dtype)
+    joined, alone = native.conv_plan(cropped, filters, 1, True, (size, size)), NativePlan(native, window, filters, True)
+    memory, prepared = MemoryOfTraining(native), joined.prepare(W, b, Memory(native))
+    y = joined.forward(a, prepared, memory, None, relu)
+    dW, db = np.empty_like(W), np.empty_like(b)
+    da = joined.gradients(a, delta, prepared, memory, dW, db, None)
+    maxima, kept, filters_alone = native.max_pool_plan(pool), Memory(native), alone.prepare(W, b, Memory(native))
+    kept_by_pool = MemoryOfTraining(native)
+    expected = maxima.forward(alone.forward(a, filters_alone, kept, None), kept_by_pool, None)
+    before = maxima.backward(delta, kept_by_pool, None)
+    dW_alone, db_alone = np.empty_like(W), np.empty_like(b)
+    da_alone = alone.gradients(a, before, filters_alone, kept, dW_alone, db_alone, None)
+    expected = np.maximum(expected, 0) if relu else expected
+    assert_close([y, dW, db, da], [expected, dW_alone, db_alone, da_alone], dtype, 8)
+
+
+class MemoryOfTraining(Memory):
+    """A memory whose forward pass is followed by a backward pass."""
+
+    needs_backward = True

@@ -8,6 +8,8 @@ from nnlite.backend.conv import ConvPlan
 from nnlite.backend.native.norms import Norms
 from nnlite.backend.native.operations import kernels
 from nnlite.backend.native.plans import NativeDepthwisePlan, NativePlan
+from nnlite.backend.native.pointwise import Pointwise
+from nnlite.backend.native.pooled import NativePooledPlan
 from nnlite.backend.native.pools import NativeAveragePoolPlan, NativeMaxPoolPlan
 from nnlite.backend.native.sums import Sums
 from nnlite.backend.native.updates import Updates
@@ -15,15 +17,18 @@ from nnlite.backend.native.winograd import NativeWinogradPlan, best_tile
 from nnlite.backend.window import Pair, Window
 
 
-class NativeBackend(Norms, Sums, Updates, Backend):
+class NativeBackend(Norms, Pointwise, Sums, Updates, Backend):
     """The operations of the C kernels, and their plans."""
 
     depthwise_plan = NativeDepthwisePlan
 
     def dense_plan(self, window: Window, filters: int, bias: bool, pool: Pair) -> ConvPlan:
-        """Tiles for most 3 x 3, else pixels in place."""
+        """Tiles for most 3 x 3, else pixels in place; with pooling behind it, as one plan."""
         m = best_tile(window, filters)
-        return NativePlan(self, window, filters, bias) if m is None else NativeWinogradPlan(self, window, filters, bias, m)
+        plan: ConvPlan = NativePlan(self, window, filters, bias)
+        if m is not None:
+            plan = NativeWinogradPlan(self, window, filters, bias, m)
+        return plan if pool == (1, 1) else NativePooledPlan(self, window, filters, bias, plan, pool)
 
     def max_pool_plan(self, window: Window) -> NativeMaxPoolPlan:
         """Any window by one kernel."""

@@ -1,5 +1,6 @@
 """Normalisation by the kernels of `norm.c`."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,16 @@ import numpy as np
 from nnlite.backend.native.operations import NativeOperations, address, kernels
 from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
+
+_BESIDE = 16  # rows, of fewer values
+
+
+def side_by_side(a: Array, columns: list[Array]) -> tuple[tuple[int, int], list[Array]]:
+    """The shape of `a` (..., C) as rows, and these values of each column; up to _BESIDE narrow rows are one."""
+    channels = a.shape[-1]
+    rows = a.size // max(1, channels)
+    beside = math.gcd(rows, _BESIDE) if channels < _BESIDE else 1
+    return (rows // beside, channels * beside), [np.tile(column, beside) for column in columns]
 
 
 class Norms(NativeOperations):
@@ -17,17 +28,16 @@ class Norms(NativeOperations):
         if not are_real(a, *constants):
             return super().affine(a, center, scale, shift, out, relu)
         a, y = self.given(a), self.room(out, a.shape, a.dtype)
-        scale, shift, *rest = map(self.given, constants)
+        shape, (scale, shift, *rest) = side_by_side(a, constants)
         places = address(a), address(rest[0]) if rest else None, address(scale), address(shift), address(y)
-        kernels(a.dtype)["affine"](*places, *self.rows(a).shape, relu)
+        kernels(a.dtype)["affine"](*places, *shape, relu)
         return self.written(y, out)
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         if not are_real(a, row):
             return super().by_column(name, a, row, out)
-        a, row, y = self.given(a), self.given(row), self.room(out, a.shape, a.dtype)
-        kernel = kernels(a.dtype)[f"{name}_columns"]
-        kernel(address(a), address(row), address(y), *self.rows(a).shape)
+        a, y, (shape, (row,)) = self.given(a), self.room(out, a.shape, a.dtype), side_by_side(a, [row])
+        kernels(a.dtype)[f"{name}_columns"](address(a), address(row), address(y), *shape)
         return self.written(y, out)
 
     def normalization(

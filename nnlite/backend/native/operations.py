@@ -48,7 +48,7 @@ class NativeOperations(Host):
     """
 
     kernel_set = "native"
-    joins_pool, fuses_relu = False, True
+    fuses_relu = True
 
     def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
         """In the order of the shape, as the kernels expect."""

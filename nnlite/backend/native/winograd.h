@@ -21,7 +21,9 @@ typedef struct {
 static Shape shape_of(long H, long W, long C, long F, long top, long left, long h, long w)
 {
     Shape s = {H, W, C, F, top, left, h, w, (h + OUT - 1) / OUT, (w + OUT - 1) / OUT, padded(C), padded(F), 0, 0, 0, 0, 0};
-    s.rows = at_least(1, BLOCK / (POINTS * (s.channels + s.filters)) / s.tiles_x);
+    // As many tiles as fit, but enough that reading U, once a block, takes no longer than V and M.
+    const long both = s.channels + s.filters, tiles = at_least(BLOCK / (POINTS * both), s.channels * s.filters / (2 * both));
+    s.rows = at_least(1, tiles / s.tiles_x);
     // + PAD: planes a multiple of 4 KiB apart meet in one set of L1.
     s.plane_v = s.rows * s.tiles_x * s.channels + PAD, s.plane_m = s.rows * s.tiles_x * s.filters + PAD;
     s.plane_u = C * s.filters + PAD, s.plane_t = F * s.channels + PAD;
