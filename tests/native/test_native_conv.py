@@ -215,3 +215,12 @@ def test_the_algorithm_can_be_chosen(native):
         assert [plan(name, 1) for name in ("winograd", "auto")] == [NativeWinogradPlan, NativePlan]
     finally:
         nn.set_conv_algorithm("auto")
+
+
+@given(m=st.integers(1, 20), k=st.integers(1, 40), n=st.integers(1, 40), relu=st.booleans(), dtype=DTYPES)
+def test_products_with_a_bias(native, m, k, n, relu, dtype):
+    rng = np.random.default_rng(0)
+    a, W, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (n, k), (n,)))
+    expected = native.matmul(a, W.T) + bias
+    actual = native.biased_product(a, W.T, bias, None, relu)
+    assert np.array_equal(actual, np.maximum(expected, 0) if relu else expected)
