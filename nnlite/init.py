@@ -1,7 +1,8 @@
 """Initialisers: functions (shape, rng) -> float64 array. Shapes are (n_out, n_in) or (filters, kh, kw, channels / groups).
 
 fan_in is the number of inputs of a unit, fan_out the number of outputs that an input reaches. `fans(shape)` gives both, from
-the axes of the shape unless the layer declared others, as a convolution with groups does.
+the axes of the shape unless the layer declared others, as a convolution with groups does. A seed gives the same bits on every
+machine.
 """
 
 import math

@@ -26,7 +26,7 @@ def cos_pi(x: float) -> float:
         return -cos_pi(1 - x)
     is_flat = x < 0.25
     y, series = math.pi * (x if is_flat else 0.5 - x), 1.0
-    for k in range(17 if is_flat else 18, 0, -2):
+    for k in range(15 if is_flat else 16, 0, -2):
         series = 1 - y * y * series / (k * (k + 1))
     return series if is_flat else y * series
 

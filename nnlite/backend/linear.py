@@ -8,34 +8,36 @@ import numpy as np
 from nnlite.backend.cpu.blas import single_threaded_blas
 from nnlite.backend.window import Array
 
-_SLICES, _TERMS, _BLOCK = 3, 1 << 12, 64
+_SLICES, _BITS, _TERMS = 3, 20, 1 << 12  # bits of two slices and of the number of terms: less than 53 together
+_BLOCK = 64
 _SWEEPS = 40  # Jacobi's method needs fewer than ten
 
 
 def product(a: Array, b: Array) -> Array:
     """a b, with errors near 1e-16 of the largest values: products of slices, which no order of adding rounds.
 
-    A slice has so few bits that sums of its products are whole numbers below 2^53. Source: Ozaki et al. 2012.
+    A slice has whole numbers of so few bits that sums of their products are below 2^53. Source: Ozaki et al. 2012.
     """
     total = np.zeros((len(a), b.shape[1]))
     for start in range(0, len(b), _TERMS):
         terms = slice(start, start + _TERMS)
-        left, right = _slices(a[:, terms]), _slices(b[terms])
+        (left, left_unit), (right, right_unit) = _slices(a[:, terms]), _slices(b[terms])
         with single_threaded_blas:
             for order in reversed(range(_SLICES)):
                 for i in range(order + 1):
-                    total += left[i] @ right[order - i]
+                    total += left[i] @ right[order - i] * math.ldexp(left_unit * right_unit, -_BITS * order)
     return total
 
 
-def _slices(a: Array) -> list[Array]:
-    """Matrices of 20 bits a value, which add up to a."""
-    bits = (53 - _TERMS.bit_length()) // 2
-    unit, slices = math.ldexp(1.0, math.frexp(float(abs(a).max(initial=0)))[1] - bits), list[Array]()
+def _slices(a: Array) -> tuple[list[Array], float]:
+    """Whole numbers s_0, s_1, ... of 20 bits and a unit: a is unit (s_0 + s_1 / 2^20 + ...)."""
+    exponent, slices = math.frexp(max(a.max(initial=0), -a.min(initial=0)))[1], list[Array]()
+    rest = a * math.ldexp(1.0, -exponent)
     for _ in range(_SLICES):
-        slices.append(np.rint(a / unit) * unit)
-        a, unit = a - slices[-1], math.ldexp(unit, -bits)
-    return slices
+        rest *= 1 << _BITS
+        slices.append(np.rint(rest))
+        rest -= slices[-1]
+    return slices, math.ldexp(1.0, exponent - _BITS)
 
 
 def orthonormal(rows: Array) -> Array:

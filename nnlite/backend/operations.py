@@ -205,6 +205,12 @@ class Operations:
         """The matrix product a b; large ones may be cut into fixed blocks of columns that threads share."""
         return self.matmul(a, b, out)
 
+    def biased_product(self, a: Array, b: Array, bias: Array, out: Array | None, relu: bool = False) -> Array:
+        """The product a b plus `bias`, by column, and with relu max( , 0) of that."""
+        z = self.product(a, b, out)
+        self.add_bias(z, bias, relu)
+        return z
+
     def product_of_rows(self, a: Array, b: Array, out: Array | None) -> Array:
         """The product a' b, as in `matmul_rows`; cut like `product`."""
         return self.product(a.T, b, out)

@@ -16,7 +16,8 @@ def summary(model: Layer, vectors: Vectors) -> str:
     lines = [_line(row, widths) for row in rows]
     rule = "-" * len(lines[0])
     counts = f"{trained:,} trained, {len(vectors.params) - trained:,} frozen, {len(vectors.buffers):,} kept"
-    note = f"{counts}; {vectors.dtype} on {vectors.backend.device}"
+    backend = vectors.backend
+    note = f"{counts}; {vectors.dtype} on {backend.device}, {backend.kernel_set} kernels"
     return "\n".join([lines[0], rule, *lines[1:], rule, _line(total, widths), note])
 
 

@@ -32,10 +32,9 @@ class Dense(Layer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        z = self.backend.product(a, self.W.T, ctx.out)
         if self.bias:
-            self.backend.add_bias(z, self.b, self.ends_with_relu)
-        return z
+            return self.backend.biased_product(a, self.W.T, self.b, ctx.out, self.ends_with_relu)
+        return self.backend.product(a, self.W.T, ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
         if ctx.trained:

@@ -160,3 +160,12 @@ def test_a_run_of_other_kernels_is_not_resumed(native, tmp_path):
     nn.set_kernels("native")
     with pytest.raises(nn.StateError, match="kernels was 'numpy', is 'native'"):
         nn.Trainer(model(), nn.CrossEntropy(), nn.SGD(0.1)).fit((x, t), **fit | {"epochs": 2}, resume=True)
+
+
+def test_a_library_that_does_not_load_is_one_line(native, tmp_path):
+    code = "import nnlite.backend.native.loader as l; l.load('float32'); print(*l.cache_folder().iterdir(), sep='\\n')"
+    for path in run(code, tmp_path).stdout.split():
+        with open(path, "wb") as file:
+            file.write(b"no library")
+    done = run(BUILD, tmp_path, NNLITE_KERNELS="auto")
+    assert done.stdout == "numpy (1, 2)\n" and "do not load" in done.stderr and done.stderr.count("\n") == 1

@@ -191,3 +191,36 @@ class MemoryOfTraining(Memory):
     """A memory whose forward pass is followed by a backward pass."""
 
     needs_backward = True
+
+
+@pytest.mark.parametrize(("m", "bound"), [(None, 1e-6), (2, 1e-6), (4, 2e-5)])
+@pytest.mark.parametrize(("shape", "filters", "padding"), [((13, 13, 32), 64, 0), ((32, 32, 64), 64, 1), ((8, 8, 256), 256, 1)])
+def test_the_error_in_float32_is_bounded_as_set_conv_algorithm_says(native, m, bound, shape, filters, padding):
+    window = Window.of(shape, 3, 1, padding)
+    values = [x.astype("float32") for x in arrays(window, filters, 1, 4, "float64")]
+    exact = run(NativePlan(native, window, filters, True), *(x.astype("float64") for x in values))
+    tiles = NativePlan(native, window, filters, True) if m is None else NativeWinogradPlan(native, window, filters, True, m)
+    for actual, wanted in zip(run(tiles, *values), exact, strict=True):
+        assert abs(actual - wanted).max() < bound * abs(wanted).max()
+
+
+def test_the_algorithm_can_be_chosen(native):
+    def plan(name, channels=64):
+        nn.set_conv_algorithm(name)
+        return type(native.conv_plan(Window.of((16, 16, channels), 3, 1), 64, 1, True))
+
+    try:
+        chosen = [plan(name) for name in ("direct", "winograd", "auto")]
+        assert chosen == [NativePlan, NativeWinogradPlan, NativeWinogradPlan]
+        assert [plan(name, 1) for name in ("winograd", "auto")] == [NativeWinogradPlan, NativePlan]
+    finally:
+        nn.set_conv_algorithm("auto")
+
+
+@given(m=st.integers(1, 20), k=st.integers(1, 40), n=st.integers(1, 40), relu=st.booleans(), dtype=DTYPES)
+def test_products_with_a_bias(native, m, k, n, relu, dtype):
+    rng = np.random.default_rng(0)
+    a, W, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (n, k), (n,)))
+    expected = native.matmul(a, W.T) + bias
+    actual = native.biased_product(a, W.T, bias, None, relu)
+    assert np.array_equal(actual, np.maximum(expected, 0) if relu else expected)

@@ -3,6 +3,7 @@
 #include "product.h"
 
 #define BLOCK 48 // rows of outputs that are finished while they are in L1
+#define SUMMED 128 // terms of a chain
 #define MOST_LINES 64 // rows of outputs in a chain of a gradient
 #define CHAINS 32
 
@@ -40,6 +41,22 @@ INLINE void finish(const REAL* from, long width, REAL* z, const long* at_out, lo
     }
 }
 
+// C (m, width) = the product, in chains of about SUMMED terms: whole segments, or pieces of long ones
+INLINE void in_chains(Factors f, REAL* C, long width, long m)
+{
+    const long k = f.k, segments = f.segments, together = at_least(1, SUMMED / k);
+    const REAL *A = f.A, *B = f.B;
+    for (long s = 0; s < segments; s += together, f.at_a += together, f.at_b += together)
+        for (long p = 0; p < k; p += SUMMED) {
+            f.A = A + p, f.B = B + p * width;
+            f.k = at_most(SUMMED, k - p);
+            f.segments = at_most(together, segments - s);
+            product(&f, C, width, m, width, s + p > 0);
+        }
+    if (segments == 0)
+        memset(C, 0, m * width * sizeof(REAL));
+}
+
 // z = W patch(a) + b for each image: row i of `rows` starts at a[at_row[i]] and goes to z[at_out[i]], F values; filters (segments,
 // k, padded(F)). scratch: BLOCK padded(F) values.
 KERNEL convolve(const REAL* a, long image_a, const REAL* filters, const REAL* bias, long rectify, REAL* z, long image_z, long images,
@@ -51,7 +68,7 @@ KERNEL convolve(const REAL* a, long image_a, const REAL* filters, const REAL* bi
         for (long i = 0; i < rows; i += BLOCK) {
             const long some = at_most(BLOCK, rows - i);
             const Factors f = {a, (const long*)at_row + i, 0, 1, filters, width, k, segments, (const long*)at_a, (const long*)at_b};
-            product(&f, scratch, width, some, width, 0);
+            in_chains(f, scratch, width, some);
             finish(scratch, width, z, (const long*)at_out + i, some, F, bias, rectify);
         }
 }

@@ -34,7 +34,12 @@ def load(dtype: str) -> dict[str, Any]:
     """
     functions: dict[str, Any] = {}
     for source, path in _libraries(dtype).items():
-        library = ctypes.CDLL(str(path))
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise DeviceError(
+                f"the compiled kernels do not load, python -m nnlite.kernels --clear deletes them: {error}"
+            ) from None
         for name, kinds in signatures(source, dtype).items():
             function = getattr(library, name)
             function.argtypes, function.restype = kinds, None

@@ -16,6 +16,7 @@ from nnlite.backend.native.loader import load
 from nnlite.backend.window import Array
 from nnlite.errors import ShapeError
 
+_LEAST_ROOM = 1 << 15  # values of scratch memory of a product: small ones share a view of it
 _ROWS = 1 << 13  # of a product over rows
 _LANES = 16  # columns of scratch matrices are rounded up to it
 _WORTH_THREADS = 1 << 22  # multiplications of a product worth cutting, and into how many blocks of how many columns
@@ -30,6 +31,8 @@ def kernels(dtype: Any) -> dict[str, Any]:
 
 def address(a: Array) -> int:
     """Where the values of an array are."""
+    if not a.flags.c_contiguous:
+        a = a.T
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(a))  # a quarter of the time of a.ctypes.data
     except (TypeError, ValueError):  # read-only, empty or not contiguous
@@ -109,34 +112,39 @@ class NativeOperations(Host):
         return self.product(a.T, b, out) if len(a) <= _ROWS else self.matmul_rows(a, b, out)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        return self._in_blocks(a, b, None, out, False)
+
+    def biased_product(self, a: Array, b: Array, bias: Array, out: Array | None, relu: bool = False) -> Array:
+        """In one sweep."""
+        return self._in_blocks(a, b, self.given(bias, a.dtype), out, relu)
+
+    def _in_blocks(self, a: Array, b: Array, bias: Array | None, out: Array | None, relu: bool) -> Array:
         """Cut into blocks of columns if it is worth waking a thread, but not within one of several shards."""
         columns = b.shape[1]
-        if len(a) * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS or is_one_of_many():
-            return self.matmul(a, b, out)
         result: Array = np.empty((len(a), columns), a.dtype) if out is None else out
+        if len(a) * b.size < _WORTH_THREADS or columns < _BLOCKS * _LEAST_COLUMNS or is_one_of_many():
+            return self._multiply(a, b, result, bias, relu)
 
         def block(i: int) -> None:
             part = slice(columns * i // _BLOCKS, columns * (i + 1) // _BLOCKS)
-            self.matmul(a, b[:, part], result[:, part])
+            self._multiply(a, b[:, part], result[:, part], None if bias is None else bias[part], relu)
 
         map_shards(block, _BLOCKS)
         return result
 
-    def _multiply(self, a: Array, b: Array, out: Array) -> Array:
+    def _multiply(self, a: Array, b: Array, out: Array, bias: Array | None = None, relu: bool = False) -> Array:
         (m, k), n = a.shape, b.shape[1]
-        if b.shape[0] != k or out.shape != (m, n):
+        if b.shape[0] != k or out.shape != (m, n) or (bias is not None and bias.shape != (n,)):
             raise ValueError(f"shapes {a.shape}, {b.shape} and {out.shape} are not those of a product")
-        if not a.dtype == b.dtype == out.dtype:
-            a, b = a.astype(out.dtype), b.astype(out.dtype)
-        size, c = out.itemsize, out
-        is_whole = all(x.flags.aligned for x in (a, b, out)) and not any(s % size for x in (a, b, out) for s in x.strides)
-        if out.strides[1] != size or not is_whole:
-            a, b, c = np.array(a, order="C"), np.array(b, order="C"), np.empty((m, n), out.dtype)
-        scratch = self.scratch("product", (max((k + n) * padded(m), k * padded(n) + _LANES * m),), c.dtype)
-        kernels(c.dtype)["multiply"](
-            address(a), *(s // size for s in a.strides), address(b), *(s // size for s in b.strides),
-            address(c), c.strides[0] // size, 0, 0, m, n, k, address(scratch),
-        )  # fmt: skip
-        if c is not out:
-            out[...] = c
+        dtype, size = out.dtype, out.itemsize
+        if a.dtype != dtype or b.dtype != dtype:
+            a, b = a.astype(dtype), b.astype(dtype)
+        (ra, ca), (rb, cb), (rc, cc) = a.strides, b.strides, out.strides
+        if out.size and (cc != size or (ra | ca | rb | cb | rc) % size):
+            out[...] = self._multiply(np.ascontiguousarray(a), np.ascontiguousarray(b), np.empty((m, n), dtype), bias, relu)
+            return out
+        room = max((k + n) * padded(m), k * padded(n) + _LANES * m, _LEAST_ROOM)
+        scratch = self.scratch("product", (room,), dtype)
+        places = address(a), ra // size, ca // size, address(b), rb // size, cb // size, address(out), rc // size
+        kernels(dtype)["multiply"](*places, 0 if bias is None else address(bias), relu, m, n, k, address(scratch))
         return out

@@ -1,4 +1,4 @@
-"""A convolution and the max-pooling of its outputs as one plan: outputs that no window of the pooling meets are not computed."""
+"""A convolution and the max-pooling of its outputs as one plan: outputs that the pooling ignores are not computed."""
 
 from typing import Any
 

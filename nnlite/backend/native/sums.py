@@ -8,9 +8,13 @@ from nnlite.backend.native.operations import NativeOperations, address, kernels
 from nnlite.backend.window import Array
 
 
-def are_real(*arrays: Array) -> bool:
+def are_real(first: Array, *others: Array) -> bool:
     """Whether the kernels take these arrays: float32 or float64, all alike."""
-    return arrays[0].dtype.char in "fd" and all(a.dtype == arrays[0].dtype for a in arrays[1:])
+    dtype = first.dtype
+    for other in others:
+        if other.dtype != dtype:
+            return False
+    return dtype.char in "fd"
 
 
 class Sums(NativeOperations):
