@@ -8,8 +8,8 @@ import pytest
 
 import nnlite as nn
 
-SHAPES = "f1f14ce371dbe147"
-CIFAR10 = "0bcb598284d75840"
+SHAPES = "53bef4a337b44e9f"
+CIFAR10 = "6324e2205afd88d1"
 
 
 @pytest.fixture(autouse=True)

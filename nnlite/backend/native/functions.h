@@ -108,7 +108,7 @@ INLINE vec vexpm1(vec x)
 INLINE vec vlog(vec x)
 {
     const ivec is_tiny = x < SMALLEST;
-    const vec y = choose(is_tiny, x * (REAL)((INT)1 << MANTISSA), x);
+    const vec y = choose(is_tiny, vabs(x) * (REAL)((INT)1 << MANTISSA), x); // a negative x becomes NaN below
     const ivec k = ((ivec)y - SQRT_HALF) >> MANTISSA;
     const vec f = (vec)((ivec)y - (k << MANTISSA)) - 1;
     const vec e = __builtin_convertvector(k - (is_tiny & MANTISSA), vec);
