@@ -22,6 +22,7 @@ DTYPES = ("float32", "float64")
 CHANNELS = (1, 3, 15, 16, 17, 35, 64, 70)
 ROWS = (1, 2, 33, 129, 700)
 STEPS = 50
+FUNCTIONS = "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"
 SPECIAL = (0.0, -0.0, 1e-42, -1e-42, 1e-30, 88.5, -88.5, 110.0, -110.0, 1e30, -1e30, np.inf, -np.inf, np.nan)
 Line = tuple[str, str]
 
@@ -155,11 +156,17 @@ def operations() -> Iterator[Line]:
             yield f"{dtype} sums of {(rows, channels)}", digest(*sums, *rest, backend.pixel_sums(a[None, :, None]))
             backend.lerp(a, b, 0.1)
             yield f"{dtype} lerp of {(rows, channels)}", digest(a)
+            backend.add_bias(a, b[0], True)
+            yield f"{dtype} bias of {(rows, channels)}", digest(a)
         for m, k, n in ((1, 1, 1), (3, 5, 7), (17, 130, 33), (65, 700, 16), (128, 300, 70), (5, 9000, 3)):
             a, b, c = numbers((m, k), dtype), numbers((k, n), dtype, 1), numbers((k, m), dtype, 2)
             stack = backend.matmul(np.stack([a, -a]), np.stack([b, b]))
             products = backend.matmul(a, b), backend.product(a, b, None), backend.product_of_rows(c, b, None)
             yield f"{dtype} products of {(m, k, n)}", digest(*products, backend.matmul_rows(c, b), stack)
+        grid = np.concatenate([np.array(SPECIAL), np.arange(-8191, 8192) / 300.0]).astype(dtype)
+        for name in FUNCTIONS:
+            with np.errstate(all="ignore"):
+                yield f"{dtype} {name}", digest(getattr(backend, name)(grid))
         for classes, rows in product((2, 3, 10, 100), (1, 5, 64)):
             yield from losses(dtype, rows, classes)
         for name, make in optimizers():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from nnlite.backend.functions import Functions
 from nnlite.backend.masks import masked
 from nnlite.backend.random import random_bits
 from nnlite.backend.tally import Tally
@@ -29,7 +30,7 @@ def _standardization(backend: "Operations", mean: Any, std: Any, channels: int, 
     return shift, scale
 
 
-class Operations:
+class Operations(Functions):
     """Arrays and kernels of one device. Subclasses override only what measurements justify.
 
     Batches of images have the shape (N, H, W, C) and are stored in the order (H, W, N, C). So m neighbouring pixels of all
@@ -49,7 +50,6 @@ class Operations:
 
     device: str
     kernel_set: str
-    xp: Any
     cuts_batches = True
     has_own_memory = False
     waits_for_reads = False
@@ -267,32 +267,6 @@ class Operations:
         z += b
         if relu:
             self.relu(z, z)
-
-    def exp(self, a: Array, out: Array | None = None) -> Array:
-        """e^a, value by value."""
-        return self.xp.exp(a, out=out)
-
-    def expm1(self, a: Array, out: Array | None = None) -> Array:
-        """e^a - 1, value by value."""
-        return self.xp.expm1(a, out=out)
-
-    def log(self, a: Array, out: Array | None = None) -> Array:
-        """The natural logarithm, value by value."""
-        return self.xp.log(a, out=out)
-
-    def log1p(self, a: Array, out: Array | None = None) -> Array:
-        """log(1 + a), value by value."""
-        return self.xp.log1p(a, out=out)
-
-    def tanh(self, a: Array, out: Array | None = None) -> Array:
-        """The hyperbolic tangent, value by value."""
-        return self.xp.tanh(a, out=out)
-
-    def erf(self, x: Array) -> Array:
-        """The error function, to float32 accuracy (Abramowitz and Stegun, formula 7.1.26: |error| < 1.5e-7)."""
-        t = 1 / (1 + 0.3275911 * abs(x))
-        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        return self.xp.copysign(1 - series * self.exp(-x * x), x)
 
     def random_bits(self, key: int, stream: tuple[int, int], start: int, rows: int, words: int) -> Array:
         """Rows `start` to `start + rows` of a random table of uint32 (rows, words); see `backend/random.py`."""

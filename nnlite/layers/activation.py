@@ -89,20 +89,11 @@ class Sigmoid(Elementwise):
     gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        ctx.y = sigmoid(self.backend, a, ctx.out)
+        ctx.y = self.backend.sigmoid(a, ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.xp.multiply(delta, ctx.y * (1 - ctx.y), out=ctx.out)
-
-
-def sigmoid(backend: Backend, a: Array, out: Array | None) -> Array:
-    """1 / (1 + exp(-a))"""
-    e = backend.exp(-abs(a))  # of -|a|, so that nothing overflows
-    y: Array = backend.xp.maximum(e, a >= 0, out=out)  # e is at most 1
-    e += 1
-    y /= e
-    return y
 
 
 class Tanh(Elementwise):
@@ -195,14 +186,11 @@ class SiLU(Elementwise):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        return self.xp.multiply(self.xp.clip(a, -_STEEP, math.inf), self._sigmoid(a), out=ctx.out)
+        return self.xp.multiply(self.xp.clip(a, -_STEEP, math.inf), self.backend.sigmoid(a), out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        s, a = self._sigmoid(ctx.a), self.xp.clip(ctx.a, -_STEEP, _STEEP)
+        s, a = self.backend.sigmoid(ctx.a), self.xp.clip(ctx.a, -_STEEP, _STEEP)
         return self.xp.multiply(delta, s * (1 + a * (1 - s)), out=ctx.out)
-
-    def _sigmoid(self, a: Array) -> Array:
-        return sigmoid(self.backend, a, None)
 
 
 class ELU(Elementwise):
@@ -250,10 +238,8 @@ class Softmax(Layer):
     gives_probabilities = True
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        e = self.backend.exp(a - a.max(axis=-1, keepdims=True))
-        ctx.y = self.xp.divide(e, e.sum(axis=-1, keepdims=True), out=ctx.out)
+        ctx.y = self.backend.softmax(a, ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        mean = (delta * ctx.y).sum(axis=-1, keepdims=True)
-        return self.xp.multiply(ctx.y, delta - mean, out=ctx.out)
+        return self.backend.softmax_delta(delta, ctx.y, ctx.out)

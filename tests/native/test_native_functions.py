@@ -12,7 +12,7 @@ from nnlite.backend import get_numpy_backend
 MOST = 2.0  # units in the last place
 N = 40_000
 DTYPES = ["float32", "float64"]
-FUNCTIONS = ["exp", "expm1", "log", "log1p", "tanh", "erf"]
+FUNCTIONS = ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"]
 long_erf = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -20,7 +20,7 @@ def true_values(name, x):
     """In a longer format: float64 for float32, the platform's longest for float64; erf in float64."""
     wide = x.astype("float64" if x.dtype == np.float32 or name == "erf" else np.longdouble)
     with np.errstate(all="ignore"):
-        return np.asarray(long_erf(wide), "float64") if name == "erf" else getattr(np, name)(wide)
+        return np.asarray(long_erf(wide), "float64") if name == "erf" else getattr(get_numpy_backend(), name)(wide)
 
 
 def samples(name, dtype):
@@ -30,7 +30,7 @@ def samples(name, dtype):
         large = 10.0 ** rng.uniform(-320 if wide else -44, 308 if wide else 38, N)
         return np.concatenate([large, rng.uniform(0.5, 2, N), 1 + 10.0 ** rng.uniform(-16, 0, N)]).astype(dtype)
     parts = [rng.uniform(-1, 1, N), rng.uniform(-12, 12, N), small, -small]
-    if name in ("exp", "expm1"):
+    if name in ("exp", "expm1", "sigmoid"):
         parts.append(rng.uniform(-746, 710, N) if wide else rng.uniform(-104, 89, N))
     x = np.concatenate(parts)
     return x[x > -1].astype(dtype) if name == "log1p" else x.astype(dtype)
@@ -77,6 +77,7 @@ def test_the_same_bits_at_every_width(same_bits):
         for dtype in DTYPES:
             x = rng.uniform(-9, 9, 1003).astype(dtype)
             yield from (native.exp(x), native.expm1(x), native.log(abs(x)), native.log1p(abs(x)), native.tanh(x), native.erf(x))
+            yield native.sigmoid(x)
             yield from native.cross_entropy_of_labels(x.reshape(17, 59), np.arange(17))
             yield native.relu(x, None)
 

@@ -1,4 +1,4 @@
-// exp, expm1, log, log1p, tanh and erf of vectors: a reduced argument and a polynomial with coefficients of least error (Remez),
+// exp, expm1, log, log1p, tanh, erf and the logistic function of vectors: a reduced argument and a polynomial with coefficients of least error (Remez),
 // without libm. Errors in units of the last place are below 2 everywhere; see tests/native/test_native_functions.py.
 #pragma once
 #include "vector.h"
@@ -108,7 +108,7 @@ INLINE vec vexpm1(vec x)
 INLINE vec vlog(vec x)
 {
     const ivec is_tiny = x < SMALLEST;
-    const vec y = choose(is_tiny, x * (REAL)((INT)1 << MANTISSA), x);
+    const vec a = vabs(x), y = choose(is_tiny, a * (REAL)((INT)1 << MANTISSA), a);
     const ivec k = ((ivec)y - SQRT_HALF) >> MANTISSA;
     const vec f = (vec)((ivec)y - (k << MANTISSA)) - 1;
     const vec e = __builtin_convertvector(k - (is_tiny & MANTISSA), vec);
@@ -135,6 +135,13 @@ INLINE vec vtanh(vec x)
     const vec small = fused(near * z, POLYNOMIAL(z, TANH), near);
     const vec large = 1 - 2 / (vexp(2 * choose(a > TANH_IS_ONE, splat(TANH_IS_ONE), a)) + 1);
     return with_sign_of(choose(a < (REAL)0.625, small, large), x);
+}
+
+// 1 / (1 + exp(-x)), below zero exp(x) / (1 + exp(x)), with what rounding took from the sum
+INLINE vec vsigmoid(vec x)
+{
+    const vec e = vexp(-vabs(x)), sum = e + 1, lost = e - (sum - 1), y = choose(x >= 0, splat(1), e) / sum;
+    return fused(y * lost, choose(x >= 0, -y, y - 1), y); // as 1 / sum is y or 1 - y
 }
 
 // x + x ERF(x^2) below 1, else 1 - exp(-x^2) ERFC(1 / (|x| + 2))

@@ -1,53 +1,96 @@
-// Softmax cross-entropy with its delta.
+// Softmax and cross-entropy. Sums over a row of k values have 16 lanes: lane i has every 16th value from i on, in order; then
+// lanes i and i + 8, i + 4, i + 2, i + 1 are added.
 #include "functions.h"
 
-#define LANES_OF_A_SUM 16
-#define VECTORS ((int)(LANES_OF_A_SUM / LANES))
+#define PARTS ((int)(PAD / LANES)) // vectors of 16 lanes
 
-// 16 lanes to one value, halves added
-INLINE REAL fold(REAL* lane)
+// For each vector of a row: where it is, how many values are left, and which of the lanes' vectors it belongs to
+#define EACH_VECTOR(k)                                                                                                             \
+    for (long at = 0, left = k, part = 0; left > 0; at += LANES, left -= LANES, part = (part + 1) % PARTS)
+
+INLINE REAL fold(const vec* lanes)
 {
-    for (int h = LANES_OF_A_SUM / 2; h; h /= 2)
-        for (int i = 0; i < h; i++)
-            lane[i] += lane[i + h];
+    REAL lane[PAD];
+    for (int part = 0; part < PARTS; part++)
+        store(lane + part * LANES, lanes[part]);
+    for (int half = PAD / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            lane[i] += lane[i + half];
     return lane[0];
 }
 
-// J = log(sum of exp z) - z_t and delta = softmax(z) - 1 at the label t, softmax(z) elsewhere, of each row of z (n, k): sums
-// over a row have 16 lanes
-KERNEL cross_entropy_of_labels(const REAL* z, const int64_t* label, long n, long k, REAL* delta, REAL* losses)
+INLINE REAL largest(const REAL* z, long k)
 {
-    for (long r = 0; r < n; r++, z += k, delta += k) {
-        REAL top = z[0], lane[LANES_OF_A_SUM], one[LANES];
-        vec total[VECTORS];
-        for (long i = 1; i < k; i++)
-            top = z[i] > top ? z[i] : top;
-        for (int j = 0; j < VECTORS; j++)
-            total[j] = (vec){0};
-        for (long i = 0; i < k; i += LANES_OF_A_SUM)
-            for (int j = 0; j < VECTORS; j++) {
-                const long at = i + j * LANES, some = k - at;
-                if (some >= LANES) {
-                    const vec e = vexp(load(z + at) - top);
-                    total[j] += e;
-                    store(delta + at, e);
-                } else if (some > 0) {
-                    const vec e = vexp(load_some(z + at, some, -(REAL)__builtin_inf()) - top);
-                    total[j] += e;
-                    store_some(delta + at, e, some);
-                }
-            }
-        for (int j = 0; j < VECTORS; j++)
-            store(lane + j * LANES, total[j]);
-        const REAL sum = fold(lane);
-        for (long i = 0; i < k; i++)
-            delta[i] /= sum;
-        store(one, vlog(splat(sum)));
-        if (label[r] < 0 || label[r] >= k) { // refused before; never write outside
-            losses[r] = (REAL)__builtin_nan("");
-            continue;
+    REAL top = -__builtin_inff();
+    for (long i = 0; i < k; i++)
+        top = z[i] > top ? z[i] : top;
+    return top;
+}
+
+// e = exp(z - top); returns its sum
+INLINE REAL exponentials(const REAL* z, REAL top, REAL* e, long k)
+{
+    vec lanes[PARTS] = {{0}};
+    EACH_VECTOR(k)
+    {
+        const vec x = left >= LANES ? load(z + at) : load_some(z + at, left, -__builtin_inff()), y = vexp(x - splat(top));
+        lanes[part] += y;
+        store_up_to(e + at, y, left);
+    }
+    return fold(lanes);
+}
+
+// y = softmax(a) of each row
+KERNEL softmax_rows(const REAL* a, REAL* y, long m, long k)
+{
+    for (long row = 0; row < m; row++, a += k, y += k) {
+        const REAL sum = exponentials(a, largest(a, k), y, k);
+        EACH_VECTOR(k) store_up_to(y + at, load_up_to(y + at, left) / splat(sum), left);
+    }
+}
+
+// da = y (delta - sum of delta y)
+KERNEL softmax_delta(const REAL* delta, const REAL* y, REAL* da, long m, long k)
+{
+    for (long row = 0; row < m; row++, delta += k, y += k, da += k) {
+        vec lanes[PARTS] = {{0}};
+        EACH_VECTOR(k) lanes[part] = fused(load_up_to(delta + at, left), load_up_to(y + at, left), lanes[part]);
+        const vec mean = splat(fold(lanes));
+        EACH_VECTOR(k) store_up_to(da + at, load_up_to(y + at, left) * (load_up_to(delta + at, left) - mean), left);
+    }
+}
+
+// J = log(sum of exp z) - z[t] and delta = softmax(z), less 1 at the label t; J is NaN for a label that is none
+KERNEL cross_entropy_of_labels(const REAL* z, const int64_t* t, REAL* losses, REAL* delta, long m, long k)
+{
+    for (long row = 0; row < m; row++, z += k, delta += k) {
+        const REAL top = largest(z, k), sum = exponentials(z, top, delta, k);
+        EACH_VECTOR(k) store_up_to(delta + at, load_up_to(delta + at, left) / splat(sum), left);
+        const int is_label = t[row] >= 0 && t[row] < k;
+        losses[row] = is_label ? vlog(splat(sum))[0] - (z[t[row]] - top) : __builtin_nanf("");
+        if (is_label)
+            delta[t[row]] -= 1;
+    }
+}
+
+// J = w log(sum of exp z) - sum of q z and delta = w softmax(z) - q;  w: the sum of q, or 1 if it is known to be that
+KERNEL cross_entropy(const REAL* z, const REAL* q, REAL* losses, REAL* delta, long m, long k, long sums_to_one)
+{
+    for (long row = 0; row < m; row++, z += k, q += k, delta += k) {
+        const REAL top = largest(z, k), sum = exponentials(z, top, delta, k);
+        vec weights[PARTS] = {{0}}, parts[PARTS] = {{0}};
+        EACH_VECTOR(k)
+        {
+            const vec p = load_up_to(q + at, left), shifted = load_up_to(z + at, left) - splat(top);
+            weights[part] += p;
+            parts[part] += choose(p == 0, (vec){0}, p * shifted); // where q = 0, z may be -infinity
         }
-        losses[r] = one[0] - (z[label[r]] - top);
-        delta[label[r]] -= 1;
+        const REAL weight = sums_to_one ? 1 : fold(weights);
+        losses[row] = vlog(splat(sum))[0] * weight - fold(parts);
+        EACH_VECTOR(k)
+        {
+            const vec y = load_up_to(delta + at, left) / splat(sum);
+            store_up_to(delta + at, y * weight - load_up_to(q + at, left), left);
+        }
     }
 }

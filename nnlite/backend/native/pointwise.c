@@ -1,64 +1,88 @@
-// Functions of each value.
+// Functions of each value, biases and dropout.
 #include "functions.h"
 
-// y[i] = f(x[i])
-#define EACH_VALUE(f)                                                                                                   \
-    for (long i = 0; i < n; i += LANES) {                                                                               \
-        if (n - i >= LANES)                                                                                             \
-            store(y + i, f(load(x + i)));                                                                               \
-        else                                                                                                            \
-            store_some(y + i, f(load_some(x + i, n - i, 0)), n - i);                                                    \
-    }
+#define EACH_VECTOR(n) for (long i = 0, left = n; left > 0; i += LANES, left -= LANES)
+#define EACH_VALUE(f, a, y, n) EACH_VECTOR(n) store_up_to(y + i, f(load_up_to(a + i, left)), left)
 
-KERNEL exp_values(const REAL* x, REAL* y, long n) { EACH_VALUE(vexp) }
-KERNEL expm1_values(const REAL* x, REAL* y, long n) { EACH_VALUE(vexpm1) }
-KERNEL log_values(const REAL* x, REAL* y, long n) { EACH_VALUE(vlog) }
-KERNEL log1p_values(const REAL* x, REAL* y, long n) { EACH_VALUE(vlog1p) }
-KERNEL tanh_values(const REAL* x, REAL* y, long n) { EACH_VALUE(vtanh) }
-KERNEL erf_values(const REAL* x, REAL* y, long n) { EACH_VALUE(verf) }
-KERNEL relu_values(const REAL* x, REAL* y, long n) { EACH_VALUE(relu) }
+KERNEL exp_values(const REAL* a, REAL* y, long n) { EACH_VALUE(vexp, a, y, n); }
+KERNEL expm1_values(const REAL* a, REAL* y, long n) { EACH_VALUE(vexpm1, a, y, n); }
+KERNEL log_values(const REAL* a, REAL* y, long n) { EACH_VALUE(vlog, a, y, n); }
+KERNEL log1p_values(const REAL* a, REAL* y, long n) { EACH_VALUE(vlog1p, a, y, n); }
+KERNEL tanh_values(const REAL* a, REAL* y, long n) { EACH_VALUE(vtanh, a, y, n); }
+KERNEL sigmoid_values(const REAL* a, REAL* y, long n) { EACH_VALUE(vsigmoid, a, y, n); }
+KERNEL erf_values(const REAL* a, REAL* y, long n) { EACH_VALUE(verf, a, y, n); }
+KERNEL relu_values(const REAL* a, REAL* y, long n) { EACH_VALUE(relu, a, y, n); }
 
-// delta where y > 0, else 0, whatever delta is
+// da = delta where y > 0, else 0
 KERNEL relu_delta(const REAL* delta, const REAL* y, REAL* da, long n)
 {
-    for (long i = 0; i < n; i += LANES) {
-        const long some = at_most(LANES, n - i);
-        const vec d = some == LANES ? load(delta + i) : load_some(delta + i, some, 0);
-        const vec v = some == LANES ? load(y + i) : load_some(y + i, some, 0);
-        const vec r = choose(v > 0, d, (vec){0});
-        if (some == LANES)
-            store(da + i, r);
-        else
-            store_some(da + i, r, some);
-    }
+    EACH_VECTOR(n) store_up_to(da + i, choose(load_up_to(y + i, left) > 0, load_up_to(delta + i, left), (vec){0}), left);
 }
 
-// z += b, by column, and with `rectify` max(z, 0); z: (m, n)
-KERNEL add_bias(REAL* z, const REAL* b, long rectify, long m, long n)
+// z += b, by column, and with `rectify` max(z, 0)
+KERNEL add_bias(REAL* z, const REAL* b, long m, long C, long rectify)
 {
-    for (long i = 0; i < m; i++, z += n)
-        for (long j = 0; j < n; j += LANES) {
-            const long some = at_most(LANES, n - j);
-            const vec x = some == LANES ? load(z + j) + load(b + j) : load_some(z + j, some, 0) + load_some(b + j, some, 0);
-            const vec y = rectify ? relu(x) : x;
-            if (some == LANES)
-                store(z + j, y);
-            else
-                store_some(z + j, y, some);
+    for (long row = 0; row < m; row++, z += C)
+        EACH_VECTOR(C)
+        {
+            const vec x = load_up_to(z + i, left) + load_up_to(b + i, left);
+            store_up_to(z + i, rectify ? relu(x) : x, left);
         }
 }
 
-// a mask, and 0 where mask is 0, whatever a is
-KERNEL drop(const REAL* a, const REAL* mask, REAL* y, long n)
+// y = a (1 + tanh u) / 2 with u = linear (a + cubic a^3)
+KERNEL gelu_tanh(const REAL* a, REAL* y, REAL linear, REAL cubic, long n)
 {
-    for (long i = 0; i < n; i += LANES) {
-        const long some = at_most(LANES, n - i);
-        const vec x = some == LANES ? load(a + i) : load_some(a + i, some, 0);
-        const vec m = some == LANES ? load(mask + i) : load_some(mask + i, some, 0);
-        const vec r = choose(m > 0, x * m, (vec){0});
-        if (some == LANES)
-            store(y + i, r);
-        else
-            store_some(y + i, r, some);
+    EACH_VECTOR(n)
+    {
+        const vec x = load_up_to(a + i, left), t = vtanh(x * linear * fused(x * cubic, x, splat(1))) + 1;
+        store_up_to(y + i, choose(t == 0, (vec){0}, x * t * (REAL)0.5), left); // a may be -infinity
     }
+}
+
+// da = delta (1 + t + (1 - t) (1 + t) a du/da) / 2, t = tanh u; where t is 1 or -1, du/da may be infinite
+KERNEL gelu_tanh_delta(const REAL* delta, const REAL* a, REAL* da, REAL linear, REAL cubic, long n)
+{
+    EACH_VECTOR(n)
+    {
+        const vec x = load_up_to(a + i, left), t = vtanh(x * linear * fused(x * cubic, x, splat(1)));
+        const vec bend = (1 - t) * (1 + t), steep = x * linear * fused(x * (3 * cubic), x, splat(1));
+        const vec slope = 1 + t + choose(bend == 0, (vec){0}, bend * steep);
+        store_up_to(da + i, load_up_to(delta + i, left) * slope * (REAL)0.5, left);
+    }
+}
+
+// y = a mask, and 0 where mask is 0, whatever a is
+KERNEL drop_values(const REAL* a, const REAL* mask, REAL* y, long n)
+{
+    EACH_VECTOR(n)
+    {
+        const vec m = load_up_to(mask + i, left);
+        store_up_to(y + i, choose(m > 0, load_up_to(a + i, left) * m, (vec){0}), left);
+    }
+}
+
+// ---- random bits: Philox 4x64-10 (Salmon et al. 2011), the words that NumPy draws; see backend/random.py
+
+INLINE void philox(uint64_t c[4], uint64_t key0, uint64_t key1)
+{
+    for (int round = 0; round < 10; round++) {
+        const unsigned __int128 a = (unsigned __int128)0xD2E7470EE14C6C93 * c[0], b = (unsigned __int128)0xCA5A826395121157 * c[2];
+        c[0] = (uint64_t)(b >> 64) ^ c[1] ^ key0, c[1] = (uint64_t)b;
+        c[2] = (uint64_t)(a >> 64) ^ c[3] ^ key1, c[3] = (uint64_t)a;
+        key0 += 0x9E3779B97F4A7C15, key1 += 0xBB67AE8584CAA73B;
+    }
+}
+
+// mask (rows, words) is 0 where the bits are below `threshold`, else scale; the counters are (block, 0, stream0, stream1)
+KERNEL dropout_mask(long key0, long key1, long stream0, long stream1, long block, long rows, long words, long threshold, REAL scale,
+                    REAL* mask)
+{
+    for (long row = 0; row < rows; row++, mask += words)
+        for (long i = 0; i < words; i += 8, block++) {
+            uint64_t c[4] = {block, 0, stream0, stream1};
+            philox(c, key0, key1);
+            for (long j = 0; j < at_most(8, words - i); j++)
+                mask[i + j] = (uint32_t)(c[j / 2] >> j % 2 * 32) < (uint64_t)threshold ? 0 : scale;
+        }
 }

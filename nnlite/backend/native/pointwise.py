@@ -1,5 +1,6 @@
-"""Functions of each value, and cross-entropy, by the kernels of `pointwise.c` and `loss.c`."""
+"""Functions of each value, softmax, dropout and cross-entropy by the kernels of `pointwise.c` and `loss.c`."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,62 +9,101 @@ from nnlite.backend.native.operations import NativeOperations, address, kernels
 from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
 
+_WORD = (1 << 64) - 1
+
 
 class Pointwise(NativeOperations):
-    """exp, log, tanh and erf have errors below two units in the last place, and the same bits everywhere."""
+    """In one sweep each. Functions have errors below two units in the last place, and the same bits everywhere."""
 
-    def exp(self, a: Array, out: Array | None = None) -> Array:
-        return self._of_each("exp_values", a, out)
+    def exp(self, a: Array, out: Any = None) -> Array:
+        return self._sweep("exp_values", (a,), out) if are_real(a) else super().exp(a, out)
 
-    def expm1(self, a: Array, out: Array | None = None) -> Array:
-        return self._of_each("expm1_values", a, out)
+    def expm1(self, a: Array, out: Any = None) -> Array:
+        return self._sweep("expm1_values", (a,), out) if are_real(a) else super().expm1(a, out)
 
-    def log(self, a: Array, out: Array | None = None) -> Array:
-        return self._of_each("log_values", a, out)
+    def log(self, a: Array, out: Any = None) -> Array:
+        return self._sweep("log_values", (a,), out) if are_real(a) else super().log(a, out)
 
-    def log1p(self, a: Array, out: Array | None = None) -> Array:
-        return self._of_each("log1p_values", a, out)
+    def log1p(self, a: Array, out: Any = None) -> Array:
+        return self._sweep("log1p_values", (a,), out) if are_real(a) else super().log1p(a, out)
 
-    def tanh(self, a: Array, out: Array | None = None) -> Array:
-        return self._of_each("tanh_values", a, out)
+    def tanh(self, a: Array, out: Any = None) -> Array:
+        return self._sweep("tanh_values", (a,), out) if are_real(a) else super().tanh(a, out)
 
-    def erf(self, x: Array) -> Array:
-        return self._of_each("erf_values", x, None)
+    def sigmoid(self, a: Array, out: Any = None) -> Array:
+        return self._sweep("sigmoid_values", (a,), out) if are_real(a) else super().sigmoid(a, out)
+
+    def erf(self, a: Array) -> Array:
+        return self._sweep("erf_values", (a,), None) if are_real(a) else super().erf(a)
 
     def relu(self, a: Array, out: Any) -> Array:
-        return self._of_each("relu_values", a, out) if are_real(a) else super().relu(a, out)
+        return self._sweep("relu_values", (a,), out) if are_real(a) else super().relu(a, out)
 
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
-        if not are_real(delta, y) or delta.shape != y.shape:
-            return super().relu_delta(delta, y, out)
-        return self._of_two("relu_delta", delta, y, out)
+        return self._sweep("relu_delta", (delta, y), out) if _are_alike(delta, y) else super().relu_delta(delta, y, out)
 
-    def drop(self, a: Array, mask: Array, out: Any) -> Array:
-        if not are_real(a, mask) or a.shape != mask.shape:
-            return super().drop(a, mask, out)
-        return self._of_two("drop", a, mask, out)
+    def gelu_tanh(self, a: Array, linear: float, cubic: float, out: Any) -> Array:
+        return self._sweep("gelu_tanh", (a,), out, linear, cubic)
+
+    def gelu_tanh_delta(self, delta: Array, a: Array, linear: float, cubic: float, out: Any) -> Array:
+        return self._sweep("gelu_tanh_delta", (delta, a), out, linear, cubic)
 
     def add_bias(self, z: Array, b: Array, relu: bool = False) -> None:
-        if are_real(z, b) and z.flags.c_contiguous and b.flags.c_contiguous and b.shape == z.shape[-1:]:
-            kernels(z.dtype)["add_bias"](address(z), address(b), relu, *self.rows(z).shape)
-        else:
+        if not are_real(z, b) or not z.flags.carray or b.shape != z.shape[-1:]:
             super().add_bias(z, b, relu)
+        else:
+            b = self.given(b)
+            kernels(z.dtype)["add_bias"](address(z), address(b), *self.rows(z).shape, relu)
+
+    def dropout_mask(
+        self, key: int, stream: tuple[int, int], start: int, shape: tuple[int, ...], rate: float, dtype: Any
+    ) -> Array:
+        mask, words = self.empty_batch(shape, dtype), math.prod(shape[1:])
+        place = key & _WORD, key >> 64, *stream, start * -(-words // 8)
+        kernels(mask.dtype)["dropout_mask"](*place, shape[0], words, int(rate * 2**32), 1 / (1 - rate), address(mask))
+        return mask
+
+    def drop(self, a: Array, mask: Array, out: Any) -> Array:
+        return self._sweep("drop_values", (a, mask), out) if _are_alike(a, mask) else super().drop(a, mask, out)
+
+    def softmax(self, a: Array, out: Any = None) -> Array:
+        return self._by_rows("softmax_rows", (a,), out) if are_real(a) else super().softmax(a, out)
+
+    def softmax_delta(self, delta: Array, y: Array, out: Any = None) -> Array:
+        if not _are_alike(delta, y):
+            return super().softmax_delta(delta, y, out)
+        return self._by_rows("softmax_delta", (delta, y), out)
+
+    def cross_entropy(self, z: Array, q: Array, sums_to_one: bool) -> tuple[Array, Array]:
+        if not _are_alike(z, q):
+            return super().cross_entropy(z, q, sums_to_one)
+        return self._losses("cross_entropy", z, self.given(q), sums_to_one)
 
     def cross_entropy_of_labels(self, z: Array, t: Array) -> tuple[Array, Array]:
-        if not are_real(z):
+        if not are_real(z) or t.shape != z.shape[:1]:
             return super().cross_entropy_of_labels(z, t)
-        z, t = self.given(z), self.given(t, np.int64)
-        losses, delta = np.empty(len(z), z.dtype), np.empty_like(z)
-        kernels(z.dtype)["cross_entropy_of_labels"](address(z), address(t), *z.shape, address(delta), address(losses))
+        return self._losses("cross_entropy_of_labels", z, self.given(t, np.dtype("int64")))
+
+    def _losses(self, name: str, z: Array, target: Array, *numbers: int) -> tuple[Array, Array]:
+        z, losses, delta = self.given(z), np.empty(len(z), z.dtype), np.empty(z.shape, z.dtype)
+        kernels(z.dtype)[name](address(z), address(target), address(losses), address(delta), *z.shape, *numbers)
         return losses, delta
 
-    def _of_each(self, kernel: str, a: Array, out: Array | None) -> Array:
-        a = self.given(a if are_real(a) else a.astype(np.float64))
-        y = self.room(out, a.shape, a.dtype)
-        kernels(a.dtype)[kernel](address(a), address(y), a.size)
+    def _sweep(self, name: str, arrays: tuple[Array, ...], out: Array | None, *numbers: float) -> Array:
+        """A kernel of arrays of one shape and dtype, value by value."""
+        given = [self.given(a) for a in arrays]
+        y = self.room(out, given[0].shape, given[0].dtype)
+        kernels(y.dtype)[name](*map(address, given), address(y), *numbers, y.size)
         return self.written(y, out)
 
-    def _of_two(self, kernel: str, a: Array, b: Array, out: Array | None) -> Array:
-        a, b, y = self.given(a), self.given(b), self.room(out, a.shape, a.dtype)
-        kernels(a.dtype)[kernel](address(a), address(b), address(y), a.size)
+    def _by_rows(self, name: str, arrays: tuple[Array, ...], out: Array | None) -> Array:
+        """A kernel of arrays of one shape and dtype, row by row."""
+        given = [self.given(a) for a in arrays]
+        y = self.room(out, given[0].shape, given[0].dtype)
+        kernels(y.dtype)[name](*map(address, given), address(y), *self.rows(y).shape)
         return self.written(y, out)
+
+
+def _are_alike(*arrays: Array) -> bool:
+    """Whether the kernels take these arrays, value by value."""
+    return are_real(*arrays) and all(a.shape == arrays[0].shape for a in arrays[1:])
