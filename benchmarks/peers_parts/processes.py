@@ -22,12 +22,6 @@ MODULES = {  # others: their names
     "sgemm": "numpy",
     "sgemm-1": "numpy",
 }
-    "nnlite-numpy": "nnlite",
-    "torch.compile": "torch",
-    "keras": "tensorflow",
-    "sgemm": "numpy",
-    "sgemm-1": "numpy",
-}  # others: their names
 IMPORTS = {"keras": "keras", "sklearn": "sklearn.neural_network"}  # others: as above
 DISTRIBUTIONS = {
     "nnlite": ("nnlite",),
