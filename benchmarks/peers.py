@@ -34,7 +34,7 @@ from peers_parts.processes import Process, WorkerError
 from peers_parts.report import add_ratios, machine_line, markdown, version_list
 from peers_parts.tasks import SGEMM_TASK, TASKS, Task
 
-SYSTEMS = ("nnlite", "torch", "torch.compile", "keras", "jax", "sklearn", "onnxruntime")
+SYSTEMS = ("nnlite", "nnlite-numpy", "torch", "torch.compile", "keras", "jax", "sklearn", "onnxruntime")
 COSTS = ("memory", "import", "size")
 SECONDS, QUICK_SECONDS = 1.0, 0.3
 

@@ -15,7 +15,13 @@ from peers_parts.tasks import Task
 from peers_parts.worker import environment
 
 SCRIPT = Path(__file__).parent.with_name("peers.py")
-MODULES = {"torch.compile": "torch", "keras": "tensorflow", "sgemm": "numpy", "sgemm-1": "numpy"}  # others: their names
+MODULES = {  # others: their names
+    "nnlite-numpy": "nnlite",
+    "torch.compile": "torch",
+    "keras": "tensorflow",
+    "sgemm": "numpy",
+    "sgemm-1": "numpy",
+}
 IMPORTS = {"keras": "keras", "sklearn": "sklearn.neural_network"}  # others: as above
 DISTRIBUTIONS = {
     "nnlite": ("nnlite",),

@@ -12,7 +12,7 @@ from peers_parts.tasks import Task, flops_per_sample
 
 SGEMM_SIZE = 1024
 SGEMM_FLOPS = 2 * SGEMM_SIZE**3
-OURS = ("nnlite", "nnlite-ft")
+OURS = ("nnlite", "nnlite-numpy", "nnlite-ft")
 NOT_PEERS = (*OURS, "sgemm", "sgemm-1")
 IDLE_LIMIT, OTHERS_LIMIT = 0.02, 0.1  # cores
 RESULTS = Path(__file__).parent.with_name("results")

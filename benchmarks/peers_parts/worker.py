@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from peers_parts.tasks import MEMORY_TASK, Built, Task, count_parameters, make_batches
 
-MODULES = {"torch.compile": "torch", "nnlite-ft": "nnlite"}  # others: their names
+MODULES = {"torch.compile": "torch", "nnlite-numpy": "nnlite", "nnlite-ft": "nnlite"}  # others: their names
 SGEMM = {"sgemm": None, "sgemm-1": 1}  # and the threads of each, None being --threads
 SGEMM_SIZE = 1024
 MEMORY_STEPS = 4
@@ -131,6 +131,8 @@ def environment(system: str, threads: int) -> dict[str, str]:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     dropped = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
     free = {name: value for name, value in os.environ.items() if name not in dropped}
+    if system == "nnlite-numpy":
+        free["NNLITE_KERNELS"] = "numpy"
     return {**free, **dict.fromkeys(names, count), **quiet, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
