@@ -19,16 +19,15 @@ RESULTS = Path(__file__).parent.with_name("results")
 PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns of README's table
 FASTEST = {"torch": "PyTorch", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}  # others: unchanged
 CNN = ("cnn@32", "cnn@128", "cnn@512")
+KERNELS = "peers_kernels_zen4"
 ROWS = (  # of README's table: title, rounds, ours, tasks
-    ("tutorial CNN, training, batch 32 / 128 / 512", "peers", "nnlite", CNN),
-    ("the same, idle cores poll", "peers_polling", "nnlite", CNN),
-    ("the same, free-threaded Python, no polling", "peers", "nnlite-ft", CNN),
-    ("the same, Zen 4 EPYC, an earlier version", "peers_zen4", "nnlite", CNN),
-    ("VGG-like net with batch norm, training, batch 64", "peers", "nnlite", ("vgg@64",)),
-    ("ResNet-20, training, batch 128", "peers", "nnlite", ("resnet20@128",)),
-    ("MLP 784-512-512-10, training, batch 32 / 256", "peers", "nnlite", ("mlp@32", "mlp@256")),
-    ("MLP 4-16-3, training, batch 16", "peers", "nnlite", ("tiny@16",)),
-    ("tutorial CNN, inference, batch 1 / 32 / 1024", "peers", "nnlite", ("cnn-infer@1", "cnn-infer@32", "cnn-infer@1024")),
+    ("tutorial CNN, training, batch 32 / 128 / 512", KERNELS, "nnlite", CNN),
+    ("the same with NumPy's kernels", KERNELS, "nnlite-numpy", CNN),
+    ("VGG-like net with batch norm, training, batch 64", KERNELS, "nnlite", ("vgg@64",)),
+    ("ResNet-20, training, batch 128", KERNELS, "nnlite", ("resnet20@128",)),
+    ("MLP 784-512-512-10, training, batch 32 / 256", KERNELS, "nnlite", ("mlp@32", "mlp@256")),
+    ("MLP 4-16-3, training, batch 16", KERNELS, "nnlite", ("tiny@16",)),
+    ("tutorial CNN, inference, batch 1 / 32 / 1024", KERNELS, "nnlite", ("cnn-infer@1", "cnn-infer@32", "cnn-infer@1024")),
 )
 
 
