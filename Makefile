@@ -17,7 +17,7 @@ help:
 	@echo "make differential  train 2,000 random networks beside PyTorch in float64 (a quarter of an hour)"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
-	@echo "make kernels   plant bugs in the CUDA kernels and show that the tests catch each (needs g++, no GPU)"
+	@echo "make kernels   plant bugs in the CUDA and C kernels and show that the tests catch each (needs g++ and a C compiler, no GPU)"
 	@echo "make processors  the same bits from GCC and Clang, at every vector width, and on ARM64 (emulated; 15 minutes)"
 	@echo "make sanitize  run the tests of the C kernels at every vector width under AddressSanitizer and UBSan"
 	@echo "make mutants   change the code in 300 small ways and show that the tests notice (an hour)"
@@ -67,6 +67,7 @@ accuracy: $(VENV)/.bench
 
 kernels: $(VENV)/.test
 	$(BIN)/python checks/kernel_mutants.py --out benchmarks/results/kernel_mutants.md
+	$(BIN)/python checks/native_mutants.py --out benchmarks/results/native_mutants.md
 
 processors: $(VENV)/.test
 	$(BIN)/python checks/processors.py --out benchmarks/results/processors.md

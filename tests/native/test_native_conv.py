@@ -224,3 +224,12 @@ def test_products_with_a_bias(native, m, k, n, relu, dtype):
     expected = native.matmul(a, W.T) + bias
     actual = native.biased_product(a, W.T, bias, None, relu)
     assert np.array_equal(actual, np.maximum(expected, 0) if relu else expected)
+
+
+@pytest.mark.parametrize("kernel", [(3, 4), (5, 5)])
+@pytest.mark.parametrize("channels", [5, 16])
+def test_depthwise_windows_of_many_taps(native, kernel, channels):
+    window = Window.of((9, 8, channels), kernel, 1, 2)
+    values = arrays(window, channels, channels, 3, "float64")
+    expected = run(get_numpy_backend().conv_plan(window, channels, channels, True), *values)
+    assert_close(run(native.conv_plan(window, channels, channels, True), *values), expected, "float64")

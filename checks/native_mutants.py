@@ -1,0 +1,128 @@
+"""The second half of `make kernels`: plants bugs in the C kernels, one at a time, and shows that `tests/native` catches each.
+
+usage: python checks/native_mutants.py [--out FILE]
+
+A planted over-read that stays inside the memory of its arrays changes no result; `make sanitize` sees those.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from kernel_mutants import plant
+
+HERE = Path(__file__).resolve().parent
+TESTS = HERE.parent / "tests" / "native"
+VARIABLE = "NNLITE_TEST_NATIVE"  # where the planted kernels are; read below, as a plugin of pytest
+SECONDS = 300  # a planted loop may never end
+
+TESTED_BY = {
+    "depthwise.c": "conv", "direct.c": "conv", "product.c": "conv", "product.h": "conv", "winograd.h": "conv",
+    "winograd2.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
+    "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "sums.c": "sums", "sums.h": "sums",
+}  # fmt: skip
+
+# (what, file, old text, new text, which of its places, from 0)
+# ruff: noqa: E501
+MUTANTS = [
+    ("tail: the last rows of a tile", "product.h", "for (; i < m; i++)", "for (; i < m - 1; i++)", 0),
+    ("stride: rows of A", "product.h", "i * f->row_a", "i * f->step_a", 0),
+    ("order: a segment forgotten", "product.h", "s < segments", "s < segments - 1", 1),
+    ("sum: the earlier blocks forgotten", "product.h", "add ? load(c) + sum[r][q] : sum[r][q]", "sum[r][q]", 0),
+    ("stride: transposes rows for columns", "product.h", "x[i * row + j * column]", "x[i * column + j * row]", 0),
+    ("tail: columns of a product", "product.c", "if (whole < n)", "if (whole + 1 < n)", 0),
+    ("bias left out", "product.c", "if (bias)\n", "if (0)\n", 0),
+    ("order: blocks of terms overlap", "product.c", "at_most(SUMMED, k - p)", "at_most(SUMMED + 1, k - p)", 0),
+    ("bounds: the border above", "direct.c", "memset(to, 0, top * width * C * sizeof(REAL));", ";", 0),
+    ("bounds: the border behind a row", "direct.c", "memset(row + (left + W) * C, 0, behind * sizeof(REAL));", ";", 0),
+    ("stride: the place of a row", "direct.c", "at_out[i] + j", "at_out[0] + j", 0),
+    ("tail: the last block of rows", "direct.c", "at_most(BLOCK, rows - i)", "at_most(BLOCK, rows - i - 1)", 0),
+    ("order: pieces of a long segment", "direct.c", "f.B = B + p * width", "f.B = B", 0),
+    ("sum: an image's chains forgotten", "direct.c", "n == images - 1 && y + lines >= height", "0", 0),
+    ("taps not reversed", "direct.c", "t / kw * kw + kw - 1 - t % kw", "t", 0),
+    ("taps of the depthwise mixed", "depthwise.c", "which[t] * C + c", "t * C + c", 0),
+    ("sum: chains forgotten", "depthwise.c", "n == images - 1 && last == outputs", "0", 0),
+    ("tail: taps beyond eight", "depthwise.c", "t0 += TAPS", "t0 += taps", 0),
+    ("padding above", "winograd.h", "y - s->top, -s->left", "y, -s->left", 0),
+    ("padding at the left", "winograd.h", "y - s->top, -s->left", "y - s->top, 0", 0),
+    ("bounds: strips read behind the image", "winograd.h", "y + rows <= H && x >= 0 && x + columns <= W", "y + rows <= H + 1 && x >= 0 && x + columns <= W + 1", 0),
+    ("tail: channels of a strip", "winograd.h", "pad_columns(from, C, to + skipped * channels, width, C);", "pad_columns(from, C, to + skipped * channels, width, C - 1);", 0),
+    ("overlapping tiles are not added", "winograd.h", "to[c] += from[c];", "to[c] = from[c];", 0),
+    ("ReLU left out", "winograd.h", "rectify ? relu(v) : v", "v", 0),
+    ("the transform of the inputs", "winograd4.c", "vec even = e - 4 * c", "vec even = e - 3 * c", 0),
+    ("the adjoint of the outputs", "winograd4.c", "p = 2 * (b + 4 * d)", "p = 2 * (b + 2 * d)", 0),
+    ("a factor of the filters", "winograd2.c", "1. : 1 / 2.", "1. : 1 / 4.", 0),
+    ("exp without the second part of ln 2", "functions.h", "r = fused(n, splat(-LN2_PARTS[1]), r);", "", 0),
+    ("log of subnormal numbers", "functions.h", "(is_tiny & MANTISSA)", "(is_tiny & 1)", 0),
+    ("erf meets its other half elsewhere", "functions.h", "near = choose(a < 1, x, (vec){0});", "near = choose(a < (REAL)0.5, x, (vec){0});", 0),
+    ("tail: lanes of a sum", "sums.h", "half > 0; half /= 2", "half > 1; half /= 2", 0),
+    ("sum: the second half forgotten", "sums.h", "s->first[j] += rest.first[j], ", "", 0),
+    ("deviations about zero", "sums.h", "const vec d = v - center[q];", "const vec d = v;", 0),
+    ("the center left out", "norm.c", "center ? x - load_up_to(center + j, left) : x", "x", 0),
+    ("the offset left out", "norm.c", " + load_up_to(offset + j, left)", "", 0),
+    ("order: the last of equal pixels wins", "pool.c", "~(x <= best[q])", "~(x < best[q])", 0),
+    ("a NaN does not win", "pool.c", "~(x <= best[q])", "(x > best[q])", 0),
+    ("stride: the wrong image", "pool.c", "n * image, to = value", "0, to = value", 0),
+    ("second moment from the first", "optim.c", "G * G", "G", 0),
+    ("decay left out", "optim.c", "splat(decay) * load_up_to(p + i, left)", "load_up_to(p + i, left)", 0),
+    ("nesterov without the gradient", "optim.c", "fused(splat(momentum), step, G) : step", "splat(momentum) * step : step", 0),
+    ("a dropped NaN stays", "pointwise.c", "choose(m > 0, load_up_to(a + i, left) * m, (vec){0})", "load_up_to(a + i, left) * m", 0),
+    ("nine rounds of Philox", "pointwise.c", "round < 10", "round < 9", 0),
+    ("the label's probability stays", "loss.c", "delta[t[row]] -= 1;", ";", 0),
+    ("order: halves of the lanes", "loss.c", "lane[i] += lane[i + half];", "lane[i] = lane[i + half];", 0),
+    ("bounds: a label that is none", "loss.c", "t[row] >= 0 && t[row] < k", "t[row] <= k && t[row] >= -1", 0),
+]  # fmt: skip
+
+
+def pytest_configure():
+    """As a plugin: compile the kernels in the folder of the planted ones."""
+    from nnlite.backend.native import loader
+
+    loader.FOLDER = Path(os.environ[VARIABLE])
+
+
+def survives(cache, what, file, old, new, place):
+    from nnlite.backend.native.loader import FOLDER
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = shutil.copytree(FOLDER, Path(temporary) / "native")
+        if old:
+            plant(folder, file, old, new, place)
+        subjects = TESTED_BY[file] if file else " ".join(TESTED_BY.values())
+        tests = [f"test_native_{subject}.py" for subject in sorted(set(subjects.split()))]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "native_mutants", "-p", "no:cacheprovider"]
+        variables = {VARIABLE: str(folder), "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "NNLITE_CACHE": cache}
+        options = {"cwd": TESTS, "env": os.environ | variables, "capture_output": True, "timeout": SECONDS}
+        try:
+            done = subprocess.run([*command, "-k", "not width and not bits and not same", *tests], **options)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the list to this file")
+    args = parser.parse_args()
+    lines = ["# Bugs planted in the C kernels", "", "| planted | file | caught |", "| :-- | :-- | :-- |"]
+    with tempfile.TemporaryDirectory() as cache:  # of the files in which nothing is planted
+        if not survives(cache, "nothing", "", "", "", 0):
+            raise SystemExit("the tests fail without any planted bug")
+        for mutant in MUTANTS:
+            lines.append(f"| {mutant[0]} | {mutant[1]} | {'no' if survives(cache, *mutant) else 'yes'} |")
+            print(lines[-1], flush=True)
+    caught = sum(line.endswith("yes |") for line in lines)
+    lines += ["", f"{caught} of {len(MUTANTS)} caught by `make kernels`."]
+    print(lines[-1])
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n")
+    if caught < len(MUTANTS):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
