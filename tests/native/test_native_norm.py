@@ -99,3 +99,41 @@ def test_the_same_bits_at_every_width(same_bits, native):
                 yield from (native.by_column("add", a, mean, None), native.by_column("multiply", a, mean, None))
 
     assert same_bits(work, "sums", "norm")
+
+
+class Wide(nn.Layer):
+    """The identity, in float64: a custom layer that breaks its word."""
+
+    keeps = None
+
+    def forward(self, a, ctx):
+        return a.astype("float64")
+
+    def backward(self, delta, ctx):
+        return delta.astype("float64")
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm, lambda: nn.MaxPool2D(2), lambda: nn.AvgPool2D(2), nn.LayerNorm, nn.ReLU, nn.Softmax]
+)
+def test_what_is_wider_than_the_model_is_never_read_as_it_is(native, layer):
+    x, t = np.random.default_rng(0).standard_normal((4, 6, 6, 5)).astype("f"), np.arange(4) % 2
+    grads = []
+    for wide in (False, True):
+        nn.set_kernels("native")
+        before, after = ([Wide()], [Wide()]) if wide else ([], [])
+        layers = nn.Conv2D(5, 1), *before, layer(), *after, nn.Flatten(), nn.Dense(2)
+        model = nn.Sequential(*layers, input_shape=(6, 6, 5))
+        model.loss_and_grad(x, t, nn.CrossEntropy())
+        grads.append(model.grads.copy())
+    np.testing.assert_allclose(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_a_normalisation_refuses_arrays_that_do_not_fit(native):
+    norm = native.normalization(*(np.ones(3, "f") for _ in range(4)), 8)
+    a = np.ones((8, 3), "f")
+    for delta, inputs in ((a, a[:7]), (a[:, :2], a), (np.ones((8, 4), "f"), np.ones((8, 4), "f"))):
+        with pytest.raises(nn.ShapeError):
+            norm.delta_sums(delta, inputs)
+    with pytest.raises(nn.ShapeError):
+        norm.forward(np.ones((8, 4), "f"), None)

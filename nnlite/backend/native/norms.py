@@ -8,6 +8,7 @@ import numpy as np
 from nnlite.backend.native.operations import NativeOperations, address, kernels
 from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
+from nnlite.errors import ShapeError
 
 _BESIDE = 16  # rows, of fewer values
 
@@ -15,6 +16,8 @@ _BESIDE = 16  # rows, of fewer values
 def side_by_side(a: Array, columns: list[Array]) -> tuple[tuple[int, int], list[Array]]:
     """The shape of `a` (..., C) as rows, and these values of each column; up to _BESIDE narrow rows are one."""
     channels = a.shape[-1]
+    if any(column.shape != (channels,) for column in columns):
+        raise ShapeError(f"expects {len(columns[0])} channels, got arrays of shape {a.shape}")
     rows = a.size // max(1, channels)
     beside = math.gcd(rows, _BESIDE) if channels < _BESIDE else 1
     return (rows // beside, channels * beside), [np.tile(column, beside) for column in columns]
@@ -64,7 +67,8 @@ class NativeNormalization(NamedTuple):
 
     def delta_sums(self, delta: Array, a: Array) -> Array:
         """The sums of delta and of delta (a - mean) over a shard, by channel: (2, C)."""
-        delta, a, sums = self.backend.given(delta), self.backend.given(a), np.empty((2, len(self.mean)))
+        delta, a = self._alike(delta, a)
+        sums = np.empty((2, len(self.mean)))
         kernels(a.dtype)["delta_sums"](address(delta), address(a), address(self.mean), *a.shape, address(sums))
         return sums
 
@@ -80,9 +84,15 @@ class NativeNormalization(NamedTuple):
 
     def backward(self, delta: Array, a: Array, slope: Array, offset: Array, out: Array | None) -> Array:
         """dJ/da = scale (delta + slope (a - mean) + offset)."""
-        backend = self.backend
-        delta, a, da = backend.given(delta), backend.given(a), backend.room(out, a.shape, a.dtype)
+        backend, (delta, a) = self.backend, self._alike(delta, a)
+        da = backend.room(out, a.shape, a.dtype)
         columns = map(address, (self.mean, self.scale, slope, offset))
         kernel = kernels(a.dtype)["normalize_delta"]
         kernel(address(delta), address(a), *columns, address(da), *backend.rows(a).shape)
         return backend.written(da, out)
+
+    def _alike(self, delta: Array, a: Array) -> tuple[Array, Array]:
+        """Both in the dtype of the statistics. Raises ShapeError unless their shapes and channels fit."""
+        if delta.shape != a.shape or a.shape[-1] != len(self.mean):
+            raise ShapeError(f"expects {len(self.mean)} channels and deltas like the inputs, got {delta.shape} for {a.shape}")
+        return self.backend.given(delta, self.mean.dtype), self.backend.given(a, self.mean.dtype)

@@ -83,8 +83,10 @@ class NativeMaxPoolPlan(MaxPoolPlan):
         return self.backend.written(y, out)
 
     def backward(self, delta: Array, memory: Memory, out: Array | None) -> Array:
+        winner: Any = memory.kept("winner")
+        delta = self.backend.given(delta, np.dtype(f"f{winner.itemsize}"), self.out_shape)  # as wide as the winners
         da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        self.places[1].gather("max_pool_delta", [self.backend.given(delta, shape=self.out_shape), memory.kept("winner")], da)
+        self.places[1].gather("max_pool_delta", [delta, winner], da)
         return self.backend.written(da, out)
 
 
