@@ -151,26 +151,30 @@ def survives(what, file, old, new, place):
         return subprocess.run(command, cwd=TESTS, env=environment, capture_output=True).returncode == 0
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the list to this file")
-    args = parser.parse_args()
+def report(title, mutants, survives, out):
+    """Plant each bug, print whether the tests catch it, and write the list. Exits with 1 if one survives."""
     if not survives("nothing", "", "", "", 0):
         raise SystemExit("the tests fail without any planted bug")
-    lines = ["# Bugs planted in the kernels", "", "| planted | file | caught |", "| :-- | :-- | :-- |"]
+    lines = [f"# {title}", "", "| planted | file | caught |", "| :-- | :-- | :-- |"]
     caught = 0
-    for mutant in MUTANTS:
+    for mutant in mutants:
         lives = survives(*mutant)
         caught += not lives
         lines.append(f"| {mutant[0]} | {mutant[1]} | {'no' if lives else 'yes'} |")
         print(lines[-1], flush=True)
-    lines += ["", f"{caught} of {len(MUTANTS)} caught by `make kernels`."]
+    lines += ["", f"{caught} of {len(mutants)} caught by `make kernels`."]
     print(lines[-1])
-    if args.out:
-        args.out.write_text("\n".join(lines) + "\n")
-    if caught < len(MUTANTS):
+    if out:
+        out.write_text("\n".join(lines) + "\n")
+    if caught < len(mutants):
         raise SystemExit(1)
 
 
+def parse(description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the list to this file")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    main()
+    report("Bugs planted in the kernels", MUTANTS, survives, parse(__doc__).out)

@@ -5,15 +5,15 @@ usage: python checks/native_mutants.py [--out FILE]
 A planted over-read that stays inside the memory of its arrays changes no result; `make sanitize` sees those.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from kernel_mutants import plant
+from kernel_mutants import parse, plant, report
 
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent / "tests" / "native"
@@ -104,25 +104,6 @@ def survives(cache, what, file, old, new, place):
         return done.returncode == 0
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the list to this file")
-    args = parser.parse_args()
-    lines = ["# Bugs planted in the C kernels", "", "| planted | file | caught |", "| :-- | :-- | :-- |"]
-    with tempfile.TemporaryDirectory() as cache:  # of the files in which nothing is planted
-        if not survives(cache, "nothing", "", "", "", 0):
-            raise SystemExit("the tests fail without any planted bug")
-        for mutant in MUTANTS:
-            lines.append(f"| {mutant[0]} | {mutant[1]} | {'no' if survives(cache, *mutant) else 'yes'} |")
-            print(lines[-1], flush=True)
-    caught = sum(line.endswith("yes |") for line in lines)
-    lines += ["", f"{caught} of {len(MUTANTS)} caught by `make kernels`."]
-    print(lines[-1])
-    if args.out:
-        args.out.write_text("\n".join(lines) + "\n")
-    if caught < len(MUTANTS):
-        raise SystemExit(1)
-
-
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as cache:  # of the files in which nothing is planted
+        report("Bugs planted in the C kernels", MUTANTS, partial(survives, cache), parse(__doc__).out)
