@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from nnlite.errors import DataError
 
 Array = NDArray[Any]
 Batch = tuple[Array, ...]
+Part = Callable[[int], slice] | None
 _SHOWN = 5  # classes in a message
 _SEEDS = 1 << 64  # larger than any seed in practice
 
@@ -116,19 +117,25 @@ class Dataset:
         augmentations = self.augmentations + augmentations
         return Dataset(self.images, self.labels, self.classes, weights=self.weights, augmentations=augmentations)
 
-    def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
+    reads_parts = True
+
+    def batches(
+        self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0, part: Part = None
+    ) -> Iterator[Batch]:
         """Batches (x, t), or (x, t, w) with weights, from batch `start` on. The short last batch is kept.
 
         shuffle: every sample once, in an order that depends only on (seed, epoch), augmented; otherwise in order and unchanged.
+        part: returns the samples, of a batch of n, whose images are wanted: x has only these, t and w have all.
         """
         batch_size, start = int(whole("batch_size", batch_size, 1)), int(whole("start", start))
         epoch, seed = int(whole("epoch", epoch)), int(whole("seed", seed))
         flag("shuffle", shuffle)
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
-            return (self._gather(slice(first, first + batch_size)) for first in firsts)
+            batches = (range(first, min(first + batch_size, len(self))) for first in firsts)
+            return (self._gather(slice(rows.start, rows.stop), _of(part, len(rows))) for rows in batches)
         order = self._order(epoch, seed)
-        return (self._augment(order[first : first + batch_size], epoch, seed) for first in firsts)
+        return (self._augment(order[first : first + batch_size], epoch, seed, part) for first in firsts)
 
     def rows(self, batch: int, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True) -> Array:
         """The places in the data set of the samples of batch number `batch`, as `batches` gives it."""
@@ -138,17 +145,24 @@ class Dataset:
     def _order(self, epoch: int, seed: int) -> Array:
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
-    def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
-        x, *rest = self._gather(index)
-        for i, augmentation in enumerate(self.augmentations):
+    def _augment(self, index: Array, epoch: int, seed: int, part: Part) -> Batch:
+        mine = _of(part, len(index))
+        own = index[mine]
+        x, *rest = self._gather(index, mine)
+        for i, augmentation in enumerate(self.augmentations if len(own) else ()):
             again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws from another seed
-            x = augmentation(x, index, epoch, seed + again * _SEEDS)
+            x = augmentation(x, own, epoch, seed + again * _SEEDS)
         return (x, *rest)
 
-    def _gather(self, rows: Any) -> Batch:
-        if not isinstance(rows, slice):
+    def _gather(self, rows: Any, mine: slice) -> Batch:
+        """mine: the samples among them whose images are wanted."""
+        if isinstance(rows, slice):
+            inside = range(rows.start, rows.stop)[mine]
+            own: Any = slice(inside.start, inside.stop)
+        else:
             rows = backend_of(self.images).asarray(rows)
-        return tuple(array[rows] for array in (self.images, self.labels, self.weights) if array is not None)
+            own = rows[mine]
+        return (self.images[own], *(array[rows] for array in (self.labels, self.weights) if array is not None))
 
     def _check(self) -> None:
         lengths = [len(a) for a in (self.images, self.labels, self.weights) if a is not None]
@@ -163,6 +177,10 @@ class Dataset:
             least, largest = labels.min(), labels.max()
             if least < 0 or largest >= len(self.classes):
                 raise DataError(f"labels must be in 0 ... {len(self.classes) - 1}, found {least} ... {largest}")
+
+
+def _of(part: Part, n: int) -> slice:
+    return slice(None) if part is None else part(n)
 
 
 class Datasets:
