@@ -141,3 +141,8 @@ def test_all_stop_if_one_does(summed):
 def test_a_bad_value_is_located_in_its_process(summed):
     for found in summed[1]:
         assert "rank 1: the inputs of row 40 of the data set are not finite" in found["bad"]
+
+
+def test_validation_is_shared_and_the_same(summed):
+    for found in summed[1]:
+        np.testing.assert_allclose(*found["validated"], rtol=1e-6)
