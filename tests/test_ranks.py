@@ -3,15 +3,21 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nnlite as nn
+from nnlite.distributed.launch import refuse_other_launchers
 from nnlite.engine import cut
+from nnlite.training import checkpoint
+from nnlite.training.ranks import Ranks
 
 pytest.importorskip("mpi4py")
 HERE = Path(__file__).resolve().parent
@@ -146,3 +152,98 @@ def test_a_bad_value_is_located_in_its_process(summed):
 def test_validation_is_shared_and_the_same(summed):
     for found in summed[1]:
         np.testing.assert_allclose(*found["validated"], rtol=1e-6)
+
+
+# ---- faults, with a deadline of 3 seconds
+
+
+MESSAGES = {
+    "exception": "rank 1 of 3: RuntimeError: the disk is on fire",
+    "exit": "rank 1 did not come to the sum of gradients within 3 s",
+    "stop": "rank 1 did not come to the sum of gradients within 3 s",
+    "diverge": "rank 1 of 3 has other parameters or statistics than rank 0",
+}
+
+
+@pytest.mark.parametrize("fault", ["exception", "exit", "stop", "diverge", "kill"])
+def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path):
+    begun = time.monotonic()
+    run = launch(3, "faults.py", fault, tmp_path)
+    assert run.returncode != 0 and time.monotonic() - begun < 13
+    if fault == "kill":  # the launcher names the process, training has named its rank
+        killed = re.search(r"rank 1: process (\d+) on", run.stdout).group(1)
+        assert re.search(rf"PID {killed}\b", run.stdout + run.stderr)
+    else:
+        assert MESSAGES[fault] in run.stderr
+    arrays, description = checkpoint.Folder(tmp_path, 2).load()
+    assert description["steps"] == 4 and np.isfinite(arrays["params"]).all()
+
+
+def test_a_process_that_cannot_write_ends_all(tmp_path):
+    run = launch(3, "faults.py", "log", tmp_path)
+    assert run.returncode != 0
+    assert "rank 0 of 3 failed: FileError" in run.stderr and "is a folder" in run.stderr
+
+
+REFUSED = {
+    "model": ("StateError: rank 1 of 2 and rank 0 differ in model: ", ""),
+    "seed": ("StateError: rank 1 of 2 and rank 0 differ in seed: 1 and 0", ""),
+    "kernels": ("StateError: rank 1 of 2 and rank 0 differ in kernels: 'numpy' and 'native'", ""),
+    "length": ("StateError: rank 1 of 2 and rank 0 differ in the number of samples: 63 and 64", ""),
+    "labels": ("StateError: rank 1 of 2 failed: DataError: the training data: labels", "DataError: the training data: labels"),
+    "rate": ("StateError: rank 1 of 2 and rank 0 differ in optimizer: ", ""),
+    "order": ("StateError: rank 1 of 2 and rank 0 differ in what fit was given: ", ""),
+    "batch": ("ok", ""),
+    "folder": ("FileError: no checkpoints can be written", "StateError: rank 0 of 2 failed: FileError: no checkpoints can be "),
+    "device": ("DeviceError: the model is on cpu, the communicator takes arrays of cuda", ""),
+}
+
+
+def test_what_differs_is_refused_by_all(tmp_path):
+    run = launch(2, "refused.py", tmp_path)
+    assert run.returncode == 0, run.stderr
+    first, second = json.loads((tmp_path / "results.json").read_text())
+    for case, (said, by_the_other) in REFUSED.items():
+        if said == "ok":
+            assert first[case] is second[case] is None
+        else:
+            assert first[case].startswith(said), first[case]
+            assert second[case].startswith(by_the_other or said), second[case]
+    assert first["nothing"] is second["nothing"] is None
+
+
+def test_batches_smaller_than_the_number_of_processes_are_refused():
+    class Three:
+        rank, size, device, deterministic, sync_batch_norm = 0, 3, "cpu", False, False
+
+    with pytest.raises(nn.DataError, match="a batch of 2 has no sample for each of 3 processes"):
+        Ranks(Three()).check(nn.Sequential(nn.Dense(2), input_shape=(3,)), 2)
+
+
+def test_other_communicators_are_refused():
+    model = nn.Sequential(nn.Dense(2), input_shape=(3,))
+    for wrong in (nn.distributed.mpi, 2, "mpi"):
+        with pytest.raises(ValueError, match=r"communicator must be an object such as nn\.distributed\.mpi\(\)"):
+            nn.Trainer(model, nn.MSE(), nn.Adam(), communicator=wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "environment", "said"),
+    [
+        (1, {}, "found one process and no launcher: start the script with mpiexec -n 2"),
+        (1, {"PMI_SIZE": "3"}, "the launcher started 3 processes, MPI finds 1"),
+        (1, {"OMPI_COMM_WORLD_SIZE": "2"}, "the launcher started 2 processes, MPI finds 1"),
+        (1, {"PMI_SIZE": "1"}, ""),
+        (2, {"SLURM_STEP_NUM_TASKS": "2"}, ""),
+    ],
+)
+def test_what_the_launcher_started_is_compared_with_what_mpi_finds(size, environment, said):
+    with pytest.raises(nn.StateError, match=said) if said else nullcontext():
+        refuse_other_launchers(size, environment)
+
+
+@pytest.mark.parametrize("wrong", [{"deadline": 0}, {"deadline": "300"}, {"deterministic": 1}, {"device": "tpu"}])
+def test_arguments(wrong, monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "1")
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        nn.distributed.mpi(**wrong)

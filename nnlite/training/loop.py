@@ -14,7 +14,10 @@ from nnlite.training.history import numbers
 from nnlite.training.hooks import Training, show_step
 from nnlite.training.keeper import Keeper
 from nnlite.training.progress import Progress, show
+from nnlite.training.ranks import PATIENCE, DivergedError
 from nnlite.training.sources import Epochs
+
+_UNSAVED = NonFiniteError, DivergedError  # after these nothing is worth saving
 
 
 class Loop:
@@ -59,7 +62,7 @@ class Loop:
                     bar.advance(n, counts.shown)
                     keeper.after_step(counts)
                 seconds = counts.end()
-                ranks.compare(model)
+            ranks.compare(model)
             row = {"loss": counts.loss_of_epoch()}
             if trainer.metrics or trainer.callbacks or self.held_out is not None:
                 keeper.keep(counts)  # before user code runs, which may fail
@@ -70,7 +73,7 @@ class Loop:
             bar.end(row)
             for callback in trainer.callbacks:
                 callback.on_epoch_end(trainer, row)
-            trainer.stopped = any(ranks.gather(trainer.stopped))
+            trainer.stopped = any(ranks.gather(trainer.stopped, PATIENCE))  # one may have written for long
             keeper.after_epoch(row)
             counts = None
 
@@ -92,7 +95,7 @@ class Loop:
             yield bar
         except BaseException as error:
             bar.close()
-            if isinstance(error, Exception) and not isinstance(error, NonFiniteError) and not counts.broken:
+            if isinstance(error, Exception) and not isinstance(error, _UNSAVED) and not counts.broken:
                 with suppress(NonFiniteError):
                     self.keeper.keep(counts, together=False)
             raise

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nnlite.arguments import shortened
 from nnlite.backend import length
 from nnlite.engine.exchange import ALONE, Communicator, Exchange, Together
 from nnlite.errors import DataError, DeviceError, StateError
@@ -17,8 +18,12 @@ from nnlite.model import Sequential
 from nnlite.tools.debug import locate
 
 T = TypeVar("T")
-_PATIENCE = 10.0  # deadlines that the others wait while one writes
+PATIENCE = 10.0  # deadlines that the others wait while one writes
 _LISTED = 16  # processes that are shown
+
+
+class DivergedError(StateError):
+    """Processes that should be equal are not: what they have now must not be saved."""
 
 
 class Ranks:
@@ -77,7 +82,7 @@ class Ranks:
             result = work() if self.is_first else None
         except Exception as error:
             failure = error
-        self._fail_together(failure, _PATIENCE)
+        self._fail_together(failure, PATIENCE)
         return self.gather(result)[0]  # type: ignore[return-value]
 
     def _fail_together(self, failure: Exception | None, patience: float = 1.0) -> None:
@@ -96,7 +101,8 @@ class Ranks:
             if text != every[0]:
                 first, other = json.loads(every[0]), json.loads(text)
                 name = next(name for name in first if first[name] != other.get(name))
-                raise StateError(f"rank {rank} trains another {name} than rank 0: {other.get(name)}, not {first[name]}")
+                theirs, ours = shortened(other.get(name)), shortened(first[name])
+                raise StateError(f"rank {rank} of {self.size} and rank 0 differ in {name}: {theirs} and {ours}")
 
     def begin(self, model: Sequential) -> None:
         """Give all processes the parameters and statistics of the first."""
@@ -151,13 +157,14 @@ class Ranks:
         return f"rank {found}: {self.gather(text)[found]}"
 
     def compare(self, model: Sequential) -> None:
-        """Raise StateError, naming it, for a process whose parameters or statistics are not those of the first."""
+        """Raise DivergedError, naming it, for a process whose parameters or statistics are not those of most."""
         if self.communicator is None:
             return
         sums = self.gather([zlib.crc32(model.backend.to_host(vector).tobytes()) for vector in (model.params, model.buffers)])
-        others = [rank for rank, values in enumerate(sums) if values != sums[0]]
+        usual = max(sums, key=sums.count)
+        others = [rank for rank, values in enumerate(sums) if values != usual]
         if others:
-            raise StateError(
-                f"rank {others[0]} has other parameters or statistics than rank 0: it changed them by itself, or its memory is "
-                "bad; nothing after the last checkpoint can be used"
+            raise DivergedError(
+                f"rank {others[0]} of {self.size} has other parameters or statistics than rank {sums.index(usual)}: it changed "
+                "them by itself, or its memory is bad; nothing after the last checkpoint can be used"
             )

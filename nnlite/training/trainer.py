@@ -176,12 +176,12 @@ class Trainer:
                 "layers": [type(step.layer).__name__ for run in model.plan.training for step in run.steps],
                 "seed": int(model.seed),
                 "kernels": model.kernels,
-                "data": len(source) if hasattr(source, "__len__") else None,
-                "steps": [self.epochs, self.steps, model.passes],
+                "the number of samples": len(source) if hasattr(source, "__len__") else None,
+                "epochs, steps and passes so far": [self.epochs, self.steps, model.passes],
                 "loss": repr(self.loss),
                 "metrics": [metric.name for metric in self.metrics],
                 **changing(self),
-                "order": settings,
+                "what fit was given": settings,
             }
         )
 
