@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
-from nnlite.data.augment import Augmentation
+from nnlite.data.augment import Augmentation, Pictures, in_turn
 from nnlite.data.images import ImageFiles
 from nnlite.errors import DataError
 
@@ -126,7 +126,7 @@ class Dataset:
         flag("shuffle", shuffle)
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
-            return (self._gather(slice(first, first + batch_size)) for first in firsts)
+            return (self._gather(slice(first, first + batch_size), self.images, self.labels, self.weights) for first in firsts)
         order = self._order(epoch, seed)
         return (self._augment(order[first : first + batch_size], epoch, seed) for first in firsts)
 
@@ -139,16 +139,17 @@ class Dataset:
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
     def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
-        x, *rest = self._gather(index)
-        for i, augmentation in enumerate(self.augmentations):
-            again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws from another seed
-            x = augmentation(x, index, epoch, seed + again * _SEEDS)
-        return (x, *rest)
+        again = (sum(type(a) is type(b) for b in self.augmentations[:i]) for i, a in enumerate(self.augmentations))
+        seeds = (seed + times * _SEEDS for times in again)  # two of a kind draw from different seeds
+        is_read = isinstance(self.images, ImageFiles)
+        pictures = Pictures(self.images[index]) if is_read else Pictures(self.images, index)
+        x = in_turn(zip(self.augmentations, seeds, strict=True), pictures, index, epoch)
+        return (x, *self._gather(index, self.labels, self.weights))
 
-    def _gather(self, rows: Any) -> Batch:
+    def _gather(self, rows: Any, *arrays: Any) -> Batch:
         if not isinstance(rows, slice):
             rows = backend_of(self.images).asarray(rows)
-        return tuple(array[rows] for array in (self.images, self.labels, self.weights) if array is not None)
+        return tuple(array[rows] for array in arrays if array is not None)
 
     def _check(self) -> None:
         lengths = [len(a) for a in (self.images, self.labels, self.weights) if a is not None]
