@@ -11,8 +11,9 @@ def framed(images: Array, frames: Any, reflect: bool) -> Array:
     """The pictures of `backend/frames.py`: moved, then mirrored, then hidden."""
     images = np.ascontiguousarray(images[frames["image"]])
     n, height, width, channels = images.shape
-    p, q = (int(abs(frames[name]).max(initial=0)) for name in ("top", "left"))
-    pictures = _moved(images, frames, p, q, reflect) if p or q else images.reshape(n, height, width * channels)
+    pictures, top, left = images.reshape(n, height, width * channels), frames["top"], frames["left"]
+    if top.any() or left.any():
+        pictures = _moved(images, np.clip(top, -height, height), np.clip(left, -width, width), reflect)
     if len(chosen := np.flatnonzero(frames["mirrored"])):
         reversed_row = np.arange(width * channels).reshape(width, channels)[::-1].ravel()
         pictures[chosen] = np.take(pictures[chosen], reversed_row, axis=2)
@@ -22,10 +23,11 @@ def framed(images: Array, frames: Any, reflect: bool) -> Array:
     return pictures.reshape(images.shape)
 
 
-def _moved(images: Array, frames: Any, p: int, q: int, reflect: bool) -> Array:
+def _moved(images: Array, top: Array, left: Array, reflect: bool) -> Array:
     """(N, H, W C): windows of images padded by p and q pixels."""
-    (n, height, width, channels), side = images.shape, q * images.shape[3]
-    rows, length = images.reshape(n, height, width * channels), width * channels
+    n, height, width, channels = images.shape
+    p, q = (int(abs(places).max()) for places in (top, left))
+    rows, side, length = images.reshape(n, height, width * channels), q * channels, width * channels
     padded = np.zeros((n, height + 2 * p, length + 2 * side), images.dtype)
     padded[:, p : p + height, side : side + length] = rows
     if reflect:
@@ -35,7 +37,7 @@ def _moved(images: Array, frames: Any, p: int, q: int, reflect: bool) -> Array:
         padded[:, :p] = padded[:, 2 * p : p : -1]
         padded[:, p + height :] = padded[:, p + height - 2 : height - 2 : -1]
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, length), axis=(1, 2))  # (N, top, left, H, W C), a view
-    return np.asarray(windows[np.arange(n), p + frames["top"], (q + frames["left"]) * channels])
+    return np.asarray(windows[np.arange(n), p + top, (q + left) * channels])
 
 
 def _between(frames: Any, axis: str, size: int) -> Array:
