@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
-from nnlite.data.augment import Augmentation
+from nnlite.data.augment import Augmentation, Pictures, in_turn
 from nnlite.data.images import ImageFiles
 from nnlite.errors import DataError
 
@@ -133,7 +133,7 @@ class Dataset:
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
             batches = (range(first, min(first + batch_size, len(self))) for first in firsts)
-            return (self._gather(slice(rows.start, rows.stop), _of(part, len(rows))) for rows in batches)
+            return (self._in_order(rows, _of(part, len(rows))) for rows in batches)
         order = self._order(epoch, seed)
         return (self._augment(order[first : first + batch_size], epoch, seed, part) for first in firsts)
 
@@ -145,24 +145,24 @@ class Dataset:
     def _order(self, epoch: int, seed: int) -> Array:
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
-    def _augment(self, index: Array, epoch: int, seed: int, part: Part) -> Batch:
-        mine = _of(part, len(index))
-        own = index[mine]
-        x, *rest = self._gather(index, mine)
-        for i, augmentation in enumerate(self.augmentations if len(own) else ()):
-            again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws from another seed
-            x = augmentation(x, own, epoch, seed + again * _SEEDS)
-        return (x, *rest)
-
-    def _gather(self, rows: Any, mine: slice) -> Batch:
+    def _in_order(self, rows: range, mine: slice) -> Batch:
         """mine: the samples among them whose images are wanted."""
-        if isinstance(rows, slice):
-            inside = range(rows.start, rows.stop)[mine]
-            own: Any = slice(inside.start, inside.stop)
-        else:
-            rows = backend_of(self.images).asarray(rows)
-            own = rows[mine]
-        return (self.images[own], *(array[rows] for array in (self.labels, self.weights) if array is not None))
+        own = rows[mine]
+        return (self.images[own.start : own.stop], *self._targets(slice(rows.start, rows.stop)))
+
+    def _augment(self, index: Array, epoch: int, seed: int, part: Part) -> Batch:
+        own = index[_of(part, len(index))]
+        again = (sum(type(a) is type(b) for b in self.augmentations[:i]) for i, a in enumerate(self.augmentations))
+        seeds = (seed + times * _SEEDS for times in again)  # two of a kind draw from different seeds
+        is_read = isinstance(self.images, ImageFiles)
+        pictures = Pictures(self.images[own]) if is_read else Pictures(self.images, own)
+        x = in_turn(zip(self.augmentations if len(own) else (), seeds, strict=False), pictures, own, epoch)
+        return (x, *self._targets(index))
+
+    def _targets(self, rows: Any) -> Batch:
+        if not isinstance(rows, slice):
+            rows = backend_of(self.labels).asarray(rows)
+        return tuple(array[rows] for array in (self.labels, self.weights) if array is not None)
 
     def _check(self) -> None:
         lengths = [len(a) for a in (self.images, self.labels, self.weights) if a is not None]
