@@ -71,7 +71,7 @@ def test_the_work_is_shared(results):
 # ---- fit
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def training():
     """The script's functions, in this process."""
     path = HERE / "ranks" / "training.py"
@@ -247,3 +247,21 @@ def test_arguments(wrong, monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "1")
     with pytest.raises(ValueError, match=next(iter(wrong))):
         nn.distributed.mpi(**wrong)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_both_communicators_exchange_the_same(ranks):
+    run = launch(ranks, "device.py")
+    assert run.returncode == 0, run.stderr
+
+
+def test_cifar10_in_two_processes_has_the_weights_of_one(tmp_path):
+    sys.path.insert(0, str(HERE.parent / "examples"))
+    import cifar10
+
+    arguments = ["--data", "shapes", "--limit", "300", "--epochs", "1", "--batch-size", "128", "--out"]
+    run = launch(2, HERE.parent / "examples" / "cifar10.py", "--distributed", "--deterministic", *arguments, tmp_path / "two")
+    assert run.returncode == 0, run.stderr
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert two["processes"] == 2
+    assert two["weights"] == cifar10.main([*arguments, str(tmp_path / "one")])["weights"]
