@@ -21,7 +21,7 @@ VARIABLE = "NNLITE_TEST_NATIVE"  # where the planted kernels are; read below, as
 SECONDS = 300  # a planted loop may never end
 
 TESTED_BY = {
-    "depthwise.c": "conv", "direct.c": "conv", "product.c": "conv", "product.h": "conv", "winograd.h": "conv",
+    "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "product.c": "conv", "product.h": "conv", "winograd.h": "conv",
     "winograd2.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
     "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "sums.c": "sums", "sums.h": "sums",
 }  # fmt: skip
@@ -47,6 +47,9 @@ MUTANTS = [
     ("taps of the depthwise mixed", "depthwise.c", "which[t] * C + c", "t * C + c", 0),
     ("sum: chains forgotten", "depthwise.c", "n == images - 1 && last == outputs", "0", 0),
     ("tail: taps beyond eight", "depthwise.c", "t0 += TAPS", "t0 += taps", 0),
+    ("pixels outside are not zero", "fold.c", "memset(folded, 0, C * sizeof(REAL));", ";", 0),
+    ("copies are not added", "fold.c", "load_up_to(pixel + c, C - c) + values", "values", 0),
+    ("groups of columns mixed", "fold.c", "* columns.groups + j", "* columns.groups", 0),
     ("padding above", "winograd.h", "y - s->top, -s->left", "y, -s->left", 0),
     ("padding at the left", "winograd.h", "y - s->top, -s->left", "y - s->top, 0", 0),
     ("bounds: strips read behind the image", "winograd.h", "y + rows <= H && x >= 0 && x + columns <= W", "y + rows <= H + 1 && x >= 0 && x + columns <= W + 1", 0),
