@@ -8,6 +8,7 @@ from nnlite.backend.conv import ConvPlan
 from nnlite.backend.native.folded import FoldedPlan, best_fold
 from nnlite.backend.native.norms import Norms
 from nnlite.backend.native.operations import kernels
+from nnlite.backend.native.pictures import Pictures
 from nnlite.backend.native.plans import NativeDepthwisePlan, NativePlan
 from nnlite.backend.native.pointwise import Pointwise
 from nnlite.backend.native.pooled import NativePooledPlan
@@ -18,7 +19,7 @@ from nnlite.backend.native.winograd import NativeWinogradPlan, best_tile
 from nnlite.backend.window import Pair, Window
 
 
-class NativeBackend(Norms, Pointwise, Sums, Updates, Backend):
+class NativeBackend(Norms, Pictures, Pointwise, Sums, Updates, Backend):
     """The operations of the C kernels, and their plans."""
 
     depthwise_plan = NativeDepthwisePlan
