@@ -6,6 +6,7 @@ The results are the same bits, except for convolutions that pool, where sums hav
 import copy
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from nnlite.backend import Array
 from nnlite.engine.steps import Step
@@ -15,7 +16,7 @@ from nnlite.layers.base import Context, Layer, Shape
 
 def fuse(steps: list[Step]) -> list[Step]:
     """The steps, rewritten. Subclasses of fusible layers are left alone: they may compute something else."""
-    return _relu_fused(_pool_in_conv(_pool_before_relu(steps)))
+    return _norm_in_conv(_relu_fused(_relu_in_norm(_pool_in_conv(_pool_before_relu(steps)))))
 
 
 def _neighbours(steps: list[Step]) -> Iterator[tuple[int, Step, Step]]:
@@ -57,6 +58,38 @@ def _pool_in_conv(steps: list[Step]) -> list[Step]:
 def _can_pool(conv: Conv2D, pool: MaxPool2D) -> bool:
     joins = conv.backend.joins_pool and conv.groups == 1
     return bool(joins and pool.plan.window.is_blockwise and not pool.plan.is_large)
+
+
+class _RectifiedNorm(BatchNorm):
+    """A BatchNorm that includes the ReLU behind it, in both directions.
+
+    unread: whether the convolution that reads its outputs computes them.
+    """
+
+    unread = False
+
+    def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Any:
+        return super()._normalization(mean, inv_std, rows)._replace(rectified=True, unread=self.unread)
+
+
+def _relu_in_norm(steps: list[Step]) -> list[Step]:
+    """A batch norm and the ReLU after it as one step, if the backend has such a normalisation."""
+    rewritten: list[Step | None] = list(steps)
+    for i, first, second in _neighbours(steps):
+        if type(first.layer) is BatchNorm and type(second.layer) is ReLU and first.layer.backend.rectifies_norms:
+            twin = copy.copy(first.layer)
+            twin.__class__ = _RectifiedNorm
+            rewritten[i : i + 2] = None, Step(first.path, twin, first.reads, second.makes)
+    return [step for step in rewritten if step is not None]
+
+
+def _norm_in_conv(steps: list[Step]) -> list[Step]:
+    """A rectified batch norm is not stored but computed by the convolution after it, if that can do so."""
+    for _, first, second in _neighbours(steps):
+        norm, conv = first.layer, second.layer
+        if type(norm) is _RectifiedNorm and type(conv) is Conv2D and conv.plan.normalizes:
+            norm.unread, norm.keeps = True, "both"
+    return steps
 
 
 class _DoneReLU(ReLU):
