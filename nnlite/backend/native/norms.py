@@ -56,7 +56,8 @@ class Norms(NativeOperations):
 class NativeNormalization(NamedTuple):
     """`Normalization` of `layers/norm.py` in one sweep each; its `scale` is gamma inv_std, its `shift` beta.
 
-    rectified: whether y is max( , 0) of that, in both directions.  unread: whether y is computed by the convolution that reads it.
+    rectified: whether y is max( , 0) of that, in both directions.
+    unread: whether y is left to the convolution that reads it.
     """
 
     backend: Norms

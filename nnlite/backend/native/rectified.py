@@ -18,7 +18,7 @@ class Rectified(NamedTuple):
 
 
 def source(backend: NativeOperations, a: "Array | Rectified", dtype: object, shape: tuple[int, ...]) -> tuple[Array, Columns]:
-    """The images that are read, fit for a kernel, and by what they are normalised. Raises ShapeError for others than `shape`."""
+    """The images that are read, fit for a kernel, and by what they are normalised. Raises ShapeError for another shape."""
     if type(a) is not Rectified:
         return backend.given(a, dtype, shape), (0, 0, 0)
     return backend.given(a.a, dtype, shape), (address(a.mean), address(a.scale), address(a.shift))

@@ -239,8 +239,6 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
     const Norm by = {mean, scale, shift};
     REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
     const long columns = OUT * s.tiles_x + 2;
-    if (da)
-        memset(da, 0, images * H * W * C * sizeof(REAL));
     for (long first = 0; first < images * s.tiles_y; first += s.rows) {
         const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
         if (dU)
@@ -266,6 +264,8 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
         }
         for (long i = 0; da && i < count; i++) {
             const long n = (first + i) / s.tiles_y, y = OUT * ((first + i) % s.tiles_y);
+            if (y == 0) // not before, so that it is still in the cache
+                memset(da + n * H * W * C, 0, H * W * C * sizeof(REAL));
             memset(strip, 0, IN * columns * s.channels * sizeof(REAL));
             for (long x = 0; x < s.tiles_x; x++)
                 for (long c = 0; c < s.channels; c += LANES)
