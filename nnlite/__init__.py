@@ -72,14 +72,14 @@ from nnlite.training.hooks import Callback
 from nnlite.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from nnlite import data, insight, interop, zoo
+    from nnlite import data, distributed, insight, interop, zoo
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`nn.data`, `nn.insight` and `nn.zoo` are loaded on first use, so that `import nnlite` is fast."""
-    if name in ("data", "insight", "interop", "zoo"):
+    """The packages `nn.data`, `nn.distributed`, ... are loaded on first use, so that `import nnlite` is fast."""
+    if name in ("data", "distributed", "insight", "interop", "zoo"):
         from importlib import import_module
 
         return import_module(f"nnlite.{name}")
@@ -164,6 +164,7 @@ __all__ = [
     "WeightAverage",
     "data",
     "debug",
+    "distributed",
     "get_num_threads",
     "gradcheck",
     "init",

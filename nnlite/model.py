@@ -191,9 +191,10 @@ class Sequential(Valued):
         Raises ShapeError and DataError for what does not fit, NoWeightError where the total is zero.
         """
         x = self._input(x)
-        if length(t) != len(x):
-            raise DataError(f"{len(x)} samples, but {length(t)} targets")
-        shape = (len(x), *self.out_shape)
+        n = self.engine.exchange.samples(x, t, self.plan.training, self.vectors)
+        if length(t) != n:
+            raise DataError(f"{n} samples, but {length(t)} targets")
+        shape = (n, *self.out_shape)
         if out is not None and out.shape != shape:
             raise ShapeError(f"out must have shape {shape}, not {out.shape}")
         return x, *criterion.prepare(shape, self.params.dtype, t, sample_weight, self.backend)
@@ -203,7 +204,7 @@ class Sequential(Valued):
         x = self.backend.asarray(x)
         if x.shape[1:] != self.in_shape or x.ndim != 1 + len(self.in_shape):
             raise ShapeError(f"layer 0 {shortened(self.layers[0])}: {wrong_input(self.in_shape, x.shape)}")
-        if len(x) == 0:
+        if len(x) == 0 and self.engine.exchange.size == 1:  # of several processes, one may have no part in a batch
             raise DataError("the batch is empty")
         return x
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from nnlite.backend import Array
 from nnlite.backend.memory import Pool
-from nnlite.engine.passes import Stage, TrainingPass, cut_of, infer, input_gradient
+from nnlite.engine.exchange import ALONE, Exchange
+from nnlite.engine.passes import Stage, TrainingPass, infer, input_gradient
 from nnlite.engine.plan import Plan, Run, Wrap, make_plan
 from nnlite.engine.vectors import Vectors, frozen_whole, is_trained, walk
 from nnlite.engine.workspace import RunMemory
@@ -18,12 +19,14 @@ class Engine:
     """Runs layers one after another, whose values are in `vectors`.
 
     rewrite: whether neighbouring layers become joined and in-place steps.  seed: of the randomness in a pass.
+    exchange: with the processes that share the batches of `loss_and_grad`.
     """
 
     def __init__(self, layers: dict[str, Layer], in_shape: Shape, vectors: Vectors, seed: int, rewrite: bool) -> None:
         self.layers, self.in_shape, self.vectors, self.seed, self.rewrite = layers, in_shape, vectors, seed, rewrite
         self.layer_ids = {path: i for i, (path, _) in enumerate(walk(layers))}
         self.wrap: Wrap | None = None
+        self.exchange = ALONE
         self.make_plan()
 
     def make_plan(self) -> None:
@@ -75,7 +78,7 @@ class Engine:
     def forward(self, x: Array, pass_id: int) -> Array:
         """The outputs as in training; `backward` may follow."""
         self.drop()
-        current = self._pass(x.copy(), pass_id)  # the user may write to x before backward
+        current = self._pass(x.copy(), pass_id, ALONE, len(x), slice(0, len(x)))  # the user may write to x before backward
         z = current.forward()
         self.under_way = current
         return z
@@ -94,9 +97,18 @@ class Engine:
     def loss_and_grad(
         self, x: Array, t: Array, criterion: Loss, sample_weight: Array | None, total: float, out: Array | None, pass_id: int
     ) -> Any:
-        """The loss of a batch, divided by `total`; fills the gradients. `out` receives the outputs."""
+        """The loss of a batch, divided by `total`; fills the gradients. `out` receives the outputs.
+
+        x: the inputs of the batch, or of this process's part of it.
+        """
         self.drop()
-        current = self._pass(x, pass_id)
+        exchange, whole, n = self.exchange, out, len(t)
+        mine = exchange.rows(self.plan.training, n, self.vectors)
+        if exchange.size > 1:
+            x = x[mine] if len(x) == n else x
+            t, out = t[mine], None if out is None else out[mine]
+            sample_weight = None if sample_weight is None else sample_weight[mine]
+        current = self._pass(x, pass_id, exchange, n, mine)
         losses: list[Any] = [0.0] * len(current.last.cut)
 
         def loss_of(z: Array, i: int, rows: slice) -> Array:
@@ -107,6 +119,7 @@ class Engine:
             return delta
 
         current.sweep(loss_of, self.wanted)
+        losses = exchange.losses(losses, whole, mine)
         loss = sum(losses[1:], losses[0])
         current.commit(loss)
         return loss
@@ -117,7 +130,10 @@ class Engine:
             self.under_way.release()
             self.under_way = None
 
-    def _pass(self, x: Array, pass_id: int) -> TrainingPass:
+    def _pass(self, x: Array, pass_id: int, exchange: Exchange, n: int, mine: slice) -> TrainingPass:
+        """A pass of the samples `mine` of a batch of n."""
         memories = [self.memory_of(run) for run in self.plan.training]
-        stages = [Stage(m.run, m, cut_of(m.run, len(x), self.vectors), m.prepare()) for m in memories]
-        return TrainingPass(self.plan, stages, self.vectors, self.pool, x, pass_id)
+        stages = [Stage(m.run, m, exchange.cut(m.run, n, mine, self.vectors), m.prepare()) for m in memories]
+        current = TrainingPass(self.plan, stages, self.vectors, self.pool, x, pass_id, exchange)
+        current.start, current.share = mine.start, len(x) / n
+        return current

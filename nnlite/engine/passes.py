@@ -11,7 +11,8 @@ from typing import Any
 from nnlite.backend import Array, Turnstile
 from nnlite.backend.memory import Pool
 from nnlite.engine.batches import Batch
-from nnlite.engine.plan import Plan, Run
+from nnlite.engine.exchange import Exchange
+from nnlite.engine.plan import Plan, Run, cut_of
 from nnlite.engine.steps import Step, Values
 from nnlite.engine.vectors import Vectors
 from nnlite.engine.workspace import Prepared, RunMemory, Workspace
@@ -37,11 +38,6 @@ class Stage:
     def each(self, work: Callable[[int, slice], None], on_error: Callable[[], None] = lambda: None) -> None:
         """Do `work(i, rows)` for each shard."""
         self.memory.vectors.backend.map_shards(lambda i: work(i, self.cut[i]), len(self.cut), on_error)
-
-
-def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
-    """The shards of a batch of n on this backend."""
-    return run.cut(n, vectors.params.dtype.itemsize) if vectors.backend.cuts_batches else [slice(0, n)]
 
 
 def load(value: Any, name: str, rows: slice, space: Workspace, dtype: Any = None) -> Array:
@@ -105,11 +101,15 @@ class TrainingPass:
     """Forward, keeping everything that backward needs, then backward.
 
     values, deltas: of the whole batch, by number, if other runs need them.  wanted: the values whose deltas are wanted.
+    exchange: with other processes.  start: the place of x in the batch.  share: of x in it.
     """
 
-    def __init__(self, plan: Plan, stages: list[Stage], vectors: Vectors, pool: Pool, x: Array, pass_id: int) -> None:
-        self.plan, self.stages, self.vectors, self.pool = plan, stages, vectors, pool
+    def __init__(
+        self, plan: Plan, stages: list[Stage], vectors: Vectors, pool: Pool, x: Array, pass_id: int, exchange: Exchange
+    ) -> None:
+        self.plan, self.stages, self.vectors, self.pool, self.exchange = plan, stages, vectors, pool, exchange
         self.n, self.pass_id, self.last = len(x), pass_id, stages[-1]
+        self.start, self.share = 0, 1.0
         self.input_dtype = dtype_of_input(plan, x, vectors)
         self.values: Values = {0: x}
         self.deltas: Values = {}
@@ -142,10 +142,11 @@ class TrainingPass:
         stage.each(work)
         self.values |= made
         if run.exit is not None:
-            self.stages[k + 1].batch = run.exit.does.combine(parts)
+            parts = self.exchange.parts(parts)
+            self.stages[k + 1].batch = run.exit.does.combine(parts) if parts else None
 
     def _run_forward(self, stage: Stage, rows: slice, space: Workspace, targets: Values, swept: bool = False) -> Values:
-        space.begin(rows, self.pass_id, stage.prepared, training=True, swept=swept)
+        space.begin(rows, self.pass_id, stage.prepared, training=True, swept=swept, first=self.start)
         values = {v: load(self.values[v], f"value {v}", rows, space, self.input_dtype) for v in stage.run.loads}
         if stage.run.entry is not None:
             ctx = space.contexts[stage.run.entry.makes]
@@ -166,8 +167,12 @@ class TrainingPass:
 
     def _commit(self) -> None:
         for stage in self.stages:
-            if stage.run.entry is not None:
+            if stage.run.entry is not None and stage.batch is not None:
                 stage.run.entry.does.commit(stage.batch)
+        self.exchange.average(self.vectors, self._barriers(), self.share)
+
+    def _barriers(self) -> list[str]:
+        return [stage.run.entry.path for stage in self.stages if stage.run.entry is not None]
 
     # ---- backward
 
@@ -198,6 +203,7 @@ class TrainingPass:
         for k in reversed(range(len(self.stages) - 1)):
             if not self.wanted.isdisjoint(step.makes for step in self.stages[k].run.backward.steps):
                 self._backward(k)
+        self.exchange.add_gradients(self.vectors, self._barriers(), self.n)
         self._end()
 
     def _backward(self, k: int, loss_of: LossOf | None = None) -> None:
@@ -207,9 +213,11 @@ class TrainingPass:
         entry = run.entry if run.entry is not None and run.entry.makes in self.wanted else None
         made = {v: self._room(v, stage.cut, fresh=v == 0) for v in run.returns & self.wanted}
         parts: list[Any] = [None] * count
+        apart: list[Any] = [None] * count  # gradients that are added later
+        ordered = self.exchange.ordered
 
         def work(i: int, rows: slice) -> None:
-            gradient = memory.direct if i == 0 else memory.gradient()
+            gradient = memory.direct if i == 0 and not ordered else memory.gradient()
             space = stage.spaces[i] or memory.workspace()
             space.allow(self.wanted)
             space.write_to(gradient)
@@ -225,14 +233,18 @@ class TrainingPass:
             _store(targets, space.backward(deltas, {} if k == 0 else targets))
             if entry is not None:
                 parts[i] = entry.does.delta_statistics(deltas[entry.makes], space.contexts[entry.makes])
-            if count > 1:
+            if ordered:
+                apart[i] = gradient
+            elif count > 1:
                 with turnstile.turn(i):
                     memory.add(i, gradient, last=i == count - 1)
             stage.spaces[i] = None
             memory.workspaces.append(space)
 
         stage.each(work, turnstile.break_open)
-        if entry is not None:
+        if ordered:
+            self.exchange.add_in_order(memory, apart)
+        if entry is not None and (parts := self.exchange.parts(parts)):
             stage.delta_batch = self._combine_deltas(stage, entry, parts)
         self._give_back(self.deltas, run.receives)
         self._give_back(self.values, run.makes)

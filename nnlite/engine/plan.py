@@ -9,6 +9,7 @@ from nnlite.engine.cut import cut
 from nnlite.engine.reuse import end_values, reuse_deltas, reuse_values
 from nnlite.engine.rewrite import fuse
 from nnlite.engine.steps import Join, Step, Stretch
+from nnlite.engine.vectors import Vectors
 from nnlite.layers.base import BatchLayer, Layer, Shape
 from nnlite.layers.branches import Branching
 
@@ -66,6 +67,11 @@ class Run:
             barrier = [self.exit.layer] if self.exit else []
             self._cuts[n] = [slice(0, n)] if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps)
         return self._cuts[n]
+
+
+def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
+    """The shards of a batch of n on this backend."""
+    return run.cut(n, vectors.params.dtype.itemsize) if vectors.backend.cuts_batches else [slice(0, n)]
 
 
 class Plan(NamedTuple):

@@ -32,10 +32,10 @@ class Workspace:
         self.wanted: frozenset[int] | None = None
         self.backward_steps: list[tuple[Step, Context]] = []
 
-    def begin(self, rows: slice, pass_id: int, prepared: Prepared, training: bool, swept: bool) -> None:
-        """Start a pass of the samples `rows`."""
+    def begin(self, rows: slice, pass_id: int, prepared: Prepared, training: bool, swept: bool, first: int = 0) -> None:
+        """Start a pass of the samples `rows`. first: the place in the batch that these count from."""
         shard = self.shard
-        shard.start, shard.rows, shard.pass_id = rows.start, rows.stop - rows.start, pass_id
+        shard.start, shard.rows, shard.pass_id = first + rows.start, rows.stop - rows.start, pass_id
         shard.training, shard.swept = training, swept
         for makes, ctx in self.preparing:
             ctx.prepared = prepared[makes]

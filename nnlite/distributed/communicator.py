@@ -1,0 +1,119 @@
+"""What the processes of MPI exchange, on host arrays, with a deadline for each exchange."""
+
+import pickle
+import sys
+import time
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+_SPINS = 1.0  # seconds that a waiting process polls before it sleeps between polls
+_SLEEP = 1e-3
+_READ = 0.5  # seconds in which a launcher reads a last message
+_HERE = 77  # the tag of the notes by which waiting processes tell each other that they are there
+
+
+class MPICommunicator:
+    """See `nn.distributed.mpi`, which makes it, and `Communicator` in nnlite/engine/exchange.py."""
+
+    device = "cpu"
+
+    def __init__(self, world: Any, deterministic: bool, sync_batch_norm: bool, deadline: float) -> None:
+        self.world, self.rank, self.size = world, int(world.rank), int(world.size)
+        self.deterministic, self.sync_batch_norm, self.deadline = deterministic, sync_batch_norm, deadline
+        self.meetings = 0
+        self.notes: list[Any] = []  # that it has sent
+        self.seen: dict[int, int] = {}  # the last meeting at which other processes said that they are there
+        self._end_all_on_errors()
+
+    def __repr__(self) -> str:
+        return f"<process {self.rank} of {self.size}>"
+
+    # ---- what processes exchange
+
+    def sum_(self, flat: Any) -> None:
+        """Replace the array by the sum of those of all processes, the same bits in each."""
+        from mpi4py import MPI
+
+        self._meet("the sum of gradients", self._comm.Iallreduce(MPI.IN_PLACE, flat))
+
+    def gather(self, value: Any, patience: float = 1.0) -> list[Any]:
+        """The values of all processes, in their order; anything that pickles. patience: how many deadlines to wait."""
+        own = np.frombuffer(pickle.dumps(value, protocol=5), np.uint8)
+        lengths = np.empty(self.size, np.int64)
+        self._meet("an exchange of values", self._comm.Iallgather(np.array([len(own)]), lengths), patience)
+        every, ends = np.empty(int(lengths.sum()), np.uint8), np.cumsum(lengths)
+        self._meet("an exchange of values", self._comm.Iallgatherv(own, (every, lengths)), patience)
+        return [pickle.loads(every[end - n : end].tobytes()) for end, n in zip(ends, lengths, strict=True)]
+
+    def broadcast_(self, flat: Any) -> None:
+        """Replace the array by that of process 0."""
+        self._meet("the broadcast of values", self._comm.Ibcast(flat))
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        self._meet("a barrier", self._comm.Ibarrier())
+
+    # ---- waiting
+
+    @cached_property
+    def _comm(self) -> Any:
+        """Apart from messages of the user's own."""
+        comm, request = self.world.Idup()
+        self._wait("the first exchange", request, self.deadline)
+        return comm
+
+    def _meet(self, what: str, request: Any, patience: float = 1.0) -> None:
+        self.meetings += 1
+        self._wait(what, request, self.deadline * patience)
+
+    def _wait(self, what: str, request: Any, limit: float) -> None:
+        """Until the request is done; after `limit` seconds end all processes."""
+        begun, said = time.monotonic(), False
+        while not request.Test():
+            waited = time.monotonic() - begun
+            time.sleep(0 if waited < _SPINS else _SLEEP)
+            if waited > min(_SPINS, limit / 2) and self.meetings:
+                # All that wait here say so once one of them has waited for long: the others are missing.
+                said = self._call_roll(said, waited > limit / 2)
+            if waited > limit:
+                missing = [rank for rank in range(self.size) if rank != self.rank and self.seen.get(rank) != self.meetings]
+                self.end_all(f"{_names(missing)} did not come to {what} within {limit:g} s")
+
+    def _call_roll(self, said: bool, late: bool) -> bool:
+        """Hear who else waits in this meeting; tell the others, once. Returns whether that is done."""
+        while self._comm.Iprobe(tag=_HERE):
+            note = np.empty(2, np.int64)
+            self._comm.Recv(note, tag=_HERE)
+            self.seen[int(note[0])] = int(note[1])
+        if said or not (late or self.meetings in self.seen.values()):
+            return said
+        for rank in range(self.size):
+            if rank != self.rank:
+                note = np.array([self.rank, self.meetings])
+                self.notes.append((note, self._comm.Isend(note, rank, _HERE)))
+        return True
+
+    # ---- the end of all
+
+    def end_all(self, text: str) -> None:
+        """Print why, and end all processes."""
+        print(f"rank {self.rank} of {self.size}: {text}; all processes end", file=sys.stderr, flush=True)
+        time.sleep(_READ)
+        self.world.Abort(1)
+
+    def _end_all_on_errors(self) -> None:
+        """Without this a process with an uncaught exception would wait for the others at its end, and they for it."""
+        usual = sys.excepthook
+
+        def hook(kind: Any, error: Any, trace: Any) -> None:
+            usual(kind, error, trace)
+            self.end_all(f"{kind.__name__}: {error}")
+
+        if self.size > 1:
+            sys.excepthook = hook
+
+
+def _names(ranks: list[int]) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" if ranks else "a rank"

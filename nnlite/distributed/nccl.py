@@ -1,0 +1,54 @@
+"""NCCL: sums and broadcasts of device arrays; everything else goes through MPI."""
+
+from functools import cached_property
+from typing import Any
+
+from nnlite.distributed.communicator import MPICommunicator
+
+
+class NCCLCommunicator(MPICommunicator):
+    """Each process has a GPU of its own, chosen before, by CUDA_VISIBLE_DEVICES or `cupy.cuda.Device(i).use()`."""
+
+    device = "cuda"
+
+    def sum_(self, flat: Any) -> None:
+        """Replace the array by the sum of those of all processes, the same bits in each."""
+        self._call("the sum of gradients", "allReduce", flat, self._nccl.NCCL_SUM)
+
+    def broadcast_(self, flat: Any) -> None:
+        """Replace the array by that of process 0."""
+        self._call("the broadcast of values", "broadcast", flat, 0)
+
+    @cached_property
+    def _nccl(self) -> Any:
+        from cupy.cuda import nccl
+
+        return nccl
+
+    @cached_property
+    def _group(self) -> Any:
+        """The processes as NCCL knows them; process 0 makes the name of the group, which goes to the others by MPI."""
+        name = self.gather(self._nccl.get_unique_id() if self.rank == 0 else None)[0]
+        return self._nccl.NcclCommunicator(self.size, name, self.rank)
+
+    def _call(self, what: str, method: str, flat: Any, option: int) -> None:
+        """Call NCCL, which works in the order of the stream, and wait."""
+        from cupy.cuda import Event, get_current_stream
+
+        group, stream, place = self._group, get_current_stream(), flat.data.ptr
+        kind = {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}[flat.dtype.name]
+        getattr(group, method)(place, place, flat.size, kind, option, stream.ptr)
+        done = Event(disable_timing=True)
+        done.record(stream)
+        self._meet(what, _Request(done))
+
+
+class _Request:
+    """An event on the device, with the method of MPI's requests."""
+
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def Test(self) -> bool:
+        """Whether it has happened."""
+        return bool(self.event.done)
