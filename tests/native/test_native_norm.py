@@ -91,7 +91,7 @@ def test_a_norm_in_the_convolution_behind_it_changes_no_bit(native, window, froz
     behind = [nn.MaxPool2D(2)] if pool else []
     nn.set_kernels("native")
     try:
-        layers = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(filters, groups=groups, **options), *behind, nn.BatchNorm(), nn.Flatten()
+        layers = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(filters, groups=groups, **options), *behind, nn.Flatten()
         model = nn.Sequential(*layers, input_shape=(*size, channels), dtype=dtype)
     finally:
         nn.set_kernels("numpy")
