@@ -186,7 +186,7 @@ def test_each_shard_is_read_once_an_epoch(shards, monkeypatch):
 def test_orders_differ_and_repeat(shards):
     data = npz_shards(shards, window=2)
     orders = {tuple(data.rows(0, 61, epoch=epoch, seed=seed)) for epoch in range(3) for seed in range(3)}
-    assert len(orders) == 9
+    assert len(orders) == 9 and len({np.searchsorted(ENDS, order[0], side="right") for order in orders}) > 2
     assert np.array_equal(data.rows(0, 61, epoch=2, seed=1), npz_shards(shards, window=2).rows(0, 61, epoch=2, seed=1))
 
 
@@ -345,10 +345,19 @@ def test_a_shard_that_changes_while_training_ends_it_with_its_name(spoil, words,
         trainer.predict(data)
 
 
-def test_damaged_values_are_found_by_their_checksum(tmp_path):
-    folder = write_shards(tmp_path)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_damaged_values_are_found_by_their_checksum(method, tmp_path):
+    def save(path, **arrays):
+        with zipfile.ZipFile(path, "w", method, compresslevel=0) as file:
+            for name, values in arrays.items():
+                with file.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, values)
+
+    folder = write_shards(tmp_path, save=save)
     path = folder / "2.npz"
-    path.write_bytes(path.read_bytes().replace(X[20, 0, 0].tobytes(), X[20, 0, 0].tobytes()[::-1]))
+    before = path.read_bytes()
+    path.write_bytes(before.replace(X[20, 0, 0].tobytes(), X[20, 0, 0].tobytes()[::-1]))
+    assert path.read_bytes() != before
     with pytest.raises(nn.DataError, match=r"2\.npz cannot be read: Bad CRC-32"):
         make_trainer().evaluate(npz_shards(folder / "*.npz"))
 

@@ -122,8 +122,7 @@ class Shards(Stored):
     def _values(self, file: Any, info: Any, number: int) -> Array:
         if self.checksums[number] != info.CRC:
             raise DataError("it has changed since it was opened")
-        values: Array = npy.read_array(file, allow_pickle=False)
-        file.read(1)  # at the end its checksum is compared
+        values: Array = npy.read_array(file, allow_pickle=False)  # at its end the checksum is compared
         return values
 
 
