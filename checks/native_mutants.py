@@ -21,7 +21,7 @@ VARIABLE = "NNLITE_TEST_NATIVE"  # where the planted kernels are; read below, as
 SECONDS = 300  # a planted loop may never end
 
 TESTED_BY = {
-    "depthwise.c": "conv", "direct.c": "conv", "product.c": "conv", "product.h": "conv", "winograd.h": "conv",
+    "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "product.c": "conv", "product.h": "conv", "winograd.h": "conv",
     "winograd2.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
     "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "sums.c": "sums", "sums.h": "sums",
 }  # fmt: skip
@@ -74,6 +74,15 @@ MUTANTS = [
     ("nine rounds of Philox", "pointwise.c", "round < 10", "round < 9", 0),
     ("the label's probability stays", "loss.c", "delta[t[row]] -= 1;", ";", 0),
     ("order: halves of the lanes", "loss.c", "lane[i] += lane[i + half];", "lane[i] = lane[i + half];", 0),
+    ("stride: the wrong image", "augment.c", "f->image * H * W * P", "f->image * W * P", 0),
+    ("tail: the pixel behind a reversed row", "augment.c", "memcpy(y + (n - 1) * P, a, P);", "memcpy(y + (n - 1) * P, a, R);", 0),
+    ("order: the first of the reversed pixels", "augment.c", "a + (n - 1 - k) * P, R", "a + (n - k) * P, R", 0),
+    ("bounds: two pixels overwritten", "augment.c", "P <= 4", "P <= 0", 0),
+    ("padding at the right", "augment.c", "y + (mirrored ? 0 : end) * P", "y + (mirrored ? 0 : first) * P", 0),
+    ("reflected at the wrong pixel", "augment.c", "a + (W - 1 - behind) * P", "a + (W - behind) * P", 0),
+    ("reflected at the last row twice", "augment.c", "2 * (H - 1) - at", "2 * H - 1 - at", 0),
+    ("bounds: far at the left", "augment.c", "at_most(W, at_least(-W, f->left))", "at_least(-W, f->left)", 0),
+    ("hidden: a row too many", "augment.c", "i < f->end_row", "i <= f->end_row", 0),
     ("bounds: a label that is none", "loss.c", "t[row] >= 0 && t[row] < k", "t[row] <= k && t[row] >= -1", 0),
 ]  # fmt: skip
 

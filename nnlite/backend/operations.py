@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from nnlite.backend.frames import places_of
 from nnlite.backend.functions import Functions
 from nnlite.backend.masks import masked
 from nnlite.backend.random import random_bits
@@ -338,6 +339,13 @@ class Operations(Functions):
     def all_finite(self, a: Array) -> bool:
         """Whether no value is infinite or NaN; it may also be False if squares overflow."""
         return bool(self.xp.isfinite(a).all())
+
+    def framed(self, images: Array, frames: Any, reflect: bool) -> Array:
+        """New pictures cut out of images (N, H, W, C), of their shape and dtype: see `backend/frames.py`."""
+        places, is_zero = places_of(frames, images.shape[1], images.shape[2], reflect)
+        pictures: Array = images[tuple(map(self.asarray, places))]
+        pictures[self.asarray(is_zero)] = 0
+        return pictures
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
         """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that is faster.

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
-from nnlite.data.augment import Augmentation
+from nnlite.data.augment import Augmentation, Pictures, in_turn
 from nnlite.data.stored import Stored, as_stored
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
 Batch = tuple[Array, ...]
+Part = Callable[[int], slice] | None
 _SHOWN = 5  # classes in a message
 _SEEDS = 1 << 64  # larger than any seed in practice
 
@@ -123,19 +124,25 @@ class Dataset:
         augmentations = self.augmentations + augmentations
         return Dataset(self.images, self.labels, self.classes, weights=self.weights, augmentations=augmentations)
 
-    def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
+    reads_parts = True
+
+    def batches(
+        self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0, part: Part = None
+    ) -> Iterator[Batch]:
         """Batches (x, t), or (x, t, w) with weights, from batch `start` on. The short last batch is kept.
 
         shuffle: every sample once, in an order that depends only on (seed, epoch), augmented; otherwise in order and unchanged.
+        part: returns the samples, of a batch of n, whose images are wanted: x has only these, t and w have all.
         """
         batch_size, start = int(whole("batch_size", batch_size, 1)), int(whole("start", start))
         epoch, seed = int(whole("epoch", epoch)), int(whole("seed", seed))
         flag("shuffle", shuffle)
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
-            return (self._gather(slice(first, first + batch_size)) for first in firsts)
+            batches = (range(first, min(first + batch_size, len(self))) for first in firsts)
+            return (self._in_order(rows, _of(part, len(rows))) for rows in batches)
         order = self._order(epoch, seed)
-        return (self._augment(order[first : first + batch_size], epoch, seed) for first in firsts)
+        return (self._augment(order[first : first + batch_size], epoch, seed, part) for first in firsts)
 
     def rows(self, batch: int, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True) -> Array:
         """The places in the data set of the samples of batch number `batch`, as `batches` gives it."""
@@ -146,17 +153,24 @@ class Dataset:
         rng = np.random.default_rng([seed, epoch])
         return self.images.order(rng) if isinstance(self.images, Stored) else rng.permutation(len(self))
 
-    def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
-        x, *rest = self._gather(index)
-        for i, augmentation in enumerate(self.augmentations):
-            again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws from another seed
-            x = augmentation(x, index, epoch, seed + again * _SEEDS)
-        return (x, *rest)
+    def _in_order(self, rows: range, mine: slice) -> Batch:
+        """mine: the samples among them whose images are wanted."""
+        own = rows[mine]
+        return (self.images[own.start : own.stop], *self._targets(slice(rows.start, rows.stop)))
 
-    def _gather(self, rows: Any) -> Batch:
+    def _augment(self, index: Array, epoch: int, seed: int, part: Part) -> Batch:
+        own = index[_of(part, len(index))]
+        again = (sum(type(a) is type(b) for b in self.augmentations[:i]) for i, a in enumerate(self.augmentations))
+        seeds = (seed + times * _SEEDS for times in again)  # two of a kind draw from different seeds
+        is_read = isinstance(self.images, Stored)
+        pictures = Pictures(self.images[own]) if is_read else Pictures(self.images, own)
+        x = in_turn(zip(self.augmentations if len(own) else (), seeds, strict=False), pictures, own, epoch)
+        return (x, *self._targets(index))
+
+    def _targets(self, rows: Any) -> Batch:
         if not isinstance(rows, slice):
-            rows = backend_of(self.images).asarray(rows)
-        return tuple(array[rows] for array in (self.images, self.labels, self.weights) if array is not None)
+            rows = backend_of(self.labels).asarray(rows)
+        return tuple(array[rows] for array in (self.labels, self.weights) if array is not None)
 
     def _check(self) -> None:
         lengths = [len(a) for a in (self.images, self.labels, self.weights) if a is not None]
@@ -173,6 +187,10 @@ class Dataset:
             least, largest = labels.min(), labels.max()
             if least < 0 or largest >= len(self.classes):
                 raise DataError(f"labels must be in 0 ... {len(self.classes) - 1}, found {least} ... {largest}")
+
+
+def _of(part: Part, n: int) -> slice:
+    return slice(None) if part is None else part(n)
 
 
 class Datasets:

@@ -1,7 +1,7 @@
 """Where batches come from: what `fit`, `evaluate` and `predict` take, and how it is iterated."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any
@@ -14,6 +14,7 @@ from nnlite.errors import DataError, ShapeError
 from nnlite.training.ahead import read_ahead
 
 Batch = tuple[Any, Any, Any]
+Part = Callable[[int], slice] | None
 
 
 def as_source(data: Any) -> Any:
@@ -79,11 +80,15 @@ def on_device(source: Any, backend: Any) -> Any:
 
 
 def batches(
-    source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False, start: int = 0
+    source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False, start: int = 0, part: Part = None
 ) -> Iterator[Batch]:
-    """Batches (x, t, w), w None where there are no weights, from batch `start` on. The loss decides what t may be."""
+    """Batches (x, t, w), w None where there are no weights, from batch `start` on. The loss decides what t may be.
+
+    part: returns the samples, of a batch of n, whose x is wanted; a source that does not `reads_parts` gives all.
+    """
     if is_dataset(source):
-        given = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle, start=start)
+        parts = {} if part is None or not getattr(source, "reads_parts", False) else {"part": part}
+        given = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle, start=start, **parts)
     else:
         given = itertools.islice(items(source), start, None)
     return ((_array(x), t, w) for x, t, w in (_parts(batch, "a batch") for batch in given))
@@ -123,10 +128,14 @@ class Epochs:
     first: the epoch in which an iterable's passes began.
     placed: whether a resumed source continues from its own position.
     places: the places of its samples in the data set that it was taken from, None for all.
+    part: returns the samples, of a batch of n, that this one of several processes trains on; None for all.
     """
 
-    def __init__(self, source: Any, steps: int | None, first: int, placed: bool, places: Any, **order: Any) -> None:
+    def __init__(
+        self, source: Any, steps: int | None, first: int, placed: bool, places: Any, part: Part = None, **order: Any
+    ) -> None:
         self.source, self.steps, self.first, self.placed, self.places, self.order = source, steps, first, placed, places, order
+        self.part = part
         self.endless: Iterator[Batch] | None = None
         self.reading = ExitStack()  # a thread that reads ahead
 
@@ -139,9 +148,9 @@ class Epochs:
         done = self.done(number, start)
         if self.steps is None:
             self.close()  # that of the epoch before
-            return self._read(batches(self.source, epoch=number, start=done, **self.order))
+            return self._read(batches(self.source, epoch=number, start=done, part=self.part, **self.order))
         if self.endless is None:
-            self.endless = self._read(_endless(self.source, done, self.placed, **self.order))
+            self.endless = self._read(_endless(self.source, done, self.placed, part=self.part, **self.order))
         return itertools.islice(self.endless, self.steps - start)
 
     def _read(self, given: Iterator[Batch]) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.native.norms import Norms
 from nnlite.backend.native.operations import kernels
+from nnlite.backend.native.pictures import Pictures
 from nnlite.backend.native.plans import NativeDepthwisePlan, NativePlan
 from nnlite.backend.native.pointwise import Pointwise
 from nnlite.backend.native.pooled import NativePooledPlan
@@ -17,7 +18,7 @@ from nnlite.backend.native.winograd import NativeWinogradPlan, best_tile
 from nnlite.backend.window import Pair, Window
 
 
-class NativeBackend(Norms, Pointwise, Sums, Updates, Backend):
+class NativeBackend(Norms, Pictures, Pointwise, Sums, Updates, Backend):
     """The operations of the C kernels, and their plans."""
 
     depthwise_plan = NativeDepthwisePlan
