@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 MACHINE ?= here
 
-.PHONY: help cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak clean
+.PHONY: help cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak gallery clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -26,6 +26,7 @@ help:
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
+	@echo "make gallery   train a small CNN and draw the pictures of docs/insight.md (a minute)"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime; MACHINE=zen4 names the file (20 minutes)"
 
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
@@ -35,6 +36,9 @@ $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 
 cifar10: $(VENV)/.examples
 	$(BIN)/python examples/cifar10.py --model tutorial
+
+gallery: $(VENV)/.examples
+	$(BIN)/python examples/gallery.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
