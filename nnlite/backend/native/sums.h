@@ -92,7 +92,7 @@ static void sum_narrow(int kind, const REAL* x, const REAL* y, const REAL* c, lo
     REAL centers[PAD * PAD];
     double first[PAD * PAD], second[PAD * PAD];
     for (long j = 0; j < width; j++)
-        centers[j] = kind >= DEVIATIONS ? c[j % n] : 0;
+        centers[j] = kind < DEVIATIONS ? 0 : j < n ? c[j] : centers[j - n];
     for (long j = 0; j < width; j += BLOCK) {
         const long some = at_most(BLOCK, width - j);
         sum_wide(kind, x + j, y + j, centers + j, width, whole, some, s);
