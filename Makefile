@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
+MACHINE ?= here
 
 .PHONY: help cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak clean
 
@@ -25,7 +26,7 @@ help:
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
-	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime"
+	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime; MACHINE=zen4 names the file (20 minutes)"
 
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,7 +61,8 @@ memory: $(VENV)/.test
 	$(BIN)/python benchmarks/import_time.py
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/peers.py --quick --rounds 5 --json benchmarks/results/peers.json --markdown benchmarks/results/peers.md
+	$(BIN)/python benchmarks/peers.py --seconds 0.3 --json benchmarks/results/peers_$(MACHINE).json --markdown benchmarks/results/peers_$(MACHINE).md
+	PYTHONPATH=benchmarks $(BIN)/python -m peers_parts.pages
 
 accuracy: $(VENV)/.bench
 	$(BIN)/python benchmarks/cifar10_accuracy.py --recipe fast90 --json benchmarks/results/fast90.json

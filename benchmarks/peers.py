@@ -1,7 +1,7 @@
 """nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime on the CPU: speed, memory, import time, size.
 
-usage: python benchmarks/peers.py [--quick] [--json FILE] [--markdown FILE] [--tasks ...] [--systems ...]
-                                  [--free-threaded PYTHON]
+usage: python benchmarks/peers.py [--quick] [--rounds 5] [--seconds 1] [--json FILE] [--markdown FILE] [--tasks ...]
+                                  [--systems ...] [--free-threaded PYTHON]
 
 All systems run the same network, optimiser (Adam), batch, dtype (float32) and number of threads, each in its own process
 that is pinned to as many cores. Within a round the systems take turns, so a ratio compares what ran within seconds of each
@@ -11,9 +11,11 @@ the CPU use of other processes is in the notes, and threads that wait for each o
 
 peers_parts/tasks.py      the networks and tasks, and their costs
 peers_parts/<system>.py   how a system builds and runs a task
+peers_parts/limits.py     what the machine can do: products of matrices, a core's peak by multiply-adds in C
 peers_parts/worker.py     the process of one system
 peers_parts/processes.py  the same from outside; memory, imports, size on disk
-peers_parts/report.py     ratios and the Markdown table; by itself, README's table
+peers_parts/report.py     ratios and the Markdown table
+peers_parts/pages.py      by itself: the tables of README and docs/performance.md, from the rounds of each machine
 """
 
 import argparse
@@ -32,11 +34,12 @@ from typing import Any
 from peers_parts import processes, worker
 from peers_parts.processes import Process, WorkerError
 from peers_parts.report import add_ratios, machine_line, markdown, version_list
-from peers_parts.tasks import SGEMM_TASK, TASKS, Task
+from peers_parts.tasks import LIMITS, LIMITS_TASK, TASKS, Task
 
 SYSTEMS = ("nnlite", "nnlite-numpy", "torch", "torch.compile", "keras", "jax", "sklearn", "onnxruntime")
 COSTS = ("memory", "import", "size")
-SECONDS, QUICK_SECONDS = 1.0, 0.3
+QUICK = {"rounds": 2, "seconds": 0.3, "systems": [name for name in SYSTEMS if name != "torch.compile"]}
+DEFAULTS = {"rounds": 5, "seconds": 1.0, "systems": SYSTEMS}
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def parse() -> argparse.Namespace:
     names = sorted({task.name for task in TASKS.values()})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help=f"blocks of {QUICK_SECONDS} instead of {SECONDS} seconds, 2 rounds"
+        "--quick", action="store_true", help="2 rounds of 0.3 s, without torch.compile, which compiles for minutes"
     )
     parser.add_argument("--json", type=Path, help="write all rounds to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
@@ -65,14 +68,16 @@ def parse() -> argparse.Namespace:
         metavar="TASK",
         help=f"of {', '.join(names)}, each also with a batch, such as cnn@128; {', '.join(COSTS)}",
     )
-    parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS, metavar="SYSTEM", help=", ".join(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, metavar="SYSTEM", help=", ".join(SYSTEMS))
     parser.add_argument("--free-threaded", metavar="PYTHON", help="measure nnlite on this interpreter, too, as nnlite-ft")
     parser.add_argument("--rounds", type=int, help="default 5")
+    parser.add_argument("--seconds", type=float, help="of a block; default 1")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.rounds = args.rounds or (2 if args.quick else 5)
+    for name, value in (QUICK if args.quick else DEFAULTS).items():
+        setattr(args, name, getattr(args, name) or value)
     if args.threads > available_cores():
         parser.error(f"{args.threads} threads on {available_cores()} cores")
     return args
@@ -85,7 +90,7 @@ def compare(args: argparse.Namespace) -> None:
         "machine": machine(),
         "threads": args.threads,
         "rounds": args.rounds,
-        "seconds": QUICK_SECONDS if args.quick else SECONDS,
+        "seconds": args.seconds,
         "versions": processes.versions(systems),
         "free_threaded": args.free_threaded and version(args.free_threaded),
         "left_out": [system for system in args.systems if system not in systems],
@@ -118,8 +123,8 @@ def jobs(args: argparse.Namespace, systems: list[str], report: dict[str, Any]) -
 def measure_task(task: Task, pythons: dict[str, str], report: dict[str, Any]) -> None:
     """One task, in all systems that support it, each in its Python."""
     taking_part = {system: python for system, python in pythons.items() if takes_part(system, task)}
-    if task == SGEMM_TASK:
-        taking_part |= dict.fromkeys(worker.SGEMM, sys.executable)
+    if task == LIMITS_TASK:
+        taking_part |= dict.fromkeys(LIMITS, sys.executable)
     result: dict[str, Any] = {"title": task.title, "batch": task.batch, "failed": {}, "variants": {}}
     report["tasks"][task.key] = result
     workers = {system: Process.start(system, task, report["threads"], python) for system, python in taking_part.items()}

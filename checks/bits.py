@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import nnlite as nn
+from nnlite.backend import FRAME
 from nnlite.backend.choice import cpu_backend
 from nnlite.backend.native.operations import kernels
 
@@ -62,6 +63,8 @@ def windows() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ..
         ((13, 12, 1), 5, {"kernel_size": 7, "padding": 3}),
         ((14, 13, 19), 18, {"kernel_size": 5, "stride": (2, 3), "padding": 2}),
         ((14, 13, 4), 21, {"kernel_size": 3, "dilation": 2, "padding": "same"}),
+        ((17, 16, 35), 34, {"kernel_size": 5, "stride": 2, "padding": 2}),
+        ((16, 17, 18), 33, {"kernel_size": 3, "dilation": 2, "padding": 2}),
         ((9, 8, 12), 18, {"kernel_size": 3, "groups": 3, "padding": 1}),
         ((10, 9, 35), 35, {"kernel_size": 3, "groups": 35, "padding": 1}),
         ((10, 9, 5), 5, {"kernel_size": (5, 3), "groups": 5, "stride": 2, "bias": False}),
@@ -180,6 +183,21 @@ def operations() -> Iterator[Line]:
             yield from losses(dtype, rows, classes)
         for name, make in optimizers():
             yield f"{dtype} {name}", updates(make(), dtype)
+    for dtype, size in product(("uint8", *DTYPES), ((1, 1, 1), (5, 33, 3), (9, 8, 4), (6, 7, 17))):
+        yield f"{dtype} pictures of {size}", pictures(dtype, size)
+
+
+def pictures(dtype: str, size: tuple[int, int, int]) -> str:
+    """Of images of this size, moved, mirrored and partly hidden, with zeros or their reflections around them."""
+    rng, (height, width, _) = np.random.default_rng(0), size
+    images, frames = rng.integers(0, 256, (7, *size)).astype(dtype), np.zeros(20, FRAME)
+    for name, most in (("image", 7), ("top", height), ("left", width), ("mirrored", 2)):
+        frames[name] = rng.integers(0, most, 20)
+    for axis, most in (("row", height), ("column", width)):
+        frames[f"first_{axis}"], frames[f"end_{axis}"] = np.sort(rng.integers(0, most + 1, (2, 20)), axis=0)
+    frames["top"][::2] *= -1
+    frames["left"][::3] *= -1
+    return digest(*(cpu_backend().framed(images, frames, reflect) for reflect in (False, True)))
 
 
 def losses(dtype: str, rows: int, classes: int) -> Iterator[Line]:
@@ -284,7 +302,7 @@ def golden(data: nn.data.Dataset, epochs: int) -> str:
 def watched() -> set[str]:
     """The names of all kernels; each leaves the set when it is called."""
     names: set[str] = set()
-    for dtype in DTYPES:
+    for dtype in (*DTYPES, "uint8"):
         table = kernels(np.dtype(dtype))
         names.update(f"{dtype} {name}" for name in table)
         for name, kernel in table.items():

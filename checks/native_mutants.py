@@ -21,9 +21,11 @@ VARIABLE = "NNLITE_TEST_NATIVE"  # where the planted kernels are; read below, as
 SECONDS = 300  # a planted loop may never end
 
 TESTED_BY = {
-    "depthwise.c": "conv", "direct.c": "conv", "product.c": "conv", "product.h": "conv", "winograd.h": "conv",
+    "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "product.c": "conv", "product.h": "conv",
+    "winograd.h": "conv",
     "winograd2.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
-    "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm", "sums.c": "sums", "sums.h": "sums",
+    "norm.h": "norm", "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm",
+    "sums.c": "sums", "sums.h": "norm sums",
 }  # fmt: skip
 
 # (what, file, old text, new text, which of its places, from 0)
@@ -47,6 +49,9 @@ MUTANTS = [
     ("taps of the depthwise mixed", "depthwise.c", "which[t] * C + c", "t * C + c", 0),
     ("sum: chains forgotten", "depthwise.c", "n == images - 1 && last == outputs", "0", 0),
     ("tail: taps beyond eight", "depthwise.c", "t0 += TAPS", "t0 += taps", 0),
+    ("pixels outside are not zero", "fold.c", "memset(folded, 0, C * sizeof(REAL));", ";", 0),
+    ("copies are not added", "fold.c", "load_up_to(pixel + c, C - c) + values", "values", 0),
+    ("groups of columns mixed", "fold.c", "* columns.groups + j", "* columns.groups", 0),
     ("padding above", "winograd.h", "y - s->top, -s->left", "y, -s->left", 0),
     ("padding at the left", "winograd.h", "y - s->top, -s->left", "y - s->top, 0", 0),
     ("bounds: strips read behind the image", "winograd.h", "y + rows <= H && x >= 0 && x + columns <= W", "y + rows <= H + 1 && x >= 0 && x + columns <= W + 1", 0),
@@ -61,7 +66,11 @@ MUTANTS = [
     ("erf meets its other half elsewhere", "functions.h", "near = choose(a < 1, x, (vec){0});", "near = choose(a < (REAL)0.5, x, (vec){0});", 0),
     ("tail: lanes of a sum", "sums.h", "half > 0; half /= 2", "half > 1; half /= 2", 0),
     ("sum: the second half forgotten", "sums.h", "s->first[j] += rest.first[j], ", "", 0),
-    ("deviations about zero", "sums.h", "const vec d = v - center[q];", "const vec d = v;", 0),
+    ("deviations about zero", "sums.h", "const vec d = v - mean[q];", "const vec d = v;", 0),
+    ("sum: the ReLU's zeros left out", "sums.h", "choose(fused(d, scale[q], shift[q]) > 0, v, (vec){0})", "v", 0),
+    ("the ReLU's zeros left out of a delta", "norm.c", "d = rectified ? choose", "d = 0 ? choose", 0),
+    ("tail: channels that are normalised", "norm.h", "load_up_to(from + c, C - c), by, c, C - c", "load_up_to(from + c, C - c), by, c, C - c - 1", 0),
+    ("stride: pixels that are normalised", "norm.h", "from += C, to += width", "from += width, to += width", 0),
     ("the center left out", "norm.c", "center ? x - load_up_to(center + j, left) : x", "x", 0),
     ("the offset left out", "norm.c", " + load_up_to(offset + j, left)", "", 0),
     ("tail: what is behind a row has a deviation", "samplenorm.c", "choose(number < (INT)n, x, (vec){0})", "x", 0),
@@ -81,6 +90,15 @@ MUTANTS = [
     ("nine rounds of Philox", "pointwise.c", "round < 10", "round < 9", 0),
     ("the label's probability stays", "loss.c", "delta[t[row]] -= 1;", ";", 0),
     ("order: halves of the lanes", "loss.c", "lane[i] += lane[i + half];", "lane[i] = lane[i + half];", 0),
+    ("stride: the wrong image", "augment.c", "f->image * H * W * P", "f->image * W * P", 0),
+    ("tail: the pixel behind a reversed row", "augment.c", "memcpy(y + (n - 1) * P, a, P);", "memcpy(y + (n - 1) * P, a, R);", 0),
+    ("order: the first of the reversed pixels", "augment.c", "a + (n - 1 - k) * P, R", "a + (n - k) * P, R", 0),
+    ("bounds: two pixels overwritten", "augment.c", "P <= 4", "P <= 0", 0),
+    ("padding at the right", "augment.c", "y + (mirrored ? 0 : end) * P", "y + (mirrored ? 0 : first) * P", 0),
+    ("reflected at the wrong pixel", "augment.c", "a + (W - 1 - behind) * P", "a + (W - behind) * P", 0),
+    ("reflected at the last row twice", "augment.c", "2 * (H - 1) - at", "2 * H - 1 - at", 0),
+    ("bounds: far at the left", "augment.c", "at_most(W, at_least(-W, f->left))", "at_least(-W, f->left)", 0),
+    ("hidden: a row too many", "augment.c", "i < f->end_row", "i <= f->end_row", 0),
     ("bounds: a label that is none", "loss.c", "t[row] >= 0 && t[row] < k", "t[row] <= k && t[row] >= -1", 0),
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Augmentation: what it does to an image, and that its draw follows from (seed, epoch, place) alone."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnlite import DataError
-from nnlite.data import AlternatingFlip, Cutout, RandomCrop, RandomFlip, mirror, views
+from nnlite.data import AlternatingFlip, Cutout, Dataset, RandomCrop, RandomFlip, mirror, views
 from nnlite.data.augment import draws
+
+pytestmark = pytest.mark.usefixtures("both_kernels")
 
 AUGMENTATIONS = [RandomCrop(4), RandomCrop(2, mode="reflect"), RandomFlip(), AlternatingFlip(), Cutout(5)]
 every_augmentation = pytest.mark.parametrize("augment", AUGMENTATIONS, ids=["crop", "reflect", "flip", "alternating", "cutout"])
@@ -150,11 +153,56 @@ def test_settings_that_make_no_sense(make):
 
 
 @every_augmentation
-def test_images_without_channels_are_refused(augment):
-    with pytest.raises(DataError, match=r"\(N, H, W, C\), got \(4, 8, 8\)"):
-        augment(np.zeros((4, 8, 8), np.uint8), np.arange(4), 0, 0)
+@pytest.mark.parametrize("shape", [(4,), (4, 8), (4, 8, 8), (4, 2, 8, 8, 3)], ids=str)
+def test_images_without_channels_are_refused(augment, shape):
+    with pytest.raises(DataError, match=rf"\(N, H, W, C\), got {re.escape(str(shape))}"):
+        augment(np.zeros(shape, np.uint8), np.arange(4), 0, 0)
+
+
+@every_augmentation
+@pytest.mark.parametrize("places", [0, 1, 5])
+def test_each_image_needs_a_place(augment, places):
+    with pytest.raises(DataError, match=f"4 images .* not {places}"):
+        augment(pictures(4), np.arange(places), 0, 0)
+
+
+@every_augmentation
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 8, 8, 0)], ids=str)
+def test_without_images_or_channels_nothing_happens(augment, shape):
+    assert augment(np.zeros(shape, np.uint8), np.arange(shape[0]), 0, 0).shape == shape
+
+
+def test_sizes_beyond_all_bounds():
+    with pytest.raises(DataError, match="too many to draw from"):
+        RandomCrop(1 << 70)(pictures(2), np.arange(2), 0, 0)
+    assert not RandomCrop(1 << 22)(pictures(2), np.arange(2), 0, 0).any()
+    assert not Cutout(1 << 70)(pictures(2), np.arange(2), 0, 0).any()
+
+
+class Twice(RandomFlip):
+    """With a `__call__` of its own."""
+
+    def __call__(self, images, index, epoch, seed):
+        return images // 2
+
+
+KINDS = [*AUGMENTATIONS, RandomCrop(3), Cutout(4), Twice(), lambda images, index, epoch, seed: images[:, ::-1] + np.uint8(1)]
+
+
+@given(kinds=st.lists(st.sampled_from(KINDS), max_size=6), strided=st.booleans(), epoch=st.integers(0, 3))
+def test_one_sweep_is_each_in_turn(kinds, strided, epoch):
+    images, index = pictures(60, (9, 7, 3))[:: 2 if strided else 1], np.array([5, 0, 17, 4, 29, 8])
+    expected = images[index]
+    for i, kind in enumerate(kinds):
+        seed = 3 + sum(type(other) is type(kind) for other in kinds[:i]) * (1 << 64)
+        expected = kind(expected, index, epoch, seed)
+    data = Dataset(images, np.arange(len(images)), augmentations=kinds)
+    x, t = data._augment(index, epoch, 3, None)
+    assert np.array_equal(x, expected) and np.array_equal(t, index) and not np.shares_memory(x, images)
 
 
 def test_reflection_needs_an_image_larger_than_the_padding():
     with pytest.raises(DataError, match=r"\(4, 8, 3\) are too small .* 4 pixels"):
         RandomCrop(4, mode="reflect")(pictures(2, (4, 8, 3)), np.arange(2), 0, 0)
+    with pytest.raises(DataError, match=r"too small"):
+        views(4)[2](pictures(2, (4, 8, 3)))

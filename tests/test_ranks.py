@@ -1,12 +1,23 @@
 """Data-parallel training in several processes of MPI, each test under `mpiexec`."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import nnlite as nn
+from nnlite.distributed.launch import refuse_other_launchers
+from nnlite.engine import cut
+from nnlite.training import checkpoint
+from nnlite.training.ranks import Ranks
 
 pytest.importorskip("mpi4py")
 HERE = Path(__file__).resolve().parent
@@ -55,3 +66,184 @@ def test_the_work_is_shared(results):
     for name in ("mlp 97 summed native", "convolutions 97 ordered native"):
         assert sum(cases[name]["samples"] for cases in results) == 97
         assert max(cases[name]["samples"] for cases in results) < 60, name
+
+
+# ---- fit
+
+
+@pytest.fixture(scope="module")
+def training():
+    """The script's functions, in this process."""
+    path = HERE / "ranks" / "training.py"
+    spec = importlib.util.spec_from_file_location("ranks_training", path)
+    module = importlib.util.module_from_spec(spec)
+    before = cut.BUDGET, cut.WORTH_CUTTING
+    spec.loader.exec_module(module)
+    yield module
+    cut.BUDGET, cut.WORTH_CUTTING = before
+
+
+def fitted(ranks, folder, *arguments):
+    run = launch(ranks, "training.py", folder, *arguments)
+    assert run.returncode == 0, run.stderr
+    return run, json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def summed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("summed")
+    return *fitted(2, folder, "summed", 2, "new"), folder
+
+
+def columns_of(history):
+    return {name: column for name, column in history.items() if name not in ("seconds", "samples_per_second")}
+
+
+def test_a_run_goes_on_in_other_numbers_of_processes_with_the_bits_of_one(training, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder in (alone, shared):
+        folder.mkdir()
+    one = training.fit(training.trainer_for(None, alone), alone, 4, False, progress=False)
+    for ranks, epochs, begin in ((2, 1, "new"), (4, 2, "resume"), (1, 3, "resume")):
+        _, every = fitted(ranks, shared, "ordered", epochs, begin)
+        assert len(every) == ranks and all(found["fit"] == every[0]["fit"] for found in every)
+        assert len(every[0]["fit"]["history"]["loss"]) == epochs
+    last = training.fit(training.trainer_for(None, shared), shared, 4, True, progress=False)
+    assert last["values"] == one["values"]
+    assert columns_of(last["history"]) == columns_of(one["history"])
+    assert (shared / "log.csv").read_text().count("\n") == 5
+
+
+def test_metrics_and_history_are_those_of_one_process(training, summed, tmp_path):
+    _, every, _ = summed
+    one = training.fit(training.trainer_for(None, tmp_path), None, 2, False, progress=False)
+    for name, column in columns_of(one["history"]).items():
+        # Batch norm is local: the networks differ a little.
+        np.testing.assert_allclose(every[0]["fit"]["history"][name], column, atol=0.15, err_msg=name)
+    assert every[0]["fit"]["steps"] == one["steps"]
+    for case in ("fit", "list", "set", "steps", "stopped"):
+        assert every[0][case] == every[1][case], case
+
+
+def test_a_list_of_batches_trains_as_the_data_set_does(summed):
+    _, every, _ = summed
+    assert columns_of(every[0]["list"]["history"]) == columns_of(every[0]["set"]["history"])
+    assert every[0]["list"]["values"] == every[0]["set"]["values"]
+    assert every[0]["steps"]["steps"] == 6
+
+
+def test_one_process_shows_and_writes(summed):
+    run, _, folder = summed
+    assert run.stdout.count("epoch 1 ") == 1 and run.stdout.count("epoch 2 ") == 1
+    assert "rank 1: process" in run.stdout
+    assert nn.load(folder / "best.safetensors").out_shape == (10,)
+    assert len(list(folder.glob("step-*.safetensors"))) == 2
+
+
+def test_all_stop_if_one_does(summed):
+    assert len(summed[1][0]["stopped"]["history"]["loss"]) == 1
+
+
+def test_a_bad_value_is_located_in_its_process(summed):
+    for found in summed[1]:
+        assert "rank 1: the inputs of row 40 of the data set are not finite" in found["bad"]
+
+
+def test_validation_is_shared_and_the_same(summed):
+    for found in summed[1]:
+        np.testing.assert_allclose(*found["validated"], rtol=1e-6)
+
+
+# ---- faults, with a deadline of 3 seconds
+
+
+MESSAGES = {
+    "exception": "rank 1 of 3: RuntimeError: the disk is on fire",
+    "exit": "rank 1 did not come to the sum of gradients within 3 s",
+    "stop": "rank 1 did not come to the sum of gradients within 3 s",
+    "diverge": "rank 1 of 3 has other parameters or statistics than rank 0",
+}
+
+
+@pytest.mark.parametrize("fault", ["exception", "exit", "stop", "diverge", "kill"])
+def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path):
+    begun = time.monotonic()
+    run = launch(3, "faults.py", fault, tmp_path)
+    assert run.returncode != 0 and time.monotonic() - begun < 13
+    if fault == "kill":  # the launcher names the process, training has named its rank
+        killed = re.search(r"rank 1: process (\d+) on", run.stdout).group(1)
+        assert re.search(rf"PID {killed}\b", run.stdout + run.stderr)
+    else:
+        assert MESSAGES[fault] in run.stderr
+    arrays, description = checkpoint.Folder(tmp_path, 2).load()
+    assert description["steps"] == 4 and np.isfinite(arrays["params"]).all()
+
+
+def test_a_process_that_cannot_write_ends_all(tmp_path):
+    run = launch(3, "faults.py", "log", tmp_path)
+    assert run.returncode != 0
+    assert "rank 0 of 3 failed: FileError" in run.stderr and "is a folder" in run.stderr
+
+
+REFUSED = {
+    "model": ("StateError: rank 1 of 2 and rank 0 differ in model: ", ""),
+    "seed": ("StateError: rank 1 of 2 and rank 0 differ in seed: 1 and 0", ""),
+    "kernels": ("StateError: rank 1 of 2 and rank 0 differ in kernels: 'numpy' and 'native'", ""),
+    "length": ("StateError: rank 1 of 2 and rank 0 differ in the number of samples: 63 and 64", ""),
+    "labels": ("StateError: rank 1 of 2 failed: DataError: the training data: labels", "DataError: the training data: labels"),
+    "rate": ("StateError: rank 1 of 2 and rank 0 differ in optimizer: ", ""),
+    "order": ("StateError: rank 1 of 2 and rank 0 differ in what fit was given: ", ""),
+    "batch": ("ok", ""),
+    "folder": ("FileError: no checkpoints can be written", "StateError: rank 0 of 2 failed: FileError: no checkpoints can be "),
+    "device": ("DeviceError: the model is on cpu, the communicator takes arrays of cuda", ""),
+}
+
+
+def test_what_differs_is_refused_by_all(tmp_path):
+    run = launch(2, "refused.py", tmp_path)
+    assert run.returncode == 0, run.stderr
+    first, second = json.loads((tmp_path / "results.json").read_text())
+    for case, (said, by_the_other) in REFUSED.items():
+        if said == "ok":
+            assert first[case] is second[case] is None
+        else:
+            assert first[case].startswith(said), first[case]
+            assert second[case].startswith(by_the_other or said), second[case]
+    assert first["nothing"] is second["nothing"] is None
+
+
+def test_batches_smaller_than_the_number_of_processes_are_refused():
+    class Three:
+        rank, size, device, deterministic, sync_batch_norm = 0, 3, "cpu", False, False
+
+    with pytest.raises(nn.DataError, match="a batch of 2 has no sample for each of 3 processes"):
+        Ranks(Three()).check(nn.Sequential(nn.Dense(2), input_shape=(3,)), 2)
+
+
+def test_other_communicators_are_refused():
+    model = nn.Sequential(nn.Dense(2), input_shape=(3,))
+    for wrong in (nn.distributed.mpi, 2, "mpi"):
+        with pytest.raises(ValueError, match=r"communicator must be an object such as nn\.distributed\.mpi\(\)"):
+            nn.Trainer(model, nn.MSE(), nn.Adam(), communicator=wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "environment", "said"),
+    [
+        (1, {}, "found one process and no launcher: start the script with mpiexec -n 2"),
+        (1, {"PMI_SIZE": "3"}, "the launcher started 3 processes, MPI finds 1"),
+        (1, {"OMPI_COMM_WORLD_SIZE": "2"}, "the launcher started 2 processes, MPI finds 1"),
+        (1, {"PMI_SIZE": "1"}, ""),
+        (2, {"SLURM_STEP_NUM_TASKS": "2"}, ""),
+    ],
+)
+def test_what_the_launcher_started_is_compared_with_what_mpi_finds(size, environment, said):
+    with pytest.raises(nn.StateError, match=said) if said else nullcontext():
+        refuse_other_launchers(size, environment)
+
+
+@pytest.mark.parametrize("wrong", [{"deadline": 0}, {"deadline": "300"}, {"deterministic": 1}, {"device": "tpu"}])
+def test_arguments(wrong, monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "1")
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        nn.distributed.mpi(**wrong)

@@ -64,14 +64,20 @@ def translate(network: Network, a: Any) -> Any:
 def apply(layer: net.Layer, a: Any) -> Any:
     match layer:
         case net.Conv():
-            padding = "same" if layer.padding else "valid"
-            return layers.Conv2D(layer.filters, layer.kernel, layer.stride, padding, use_bias=layer.bias)(a)
+            padding, rate = "same" if layer.padding else "valid", layer.dilation
+            return layers.Conv2D(layer.filters, layer.kernel, layer.stride, padding, None, rate, use_bias=layer.bias)(a)
+        case net.DepthwiseConv():
+            return layers.DepthwiseConv2D(3, layer.stride, "same", use_bias=False)(a)
         case net.Dense():
             return layers.Dense(layer.units)(a)
         case net.BatchNorm():
             return layers.BatchNormalization(momentum=net.BATCH_NORM_MOMENTUM, epsilon=net.BATCH_NORM_EPS)(a)
+        case net.LayerNorm():
+            return layers.LayerNormalization(epsilon=net.LAYER_NORM_EPS)(a)
         case net.ReLU():
             return layers.ReLU()(a)
+        case net.GELU():
+            return layers.Activation("gelu")(a)
         case net.MaxPool():
             return layers.MaxPooling2D(2)(a)
         case net.GlobalAvgPool():

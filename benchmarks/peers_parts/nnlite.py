@@ -27,13 +27,20 @@ def build(task: Task, batches: list[tuple[Any, Any]], threads: int, system: str)
 def translate(layer: Layer) -> nn.Layer:
     match layer:
         case net.Conv():
-            return nn.Conv2D(layer.filters, layer.kernel, stride=layer.stride, padding=layer.padding, bias=layer.bias)
+            options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "bias": layer.bias}
+            return nn.Conv2D(layer.filters, layer.kernel, **options)
+        case net.DepthwiseConv():
+            return nn.DepthwiseConv2D(3, stride=layer.stride, padding=1, bias=False)
         case net.Dense():
             return nn.Dense(layer.units)
         case net.BatchNorm():
             return nn.BatchNorm(momentum=net.BATCH_NORM_MOMENTUM, eps=net.BATCH_NORM_EPS)
+        case net.LayerNorm():
+            return nn.LayerNorm(eps=net.LAYER_NORM_EPS)
         case net.ReLU():
             return nn.ReLU()
+        case net.GELU():
+            return nn.GELU()
         case net.MaxPool():
             return nn.MaxPool2D(2)
         case net.GlobalAvgPool():

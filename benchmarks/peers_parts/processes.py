@@ -19,8 +19,6 @@ MODULES = {  # others: their names
     "nnlite-numpy": "nnlite",
     "torch.compile": "torch",
     "keras": "tensorflow",
-    "sgemm": "numpy",
-    "sgemm-1": "numpy",
 }
 IMPORTS = {"keras": "keras", "sklearn": "sklearn.neural_network"}  # others: as above
 DISTRIBUTIONS = {

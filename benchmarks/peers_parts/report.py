@@ -1,34 +1,13 @@
-"""From the rounds of `peers.py` to ratios and the Markdown table.
+"""From the rounds of `peers.py` to ratios and the Markdown table."""
 
-usage: PYTHONPATH=benchmarks python -m peers_parts.report     prints README's table of ratios, from the committed rounds
-"""
-
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
-from peers_parts.tasks import Task, flops_per_sample
+from peers_parts.tasks import LIMITS, Task, flops_per_sample
 
-SGEMM_SIZE = 1024
-SGEMM_FLOPS = 2 * SGEMM_SIZE**3
 OURS = ("nnlite", "nnlite-numpy", "nnlite-ft")
-NOT_PEERS = (*OURS, "sgemm", "sgemm-1")
+NOT_PEERS = (*OURS, *LIMITS)
 IDLE_LIMIT, OTHERS_LIMIT = 0.02, 0.1  # cores
-RESULTS = Path(__file__).parent.with_name("results")
-PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns of README's table
-FASTEST = {"torch": "PyTorch", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}  # others: unchanged
-CNN = ("cnn@32", "cnn@128", "cnn@512")
-KERNELS = "peers_kernels_zen4"
-ROWS = (  # of README's table: title, rounds, ours, tasks
-    ("tutorial CNN, training, batch 32 / 128 / 512", KERNELS, "nnlite", CNN),
-    ("the same with NumPy's kernels", KERNELS, "nnlite-numpy", CNN),
-    ("VGG-like net with batch norm, training, batch 64", KERNELS, "nnlite", ("vgg@64",)),
-    ("ResNet-20, training, batch 128", KERNELS, "nnlite", ("resnet20@128",)),
-    ("MLP 784-512-512-10, training, batch 32 / 256", KERNELS, "nnlite", ("mlp@32", "mlp@256")),
-    ("MLP 4-16-3, training, batch 16", KERNELS, "nnlite", ("tiny@16",)),
-    ("tutorial CNN, inference, batch 1 / 32 / 1024", KERNELS, "nnlite", ("cnn-infer@1", "cnn-infer@32", "cnn-infer@1024")),
-)
 
 
 def add_ratios(task: Task, result: dict[str, Any]) -> None:
@@ -41,8 +20,7 @@ def add_ratios(task: Task, result: dict[str, Any]) -> None:
             result["ratios"][ours] = {peer: divide(rates[ours], rates[peer]) for peer in peers}
         if ours in rates and "sgemm" in rates:
             flops = [rate * flops_per_sample(task) for rate in rates[ours]]
-            products = [rate * SGEMM_FLOPS for rate in rates["sgemm"]]
-            result["sgemm_share"][ours] = divide(flops, products)
+            result["sgemm_share"][ours] = divide(flops, rates["sgemm"])
     if peers:
         result["fastest_peer"] = max(peers, key=lambda peer: statistics.median(rates[peer]))
 
@@ -52,7 +30,7 @@ def divide(ours: list[float], theirs: list[float]) -> list[float]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    parts = [heading(report), speed_table(report["tasks"]), sgemm_line(report["tasks"]), cost_table(report["costs"])]
+    parts = [heading(report), speed_table(report["tasks"]), limits_line(report["tasks"]), cost_table(report["costs"])]
     return "\n\n".join(part for part in [*parts, notes(report)] if part) + "\n"
 
 
@@ -78,7 +56,7 @@ def version_list(versions: dict[str, str]) -> str:
 
 
 def speed_table(tasks: dict[str, Any]) -> str:
-    systems = list(dict.fromkeys(name for task in tasks.values() for name in task["samples_per_second"] if "sgemm" not in name))
+    systems = list(dict.fromkeys(name for task in tasks.values() for name in task["samples_per_second"] if name not in LIMITS))
     if not systems:
         return ""
     ours = [name for name in OURS if name in systems]
@@ -105,17 +83,24 @@ def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def sgemm_line(tasks: dict[str, Any]) -> str:
-    """The machine's own speed in the rounds where it was measured."""
-    for task in tasks.values():
-        rates = task["samples_per_second"]
-        if "sgemm" in rates and "sgemm-1" in rates:
-            every, one = (statistics.median(rates[name]) * SGEMM_FLOPS / 1e9 for name in ("sgemm", "sgemm-1"))
-            return (
-                f"sgemm: a float32 product of {SGEMM_SIZE} x {SGEMM_SIZE} matrices in NumPy in the same rounds, "
-                f"{every:.0f} GFLOP/s on all threads, {one:.0f} on one. The share counts a training step as direct convolution."
-            )
-    return ""
+def limits_line(tasks: dict[str, Any]) -> str:
+    """The machine's own speed in the rounds where it was measured, and how much of it nnlite's product reaches."""
+    rates: dict[str, Any] = next((t["samples_per_second"] for t in tasks.values() if "sgemm" in t["samples_per_second"]), {})
+    speed = {name: f"{statistics.median(rates[name]) / 1e9:.0f}" for name in LIMITS if name in rates}
+    lines = []
+    if {"sgemm", "sgemm-1"} <= speed.keys():
+        lines.append(
+            "sgemm: a float32 product of 1024 x 1024 matrices in NumPy in the same rounds, "
+            f"{speed['sgemm']} GFLOP/s on all threads, {speed['sgemm-1']} on one. "
+            "The share counts a training step as direct convolution."
+        )
+    if {"peak-1", "product-1"} <= speed.keys():
+        shares = spread(divide(rates["product-1"], rates["peak-1"]))
+        lines.append(
+            f"One core does {speed['peak-1']} GFLOP/s in a loop of fused multiply-adds in C, "
+            f"and {speed['product-1']} in nnlite's product of 512 x 512 matrices: {shares} of its peak."
+        )
+    return "\n".join(lines)
 
 
 def cost_table(costs: dict[str, Any]) -> str:
@@ -157,32 +142,3 @@ def table(header: list[str], rows: list[list[str]], left: int) -> str:
     """A Markdown table; the first `left` columns are aligned left, the others right."""
     rule = [":--" if i < left else "--:" for i in range(len(header))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-
-
-def readme() -> str:
-    """README's table: medians over the rounds of nnlite's speed over a peer's in the same round."""
-    rounds = {name: json.loads((RESULTS / f"{name}.json").read_text())["tasks"] for _, name, _, _ in ROWS}
-    tasks = [(title, ours, [rounds[name][key] for key in keys]) for title, name, ours, keys in ROWS]
-    rows = [readme_row(*row) for row in tasks if row[1] in row[2][0]["samples_per_second"]]  # nnlite-ft may be left out
-    return table(["nnlite's speed over that of", *PEERS.values(), "the fastest peer"], rows, left=1)
-
-
-def readme_row(title: str, ours: str, tasks: list[dict[str, Any]]) -> list[str]:
-    """A cell has a ratio for each task; the last names the fastest peer, once where it is the same in all."""
-    fastest = [task["fastest_peer"] for task in tasks]
-    names = [FASTEST.get(peer, peer) for peer in fastest]
-    over_fastest = [ratio(task, ours, peer) for task, peer in zip(tasks, fastest, strict=True)]
-    if len(set(names)) == 1:
-        last = f"{' / '.join(over_fastest)} {names[0]}"
-    else:
-        last = " / ".join(f"{value} {name}" for value, name in zip(over_fastest, names, strict=True))
-    return [title, *(" / ".join(ratio(task, ours, peer) for task in tasks) for peer in PEERS), last]
-
-
-def ratio(task: dict[str, Any], ours: str, peer: str) -> str:
-    rates = task["samples_per_second"]
-    return f"{statistics.median(divide(rates[ours], rates[peer])):.1f}"
-
-
-if __name__ == "__main__":
-    print(readme())

@@ -3,12 +3,13 @@
 A network is a tuple of the layers below; each module `<system>.py` translates it. Images are channels-last.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 LEARNING_RATE = 1e-3
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPS = 0.9, 1e-5
+LAYER_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,15 @@ class Conv:
     kernel: int = 3
     stride: int = 1
     padding: int = 0
+    dilation: int = 1
     bias: bool = True
+
+
+@dataclass(frozen=True)
+class DepthwiseConv:
+    """3x3, padding 1, one filter for each channel, no bias."""
+
+    stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,18 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
+class LayerNorm:
+    """Of each pixel, or each row of an MLP, over its channels."""
+
+
+@dataclass(frozen=True)
 class ReLU:
     pass
+
+
+@dataclass(frozen=True)
+class GELU:
+    """The exact one, by erf."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Residual:
     shortcut: "Network" = ()
 
 
-Layer = Conv | Dense | BatchNorm | ReLU | MaxPool | GlobalAvgPool | Flatten | Residual
+Layer = Conv | DepthwiseConv | Dense | BatchNorm | LayerNorm | ReLU | GELU | MaxPool | GlobalAvgPool | Flatten | Residual
 Network = tuple[Layer, ...]
 Shape = tuple[int, ...]
 
@@ -97,6 +116,49 @@ def tiny_mlp() -> Network:
     return (Dense(16), ReLU(), Dense(3))
 
 
+def strided_cnn() -> Network:
+    convolutions = (Conv(width, kernel=5, stride=2, padding=2) for width in (32, 64, 128))
+    return (*followed(convolutions, ReLU()), Flatten(), Dense(10))
+
+
+def grey_cnn() -> Network:
+    convolutions = (Conv(width, kernel=7, padding=3) for width in (16, 32))
+    return (*followed(convolutions, ReLU(), MaxPool()), Flatten(), Dense(10))
+
+
+def dilated_cnn() -> Network:
+    convolutions = (Conv(32, padding=dilation, dilation=dilation) for dilation in (1, 2, 4))
+    return (*followed(convolutions, ReLU()), GlobalAvgPool(), Dense(10))
+
+
+def mobile_net() -> Network:
+    """Depthwise separable convolutions, as in MobileNet (Howard et al. 2017)."""
+    convolutions: list[Layer] = [Conv(32, padding=1, bias=False)]
+    for width, stride in ((64, 1), (128, 2), (128, 1), (256, 2)):
+        convolutions += [DepthwiseConv(stride), Conv(width, kernel=1, bias=False)]
+    return (*followed(convolutions, BatchNorm(), ReLU()), GlobalAvgPool(), Dense(10))
+
+
+def large_image_cnn() -> Network:
+    convolutions = (Conv(width, padding=1) for width in (16, 32, 64))
+    return (*followed(convolutions, ReLU(), MaxPool()), GlobalAvgPool(), Dense(10))
+
+
+def gelu_cnn() -> Network:
+    convolutions = (Conv(width, padding=1) for width in (32, 64, 64))
+    return (*followed(convolutions, LayerNorm(), GELU(), MaxPool()), Flatten(), Dense(10))
+
+
+def gelu_mlp() -> Network:
+    return (*followed((Dense(512), Dense(512)), LayerNorm(), GELU()), Dense(10))
+
+
+def followed(layers: Iterable[Layer], *by: Layer) -> Iterator[Layer]:
+    """Each of the layers with the same others behind it."""
+    for layer in layers:
+        yield from (layer, *by)
+
+
 @dataclass(frozen=True)
 class Task:
     """One row of the table: a training step (forward, loss, backward, Adam) or inference of a network on a batch."""
@@ -119,7 +181,7 @@ class Task:
 
     @property
     def is_mlp(self) -> bool:
-        return len(self.in_shape) == 1
+        return all(isinstance(layer, Dense | ReLU) for layer in self.network)
 
     @property
     def n_batches(self) -> int:
@@ -132,20 +194,28 @@ class Task:
         return tuple(layer.units for layer in self.network if isinstance(layer, Dense))[:-1]
 
 
-IMAGE = (32, 32, 3)
+IMAGE, GREY, LARGE = (32, 32, 3), (28, 28, 1), (224, 224, 3)
 TASKS = {
     task.key: task
     for task in (
-        *(Task("cnn", "tutorial CNN, training", tutorial_cnn, IMAGE, batch) for batch in (32, 128, 512)),
+        *(Task("cnn", "tutorial CNN, training", tutorial_cnn, IMAGE, batch) for batch in (1, 32, 128, 512)),
         Task("vgg", "VGG-like with batch norm, training", vgg, IMAGE, 64),
         Task("resnet20", "pre-activation ResNet-20, training", resnet20, IMAGE, 128),
         *(Task("mlp", "MLP 784-512-512-10, training", mlp, (784,), batch) for batch in (32, 256)),
         Task("tiny", "MLP 4-16-3, training", tiny_mlp, (4,), 16, classes=3),
+        Task("strided", "5 x 5 convolutions of stride 2, training", strided_cnn, IMAGE, 64),
+        Task("grey", "7 x 7 convolutions of grey images, training", grey_cnn, GREY, 64),
+        Task("dilated", "dilations 1, 2 and 4, training", dilated_cnn, IMAGE, 32),
+        Task("mobile", "depthwise separable convolutions, training", mobile_net, IMAGE, 32),
+        Task("large", "images of 224 x 224, training", large_image_cnn, LARGE, 2),
+        Task("gelu", "CNN with LayerNorm and GELU, training", gelu_cnn, IMAGE, 32),
+        Task("gelu-mlp", "MLP 784-512-512-10 with LayerNorm and GELU, training", gelu_mlp, (784,), 128),
         *(Task("cnn-infer", "tutorial CNN, inference", tutorial_cnn, IMAGE, n, training=False) for n in (1, 32, 1024)),
     )
 }
 MEMORY_TASK = TASKS["cnn@512"]
-SGEMM_TASK = TASKS["cnn@128"]
+LIMITS_TASK = TASKS["cnn@128"]
+LIMITS = {"sgemm": None, "sgemm-1": 1, "product-1": 1, "peak-1": 1}  # and the threads of each, None being --threads
 
 
 @dataclass
@@ -192,8 +262,11 @@ def out_shape(layer: Layer, shape: Shape) -> Shape:
     """The shape of one sample after a layer."""
     match layer:
         case Conv():
-            size = tuple((n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in shape[:2])
+            reach = layer.dilation * (layer.kernel - 1)
+            size = tuple((n + 2 * layer.padding - reach - 1) // layer.stride + 1 for n in shape[:2])
             return (*size, layer.filters)
+        case DepthwiseConv():
+            return (*((n - 1) // layer.stride + 1 for n in shape[:2]), shape[2])
         case Dense():
             return (layer.units,)
         case MaxPool():
@@ -216,7 +289,10 @@ def _products_of(layer: Layer, shape: Shape) -> Iterator[Product]:
             yield Product(weights + layer.bias * layer.filters, 2 * height * width * weights)
         case Dense():
             yield Product((shape[0] + 1) * layer.units, 2 * shape[0] * layer.units)
-        case BatchNorm():
+        case DepthwiseConv():
+            height, width, channels = out_shape(layer, shape)
+            yield Product(9 * channels, 2 * height * width * 9 * channels)
+        case BatchNorm() | LayerNorm():
             yield Product(2 * shape[-1], 0)
         case Residual():
             yield from products(layer.main, shape)

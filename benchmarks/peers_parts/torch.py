@@ -61,6 +61,13 @@ class Residual(nn.Module):
         return self.main(a) + self.shortcut(a)
 
 
+class ChannelsLayerNorm(nn.LayerNorm):
+    """Over the channels, which are the last axis in memory."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return super().forward(a.movedim(1, -1)).movedim(-1, 1)
+
+
 def translate(network: Network, shape: Shape) -> nn.Sequential:
     modules = []
     for layer in network:
@@ -72,13 +79,20 @@ def translate(network: Network, shape: Shape) -> nn.Sequential:
 def translate_layer(layer: net.Layer, shape: Shape) -> nn.Module:
     match layer:
         case net.Conv():
-            return nn.Conv2d(shape[2], layer.filters, layer.kernel, layer.stride, layer.padding, bias=layer.bias)
+            window = (layer.kernel, layer.stride, layer.padding, layer.dilation)
+            return nn.Conv2d(shape[2], layer.filters, *window, bias=layer.bias)
+        case net.DepthwiseConv():
+            return nn.Conv2d(shape[2], shape[2], 3, layer.stride, 1, groups=shape[2], bias=False)
         case net.Dense():
             return nn.Linear(shape[0], layer.units)
         case net.BatchNorm():
             return nn.BatchNorm2d(shape[2], eps=net.BATCH_NORM_EPS, momentum=1 - net.BATCH_NORM_MOMENTUM)
+        case net.LayerNorm():
+            return ChannelsLayerNorm(shape[-1], eps=net.LAYER_NORM_EPS)
         case net.ReLU():
             return nn.ReLU(inplace=True)
+        case net.GELU():
+            return nn.GELU()
         case net.MaxPool():
             return nn.MaxPool2d(2)
         case net.GlobalAvgPool():

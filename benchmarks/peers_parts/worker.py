@@ -15,11 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from peers_parts.tasks import MEMORY_TASK, Built, Task, count_parameters, make_batches
+from peers_parts.tasks import LIMITS, MEMORY_TASK, Built, Task, count_parameters, make_batches
 
 MODULES = {"torch.compile": "torch", "nnlite-numpy": "nnlite", "nnlite-ft": "nnlite"}  # others: their names
-SGEMM = {"sgemm": None, "sgemm-1": 1}  # and the threads of each, None being --threads
-SGEMM_SIZE = 1024
 MEMORY_STEPS = 4
 SETTLE = 0.1  # seconds
 
@@ -27,7 +25,7 @@ SETTLE = 0.1  # seconds
 def serve(system: str, task: Task, threads: int) -> None:
     """Build the task and answer commands until there are no more."""
     answers = take_stdout()
-    use_cores(SGEMM.get(system) or threads)
+    use_cores(LIMITS.get(system) or threads)
     worker = Worker(task, *build(system, task, threads))
     reply(answers, {"parameters": worker.built.parameters})
     for line in sys.stdin:
@@ -51,8 +49,9 @@ def serve_memory(system: str, threads: int) -> None:
 
 def build(system: str, task: Task, threads: int) -> tuple[Built, int]:
     """The task in a system, and the samples of one call. Makes one call of each variant, so that all is compiled."""
-    if system in SGEMM:
-        return build_sgemm(), 1
+    if system in LIMITS:
+        built, flops = import_system("limits").build(system)
+        return built, flops
     built = import_system(system).build(task, make_batches(task), threads, system)
     if built.parameters != count_parameters(task):
         raise RuntimeError(f"{built.parameters} parameters instead of {count_parameters(task)}")
@@ -60,14 +59,6 @@ def build(system: str, task: Task, threads: int) -> tuple[Built, int]:
         step(0)
     built.finish()
     return built, built.steps_per_call * task.batch
-
-
-def build_sgemm() -> Built:
-    """A product of two square matrices, whose samples per second are its FLOPs per second."""
-    import numpy as np
-
-    a, b, out = (np.ones((SGEMM_SIZE, SGEMM_SIZE), np.float32) for _ in range(3))
-    return Built({"numpy": lambda i: np.matmul(a, b, out=out)}, parameters=0)
 
 
 class Worker:
@@ -126,7 +117,7 @@ def use_cores(threads: int) -> None:
 def environment(system: str, threads: int) -> dict[str, str]:
     """Variables that set a system's threads and silence it. Each library chooses its own kernels: a choice that the machine's
     environment pins for NumPy alone is removed. Python caches its bytecode, as after an installation by pip."""
-    count = str(SGEMM.get(system) or threads)
+    count = str(LIMITS.get(system) or threads)
     names = ("NNLITE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     dropped = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")

@@ -10,12 +10,14 @@ from nnlite.backend.cpu.blas import single_threaded_blas
 from nnlite.backend.cpu.numpy import get_numpy_backend
 from nnlite.backend.cpu.threads import ReadersWriterLock, Turnstile, get_num_threads, set_num_threads
 from nnlite.backend.cpu.winograd import set_conv_algorithm
+from nnlite.backend.frames import FRAME
 from nnlite.backend.memory import Memory
 from nnlite.backend.tally import Tally
 from nnlite.backend.window import Array, Padding, Pair, Window
 from nnlite.errors import DeviceError
 
 __all__ = [
+    "FRAME",
     "Array",
     "Backend",
     "Memory",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from nnlite.backend.frames import places_of
 from nnlite.backend.functions import Functions
 from nnlite.backend.masks import masked
 from nnlite.backend.random import random_bits
@@ -43,6 +44,7 @@ class Operations(Functions):
     waits_for_reads: whether reading a value back makes Python wait for all earlier work of the device.
     joins_pool: whether a convolution gains from including the max-pooling after it in its plan.
     fuses_relu: whether it gains from ReLU as the `relu` argument of `add_bias`, `affine` and convolutions.
+    rectifies_norms: whether batch norm includes the ReLU behind it in both directions, by `normalization(...).rectified`.
     sweep_values: how many values of the flat vectors an optimiser updates at a time.
     gelu_tanh, gelu_tanh_delta, normalization, sample_norm, sample_norm_delta, adam, rmsprop, sgd: the formulas of these names
     in `layers/activation.py`, `layers/norm.py` and `optim/` as kernels, if the backend has them.
@@ -54,7 +56,7 @@ class Operations(Functions):
     has_own_memory = False
     waits_for_reads = False
     joins_pool = True
-    fuses_relu = False
+    fuses_relu = rectifies_norms = False
     gelu_tanh: Callable[..., Array] | None = None
     gelu_tanh_delta: Callable[..., Array] | None = None
     normalization: Callable[..., Any] | None = None
@@ -340,6 +342,13 @@ class Operations(Functions):
     def all_finite(self, a: Array) -> bool:
         """Whether no value is infinite or NaN; it may also be False if squares overflow."""
         return bool(self.xp.isfinite(a).all())
+
+    def framed(self, images: Array, frames: Any, reflect: bool) -> Array:
+        """New pictures cut out of images (N, H, W, C), of their shape and dtype: see `backend/frames.py`."""
+        places, is_zero = places_of(frames, images.shape[1], images.shape[2], reflect)
+        pictures: Array = images[tuple(map(self.asarray, places))]
+        pictures[self.asarray(is_zero)] = 0
+        return pictures
 
     def map_shards(self, work: Callable[[int], None], count: int, on_error: Callable[[], None] = lambda: None) -> None:
         """Call `work(0)` ... `work(count - 1)`: one after another here, on threads where that is faster.

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
-from nnlite.data.augment import Augmentation
-from nnlite.data.images import ImageFiles
+from nnlite.data.augment import Augmentation, Pictures, in_turn
+from nnlite.data.stored import Stored, as_stored
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
 Batch = tuple[Array, ...]
+Part = Callable[[int], slice] | None
 _SHOWN = 5  # classes in a message
 _SEEDS = 1 << 64  # larger than any seed in practice
 
@@ -23,9 +24,11 @@ _SEEDS = 1 << 64  # larger than any seed in practice
 class Dataset:
     """Samples and their targets.
 
-    images: (N, ...) real numbers, or `ImageFiles`, which are read when a batch is made
+    images: (N, ...) real numbers
     labels: (N, ...) integer labels or real targets   classes: the names of the labels
     weights: (N,) of the samples, not negative     All may be arrays, lists or data frames; stored as NumPy arrays.
+    Images, and labels of more axes than one, may be samples in files, which are read when a batch is made: memory-mapped
+    arrays, `ImageFiles`, the arrays of `npz_shards`.
     Raises DataError for lengths that differ, no samples, values that are not real numbers, masked or sparse arrays, labels
     without a class.
     """
@@ -39,9 +42,9 @@ class Dataset:
         weights: Any = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
-        self.images: Any = images if isinstance(images, ImageFiles) else _samples(images, "images")
-        self.labels = _samples(labels, "labels")
-        self.weights = None if weights is None else _samples(weights, "weights")
+        self.images: Any = _samples(images, "images")
+        self.labels: Any = _samples(labels, "labels")
+        self.weights = None if weights is None else np.asarray(_samples(weights, "weights"))
         self.classes = None if classes is None else tuple(classes)
         self.augmentations = tuple(augmentations)
         for augmentation in self.augmentations:
@@ -59,18 +62,23 @@ class Dataset:
         """The samples of a slice, or of an array of places or of booleans."""
         if not isinstance(rows, slice | np.ndarray):
             raise TypeError(f"a data set is indexed by a slice or an array, not by {type(rows).__name__}")
-        images = self.images.part(rows) if isinstance(self.images, ImageFiles) else self.images[rows]
+        images, labels = (a.part(rows) if isinstance(a, Stored) else a[rows] for a in (self.images, self.labels))
         weights = None if self.weights is None else self.weights[rows]
-        return Dataset(images, self.labels[rows], self.classes, weights=weights, augmentations=self.augmentations)
+        return Dataset(images, labels, self.classes, weights=weights, augmentations=self.augmentations)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether samples are read when a batch is made; training then reads ahead."""
+        return isinstance(self.images, Stored) or isinstance(self.labels, Stored)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images, labels and weights; of image files, the bytes they take once read."""
+        """Bytes of images, labels and weights; of those in files, the bytes they take once read."""
         return sum(int(array.nbytes) for array in (self.images, self.labels, self.weights) if array is not None)
 
     def on(self, backend: Backend) -> "Dataset":
-        """The same samples in the memory of a device: batches are gathered and augmented there. Image files stay files."""
-        if isinstance(self.images, ImageFiles):
+        """The same samples in the memory of a device: batches are gathered and augmented there. Those in files stay there."""
+        if self.in_files:
             return self
         twin = copy.copy(self)
         twin.images, twin.labels = backend.asarray(self.images), backend.asarray(self.labels)
@@ -78,12 +86,12 @@ class Dataset:
         return twin
 
     def digest(self) -> str:
-        """The sha256, in hexadecimal, of all values; of image files, of their bytes and of how they are read."""
+        """The sha256, in hexadecimal, of all values; of those in files, of what determines them."""
         import hashlib
 
         digest = hashlib.sha256()
         for array in (self.images, self.labels, self.weights):
-            if isinstance(array, ImageFiles):
+            if isinstance(array, Stored):
                 array.add_to(digest)
             elif array is not None:
                 array = np.ascontiguousarray(array)
@@ -116,19 +124,25 @@ class Dataset:
         augmentations = self.augmentations + augmentations
         return Dataset(self.images, self.labels, self.classes, weights=self.weights, augmentations=augmentations)
 
-    def batches(self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Batch]:
+    reads_parts = True
+
+    def batches(
+        self, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True, start: int = 0, part: Part = None
+    ) -> Iterator[Batch]:
         """Batches (x, t), or (x, t, w) with weights, from batch `start` on. The short last batch is kept.
 
         shuffle: every sample once, in an order that depends only on (seed, epoch), augmented; otherwise in order and unchanged.
+        part: returns the samples, of a batch of n, whose images are wanted: x has only these, t and w have all.
         """
         batch_size, start = int(whole("batch_size", batch_size, 1)), int(whole("start", start))
         epoch, seed = int(whole("epoch", epoch)), int(whole("seed", seed))
         flag("shuffle", shuffle)
         firsts = range(start * batch_size, len(self), batch_size)
         if not shuffle:
-            return (self._gather(slice(first, first + batch_size)) for first in firsts)
+            batches = (range(first, min(first + batch_size, len(self))) for first in firsts)
+            return (self._in_order(rows, _of(part, len(rows))) for rows in batches)
         order = self._order(epoch, seed)
-        return (self._augment(order[first : first + batch_size], epoch, seed) for first in firsts)
+        return (self._augment(order[first : first + batch_size], epoch, seed, part) for first in firsts)
 
     def rows(self, batch: int, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True) -> Array:
         """The places in the data set of the samples of batch number `batch`, as `batches` gives it."""
@@ -136,19 +150,27 @@ class Dataset:
         return order[batch * batch_size : (batch + 1) * batch_size]
 
     def _order(self, epoch: int, seed: int) -> Array:
-        return np.random.default_rng([seed, epoch]).permutation(len(self))
+        rng = np.random.default_rng([seed, epoch])
+        return self.images.order(rng) if isinstance(self.images, Stored) else rng.permutation(len(self))
 
-    def _augment(self, index: Array, epoch: int, seed: int) -> Batch:
-        x, *rest = self._gather(index)
-        for i, augmentation in enumerate(self.augmentations):
-            again = sum(type(other) is type(augmentation) for other in self.augmentations[:i])  # draws from another seed
-            x = augmentation(x, index, epoch, seed + again * _SEEDS)
-        return (x, *rest)
+    def _in_order(self, rows: range, mine: slice) -> Batch:
+        """mine: the samples among them whose images are wanted."""
+        own = rows[mine]
+        return (self.images[own.start : own.stop], *self._targets(slice(rows.start, rows.stop)))
 
-    def _gather(self, rows: Any) -> Batch:
+    def _augment(self, index: Array, epoch: int, seed: int, part: Part) -> Batch:
+        own = index[_of(part, len(index))]
+        again = (sum(type(a) is type(b) for b in self.augmentations[:i]) for i, a in enumerate(self.augmentations))
+        seeds = (seed + times * _SEEDS for times in again)  # two of a kind draw from different seeds
+        is_read = isinstance(self.images, Stored)
+        pictures = Pictures(self.images[own]) if is_read else Pictures(self.images, own)
+        x = in_turn(zip(self.augmentations if len(own) else (), seeds, strict=False), pictures, own, epoch)
+        return (x, *self._targets(index))
+
+    def _targets(self, rows: Any) -> Batch:
         if not isinstance(rows, slice):
-            rows = backend_of(self.images).asarray(rows)
-        return tuple(array[rows] for array in (self.images, self.labels, self.weights) if array is not None)
+            rows = backend_of(self.labels).asarray(rows)
+        return tuple(array[rows] for array in (self.labels, self.weights) if array is not None)
 
     def _check(self) -> None:
         lengths = [len(a) for a in (self.images, self.labels, self.weights) if a is not None]
@@ -158,11 +180,17 @@ class Dataset:
             raise DataError("the data set is empty")
         if self.weights is not None and (self.weights.ndim != 1 or not (self.weights >= 0).all()):
             raise DataError(f"weights must be (N,) and not negative, got {self.weights.shape}, least {self.weights.min()}")
+        if self.classes is None or isinstance(self.labels, Stored):
+            return
         labels = self.labels if self.weights is None else self.labels[self.weights > 0]  # samples of weight 0 are ignored
-        if self.classes is not None and labels.dtype.kind in "iu" and len(labels):
+        if labels.dtype.kind in "iu" and len(labels):
             least, largest = labels.min(), labels.max()
             if least < 0 or largest >= len(self.classes):
                 raise DataError(f"labels must be in 0 ... {len(self.classes) - 1}, found {least} ... {largest}")
+
+
+def _of(part: Part, n: int) -> slice:
+    return slice(None) if part is None else part(n)
 
 
 class Datasets:
@@ -186,11 +214,11 @@ def _count(n: int | float, samples: int) -> int:
     return int(count)
 
 
-def _samples(values: Any, what: str) -> Array:
-    array: Array = host_array(values, what=what)
+def _samples(values: Any, what: str) -> Any:
+    array = values if isinstance(values, Stored) else as_stored(host_array(values, what=what))
     if array.ndim == 0:
         raise DataError(f"{what} must be an array of samples, not a single number")
-    return array
+    return array[:] if array.ndim == 1 and isinstance(array, Stored) else array  # one number a sample takes little memory
 
 
 # ---- from the labels alone: weights that balance classes, stratified samples

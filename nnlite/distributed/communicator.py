@@ -10,6 +10,7 @@ import numpy as np
 
 _SPINS = 1.0  # seconds that a waiting process polls before it sleeps between polls
 _SLEEP = 1e-3
+_READ = 0.5  # seconds in which a launcher reads a last message
 _HERE = 77  # the tag of the notes by which waiting processes tell each other that they are there
 
 
@@ -99,6 +100,7 @@ class MPICommunicator:
     def end_all(self, text: str) -> None:
         """Print why, and end all processes."""
         print(f"rank {self.rank} of {self.size}: {text}; all processes end", file=sys.stderr, flush=True)
+        time.sleep(_READ)
         self.world.Abort(1)
 
     def _end_all_on_errors(self) -> None:

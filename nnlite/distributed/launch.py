@@ -35,7 +35,7 @@ def mpi(
             "without an MPI on this machine also pip install mpich"
         ) from error
     world = MPI.COMM_WORLD
-    _refuse_other_launchers(world.size, os.environ)
+    refuse_other_launchers(world.size, os.environ)
     kind = NCCLCommunicator if choice("device", device, "cpu", "cuda") == "cuda" else MPICommunicator
     return kind(
         world,
@@ -45,7 +45,8 @@ def mpi(
     )
 
 
-def _refuse_other_launchers(size: int, environment: Mapping[str, str]) -> None:
+def refuse_other_launchers(size: int, environment: Mapping[str, str]) -> None:
+    """Raise StateError where a launcher is missing, or is of another MPI."""
     asked = [int(environment[name]) for name in _SIZES if environment.get(name, "").isdigit()]
     if size == 1 and not asked:
         raise StateError(

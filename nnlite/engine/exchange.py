@@ -4,7 +4,7 @@ Each process has the whole model and computes its part of every batch. Nothing e
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nnlite.backend import Array, length
 from nnlite.engine.plan import Run, cut_of
@@ -13,6 +13,7 @@ from nnlite.engine.workspace import GradientVector, RunMemory
 from nnlite.errors import DataError
 
 
+@runtime_checkable
 class Communicator(Protocol):
     """What processes exchange. Each call is made by all of them, in the same order; arrays are flat, of the same length.
 

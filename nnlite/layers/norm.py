@@ -180,6 +180,12 @@ class FrozenBatchNorm(Elementwise):
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.by_column("multiply", delta, ctx.prepared.scale, ctx.out)
 
+    def line(self) -> tuple[Array, Array]:
+        """s and t, both (C,)."""
+        norm = self.norm
+        s = (norm.gamma if norm.scale else 1) / self.xp.sqrt(norm.running_var + float(norm.eps))
+        return s, (norm.beta if norm.shift else 0) - s * norm.running_mean
+
 
 class SampleNorm(Layer):
     """y = gamma x + beta,  x = (a - mean) / sqrt(var + eps),  mean and var over values of one sample that a subclass chooses.

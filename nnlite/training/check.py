@@ -7,6 +7,7 @@ from typing import Any
 
 from nnlite.arguments import listing, shortened
 from nnlite.backend import length
+from nnlite.engine.exchange import Communicator
 from nnlite.errors import DataError
 from nnlite.layers.base import Layer
 from nnlite.losses import Loss, NoWeightError
@@ -35,6 +36,8 @@ def check_parts(trainer: Training) -> None:
     _refuse_others("model", trainer.model, Sequential, "nn.Sequential(...)")
     _refuse_others("loss", trainer.loss, Loss, "nn.CrossEntropy()")
     _refuse_others("optimizer", trainer.optimizer, (Optimizer, ParameterGroups), "nn.Adam()")
+    if trainer.communicator is not None:
+        _refuse_others("communicator", trainer.communicator, Communicator, "nn.distributed.mpi()")
     for metric in trainer.metrics:
         _refuse_others("each of metrics", metric, Metric, "nn.Accuracy()")
     for callback in trainer.callbacks:

@@ -22,6 +22,8 @@ class CSVLog(Callback):
     writing fails later (a full disk), training continues with a warning, and the next epoch tries again.
     """
 
+    only_first = True
+
     def __init__(self, path: str | PathLike[str]) -> None:
         if not isinstance(path, str | PathLike):
             raise ValueError(f"path must be the name of a file, not {shortened(path)}")

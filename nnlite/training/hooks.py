@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from nnlite.arguments import Configured, listing, shortened
+from nnlite.engine.exchange import Communicator
 from nnlite.errors import DataError
 from nnlite.losses import Loss
 from nnlite.metrics import Metric
@@ -11,6 +12,7 @@ from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups
 from nnlite.training.history import History
+from nnlite.training.ranks import Ranks
 
 Mode = Literal["min", "max"] | None
 
@@ -26,11 +28,13 @@ class Callback(Configured):
     `sets_weights`: whether it gives the model other weights at the end of training; only one callback of a trainer may.
     `is_done`: whether its reason for stopping training still holds; a stopped run continues if it does not.
     `must_match`: the attributes that must be the same for a run to be resumed.
+    `only_first`: whether, of several processes that train together, only the first calls it: a callback that writes or shows.
     """
 
     sets_weights: bool = False
     is_done: bool = False
     must_match: tuple[str, ...] = ()
+    only_first: bool = False
 
     def check(self, trainer: "Training", columns: Collection[str]) -> None:
         """Before training starts: raise what would fail later. columns: those that the history of this `fit` will have."""
@@ -75,6 +79,8 @@ class Training(Protocol):
     history: History
     stopped: bool
     is_counting: bool
+    communicator: Communicator | None
+    ranks: Ranks
 
     def stop(self) -> None:
         """End training after this epoch."""

@@ -50,8 +50,8 @@ class Keeper:
     def after_run(self) -> None:
         """Called after the last epoch, before callbacks may change the weights: more epochs continue from these."""
 
-    def keep(self, counts: Counts) -> None:
-        """Save the state in the middle of an epoch."""
+    def keep(self, counts: Counts, together: bool = True) -> None:
+        """Save the state in the middle of an epoch. together: whether all processes do so now."""
 
 
 class Checkpoints(Keeper):
@@ -86,11 +86,12 @@ class Checkpoints(Keeper):
         other = None if self.monitor.column == default else self.monitor.column
         self.fingerprint = fingerprint_of(self.trainer, self.source, monitor=other, **settings)
         refuse_what_cannot_be_kept(self.trainer, self.source)
-        self.folder.check()
+        if self.trainer.ranks.is_first:
+            self.folder.check()
 
     def begin(self, resume: bool) -> dict[str, Any] | None:
         """Resume from the newest checkpoint, or set those of another run aside, and let the callbacks begin."""
-        kept = self._open(resume)
+        kept = self.trainer.ranks.first_does(lambda: self._open(resume))
         progress = None if kept is None else self._restore(*kept)
         super().begin(resume)
         if kept is not None and progress is not None:
@@ -138,7 +139,7 @@ class Checkpoints(Keeper):
     def after_step(self, counts: Counts) -> None:
         """Write a checkpoint if one is due; deliver a waiting signal."""
         if self.signals.waiting is not None:
-            self._save(counts)
+            self._save(counts, together=False)  # the others may hear of the signal in another step
             self.signals.let_through()
         elif self.every and self.trainer.steps % self.every == 0:
             self._save(counts)
@@ -156,12 +157,12 @@ class Checkpoints(Keeper):
             self.ended = True
             self._save()
 
-    def keep(self, counts: Counts) -> None:
+    def keep(self, counts: Counts, together: bool = True) -> None:
         if counts.kept != (counts.batches, counts.complete):
-            self._save(counts)
+            self._save(counts, together=together)
 
-    def _save(self, counts: Counts | None = None, best: bool = False) -> None:
-        """Write a checkpoint. counts: those of the epoch in progress."""
+    def _save(self, counts: Counts | None = None, best: bool = False, together: bool = True) -> None:
+        """Write a checkpoint. counts: those of the epoch in progress. together: whether all processes do so now."""
         if counts is not None:
             counts.mean_loss()  # raises after a bad loss, so that nothing after it is saved
         progress = {
@@ -171,10 +172,23 @@ class Checkpoints(Keeper):
             "stopped": self.trainer.stopped and not self._is_done(),
             "counts": None if counts is None else counts.state(),
         }
-        kept, model = capture(self.trainer, self.source, progress, self.fingerprint), self.trainer.model
-        self.folder.save(self.trainer.steps, *kept, best=model if best else None)
+        self._write(progress, best, together)
         if counts is not None:
             counts.kept = (counts.batches, counts.complete)
+
+    def _write(self, progress: dict[str, Any], best: bool, together: bool) -> None:
+        """By the first of several processes, whose parameters must be equal."""
+        trainer, ranks = self.trainer, self.trainer.ranks
+
+        def write() -> None:
+            kept = capture(trainer, self.source, progress, self.fingerprint)
+            self.folder.save(trainer.steps, *kept, best=trainer.model if best else None)
+
+        if together:
+            ranks.compare(trainer.model)
+            ranks.first_does(write)
+        elif ranks.is_first:
+            write()
 
     def _is_done(self) -> bool:
         return any(callback.is_done for callback in self.trainer.callbacks)

@@ -9,13 +9,15 @@ from typing import Any
 from nnlite.errors import NonFiniteError
 from nnlite.losses import NoWeightError
 from nnlite.optim.groups import last_rates
-from nnlite.tools.debug import locate
 from nnlite.training.counts import Counts
 from nnlite.training.history import numbers
 from nnlite.training.hooks import Training, show_step
 from nnlite.training.keeper import Keeper
 from nnlite.training.progress import Progress, show
+from nnlite.training.ranks import PATIENCE, DivergedError
 from nnlite.training.sources import Epochs
+
+_UNSAVED = NonFiniteError, DivergedError  # after these nothing is worth saving
 
 
 class Loop:
@@ -40,35 +42,38 @@ class Loop:
 
     def run(self, epochs: int, counts: Counts | None) -> None:
         """Train until `epochs` epochs are done. counts: those of an epoch in progress, which is finished even after `stop`."""
-        trainer, model, keeper = self.trainer, self.trainer.model, self.keeper
+        trainer, model, keeper, ranks = self.trainer, self.trainer.model, self.keeper, self.trainer.ranks
         while trainer.epochs < epochs and (counts is not None or not trainer.stopped):
             counts = self._begin_epoch() if counts is None else counts
             guard = Guard(trainer, counts, self.skip, self.feed.rows)
             with self._under_way(counts) as bar:
                 for x, t, w in () if counts.complete else self.feed.epoch(trainer.epochs, counts.batches):
-                    z = model.backend.xp.empty((len(x), *model.out_shape), model.dtype) if trainer.metrics else None
+                    n = ranks.samples(x, t)
+                    z = model.backend.xp.empty((n, *model.out_shape), model.dtype) if trainer.metrics else None
                     with guard:
                         x, targets, weights, total = model.prepare_batch(x, t, trainer.loss, w, z)
                         loss = model.loss_and_grad(x, targets, trainer.loss, weights, z, total=total)
                         guard.check(loss, total, (x, t, w))
                         trainer.optimizer.step(model, **guard.halted)
                     counts.batches += 1
-                    counts.samples += len(x)
+                    counts.samples += n
                     if guard.made:
                         show_step(trainer, z, t, w, counts.partial)  # to metrics and callbacks
-                    bar.advance(len(x), counts.shown)
+                    bar.advance(n, counts.shown)
                     keeper.after_step(counts)
                 seconds = counts.end()
+            ranks.compare(model)
             row = {"loss": counts.loss_of_epoch()}
             if trainer.metrics or trainer.callbacks or self.held_out is not None:
                 keeper.keep(counts)  # before user code runs, which may fail
             row |= counts.scores() | self._validate() | last_rates(trainer.optimizer)
-            row |= {"seconds": seconds, "samples_per_second": counts.samples / seconds}
+            row = ranks.gather(row | {"seconds": seconds, "samples_per_second": counts.samples / seconds})[0]
             trainer.epochs += 1
             trainer.history.append(row)
             bar.end(row)
             for callback in trainer.callbacks:
                 callback.on_epoch_end(trainer, row)
+            trainer.stopped = any(ranks.gather(trainer.stopped, PATIENCE))  # one may have written for long
             keeper.after_epoch(row)
             counts = None
 
@@ -90,9 +95,9 @@ class Loop:
             yield bar
         except BaseException as error:
             bar.close()
-            if isinstance(error, Exception) and not isinstance(error, NonFiniteError) and not counts.broken:
+            if isinstance(error, Exception) and not isinstance(error, _UNSAVED) and not counts.broken:
                 with suppress(NonFiniteError):
-                    self.keeper.keep(counts)
+                    self.keeper.keep(counts, together=False)
             raise
         finally:
             trainer.is_counting = False
@@ -101,7 +106,12 @@ class Loop:
         """The columns val_...; empty without validation data."""
         if self.held_out is None:
             return {}
-        results = self.trainer.evaluate(self.held_out, steps=self.validation_steps)
+        ranks = self.trainer.ranks
+        ranks.sharing = True
+        try:
+            results = self.trainer.evaluate(self.held_out, steps=self.validation_steps)
+        finally:
+            ranks.sharing = False
         return {f"val_{name}": value for name, value in numbers(results).items()}
 
 
@@ -150,7 +160,8 @@ class Guard:
 
     def _located(self, batch: tuple[Any, Any, Any]) -> str:
         """Where in a batch the first value is not finite."""
-        return locate(self.trainer.model, *batch, self.rows(self.trainer.epochs, self.counts.batches))
+        trainer = self.trainer
+        return trainer.ranks.locate(trainer.model, *batch, self.rows(trainer.epochs, self.counts.batches))
 
     def _refuse(self, error: NonFiniteError) -> None:
         trainer = self.trainer

@@ -1,8 +1,8 @@
 """Where batches come from: what `fit`, `evaluate` and `predict` take, and how it is iterated."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 from nnlite.arguments import shortened
 from nnlite.backend import by_position, host_array, is_array
 from nnlite.errors import DataError, ShapeError
+from nnlite.training.ahead import read_ahead
 
 Batch = tuple[Any, Any, Any]
+Part = Callable[[int], slice] | None
 
 
 def as_source(data: Any) -> Any:
@@ -78,11 +80,15 @@ def on_device(source: Any, backend: Any) -> Any:
 
 
 def batches(
-    source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False, start: int = 0
+    source: Any, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = False, start: int = 0, part: Part = None
 ) -> Iterator[Batch]:
-    """Batches (x, t, w), w None where there are no weights, from batch `start` on. The loss decides what t may be."""
+    """Batches (x, t, w), w None where there are no weights, from batch `start` on. The loss decides what t may be.
+
+    part: returns the samples, of a batch of n, whose x is wanted; a source that does not `reads_parts` gives all.
+    """
     if is_dataset(source):
-        given = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle, start=start)
+        parts = {} if part is None or not getattr(source, "reads_parts", False) else {"part": part}
+        given = source.batches(batch_size, epoch=epoch, seed=seed, shuffle=shuffle, start=start, **parts)
     else:
         given = itertools.islice(items(source), start, None)
     return ((_array(x), t, w) for x, t, w in (_parts(batch, "a batch") for batch in given))
@@ -103,7 +109,9 @@ def inputs(data: Any, batch_size: int, axes: int) -> Iterator[Any]:
 
 
 def _slices(x: Any, batch_size: int) -> Iterator[Any]:
-    x = by_position(x, "x")
+    from nnlite.data import as_stored
+
+    x = as_stored(by_position(x, "x"))
     if not x.shape:
         raise DataError("x must be an array of samples, not a single number")
     return (x[first : first + batch_size] for first in range(0, len(x), batch_size))
@@ -120,20 +128,33 @@ class Epochs:
     first: the epoch in which an iterable's passes began.
     placed: whether a resumed source continues from its own position.
     places: the places of its samples in the data set that it was taken from, None for all.
+    part: returns the samples, of a batch of n, that this one of several processes trains on; None for all.
     """
 
-    def __init__(self, source: Any, steps: int | None, first: int, placed: bool, places: Any, **order: Any) -> None:
+    def __init__(
+        self, source: Any, steps: int | None, first: int, placed: bool, places: Any, part: Part = None, **order: Any
+    ) -> None:
         self.source, self.steps, self.first, self.placed, self.places, self.order = source, steps, first, placed, places, order
+        self.part = part
         self.endless: Iterator[Batch] | None = None
+        self.reading = ExitStack()  # a thread that reads ahead
+
+    def close(self) -> None:
+        """End the thread that reads ahead, if there is one."""
+        self.reading.close()
 
     def epoch(self, number: int, start: int) -> Iterator[Batch]:
         """The batches of epoch `number` from batch `start` on."""
         done = self.done(number, start)
         if self.steps is None:
-            return batches(self.source, epoch=number, start=done, **self.order)
+            self.close()  # that of the epoch before
+            return self._read(batches(self.source, epoch=number, start=done, part=self.part, **self.order))
         if self.endless is None:
-            self.endless = _endless(self.source, done, self.placed, **self.order)
+            self.endless = self._read(_endless(self.source, done, self.placed, part=self.part, **self.order))
         return itertools.islice(self.endless, self.steps - start)
+
+    def _read(self, given: Iterator[Batch]) -> Iterator[Batch]:
+        return self.reading.enter_context(read_ahead(self.source, given))
 
     def done(self, number: int, start: int) -> int:
         """The batches before batch `start` of epoch `number` that the source repeats, to be skipped."""

@@ -4,7 +4,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -12,21 +12,24 @@ from typing import Any, Literal
 import numpy as np
 
 from nnlite.arguments import as_call, choice, flag, shortened, whole
+from nnlite.engine.exchange import Communicator
 from nnlite.errors import DataError
 from nnlite.losses import Loss, NoWeightError
 from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups
+from nnlite.training.ahead import read_ahead
 from nnlite.training.check import check_fit, check_parts, listed
 from nnlite.training.checkpoint import Folder
 from nnlite.training.counts import Counts
-from nnlite.training.fingerprint import Print
+from nnlite.training.fingerprint import Print, changing
 from nnlite.training.history import History
 from nnlite.training.hooks import Callback
 from nnlite.training.keeper import Checkpoints, Keeper
 from nnlite.training.loop import Loop
 from nnlite.training.progress import say
+from nnlite.training.ranks import Ranks
 from nnlite.training.sources import Epochs, apart, as_source, batches, gives_once, inputs, is_dataset, on_device
 
 _INFERENCE_BATCH = 1024
@@ -40,6 +43,8 @@ class Trainer:
     validation. A vector, such as that of `nn.Recall(average=None)`, has a column in the history for each value, `recall_0`,
     `recall_1`, ...; a matrix, such as that of `nn.ConfusionMatrix()`, has none: `evaluate` returns it.
     callbacks: called around training, see `nn.Callback`.
+    communicator: such as `nn.distributed.mpi()`: `fit` shares each batch, and the validation data, among the processes; see
+    docs/distributed.md.
     Raises ValueError for a part of the wrong type, for a metric's name that is taken, and for a model that ends with
     probabilities where the loss takes logits.
     `epochs` and `steps` are counted over all calls of `fit`; `history` has one row an epoch.
@@ -54,10 +59,14 @@ class Trainer:
         optimizer: Optimizer | ParameterGroups,
         metrics: Sequence[Metric] = (),
         callbacks: Sequence[Callback] = (),
+        communicator: Communicator | None = None,
     ) -> None:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.metrics, self.callbacks = listed("metrics", metrics), listed("callbacks", callbacks)
+        self.communicator = communicator
         check_parts(self)
+        self.ranks = Ranks(communicator)
+        self.callbacks = [callback for callback in self.callbacks if self.ranks.is_first or not callback.only_first]
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = self.is_counting = False  # is_counting: the metrics count the batches of an epoch
@@ -135,18 +144,47 @@ class Trainer:
         self.stopped = False
         order: dict[str, Any] = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
         source, held_out, places = apart(source, validation, seed)
-        keeper = Keeper(self)
+        keeper, progress, backend = Keeper(self), progress and self.ranks.is_first, self.model.backend
         if checkpoint is not None:
             tell = say if progress else lambda text: None
             keeper = Checkpoints(self, source, Folder(checkpoint, keep), self.folders, every, monitor, tell)
-        columns, held_out = check_fit(self, source, held_out, epochs, goes_on=validation_steps is not None)
-        held_out = on_device(held_out, self.model.backend)
-        keeper.check(columns, steps_per_epoch=steps, **order)
+
+        def check() -> Any:
+            self.ranks.check(self.model, batch_size)
+            columns, checked = check_fit(self, source, held_out, epochs, goes_on=validation_steps is not None)
+            keeper.check(columns, steps_per_epoch=steps, **order)
+            return on_device(checked, backend)
+
+        checked = self.ranks.all_do(check)
+        self._compare_ranks(source, epochs=epochs, steps_per_epoch=steps, **order)
         kept = keeper.begin(resume)
-        feed = Epochs(on_device(source, self.model.backend), steps, keeper.first, keeper.placed, places, **order)
-        loop = Loop(self, feed, keeper, held_out, validation_steps, nonfinite == "skip", progress)
-        self._train(loop, keeper.first + epochs, kept)
+        part = self.ranks.part_for(self.model)
+        feed = Epochs(on_device(source, backend), steps, keeper.first, keeper.placed, places, part, **order)
+        loop = Loop(self, feed, keeper, checked, validation_steps, nonfinite == "skip", progress)
+        with self.ranks.training(self.model):
+            self._train(loop, keeper.first + epochs, kept)
         return self.history
+
+    def _compare_ranks(self, source: Any, **settings: Any) -> None:
+        """Raise StateError where another process trains something else."""
+        ranks, model = self.ranks, self.model
+        if ranks.communicator is None:
+            return
+        arrays = {**model.named_params(), **model.named_buffers()}
+        ranks.compare_settings(
+            {
+                "model": {name: list(values.shape) for name, values in arrays.items()},
+                "layers": [type(step.layer).__name__ for run in model.plan.training for step in run.steps],
+                "seed": int(model.seed),
+                "kernels": model.kernels,
+                "the number of samples": len(source) if hasattr(source, "__len__") else None,
+                "epochs, steps and passes so far": [self.epochs, self.steps, model.passes],
+                "loss": repr(self.loss),
+                "metrics": [metric.name for metric in self.metrics],
+                **changing(self),
+                "what fit was given": settings,
+            }
+        )
 
     def _train(self, loop: Loop, last: int, kept: dict[str, Any] | None) -> None:
         """Train until `last` epochs are done, counted from the start of the run. kept: the progress of a resumed run."""
@@ -156,7 +194,12 @@ class Trainer:
             counts.load_state(kept["counts"])
         if kept is not None and self.epochs < last:
             self._say_what_is_left(loop, counts)
-        with loop.keeper.keeping():
+        self.ranks.begin(self.model)
+        if self.ranks.size > 1:
+            processes = self.ranks.listed()
+            if loop.shows:
+                say(processes)
+        with loop.keeper.keeping(), closing(loop.feed):
             loop.run(last, counts)
             loop.keeper.after_run()
             for callback in self.callbacks:
@@ -190,9 +233,10 @@ class Trainer:
         batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
         steps = None if steps is None else int(whole("steps", steps, 1))
         x = None
-        with self._metrics_anew():
-            for x, t, w in itertools.islice(batches(on_device(source, backend), batch_size), steps):
-                z = self.model(x)
+        given = itertools.islice(batches(on_device(source, backend), batch_size), steps)
+        with self._metrics_anew(), read_ahead(source, given) as read:
+            for x, t, w in read:
+                z = self.ranks.outputs(self.model, x)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
                     tally.add(self.loss.of_rows(backend, z, *prepared)[0], prepared[2])
@@ -225,7 +269,8 @@ class Trainer:
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
         batch_size, augment = int(whole("batch_size", batch_size, 1)), list(augment)
-        parts = [self._predict(batch, augment) for batch in inputs(x, batch_size, len(self.model.in_shape))]
+        with read_ahead(x, inputs(x, batch_size, len(self.model.in_shape))) as read:
+            parts = [self._predict(batch, augment) for batch in read]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")
         return np.concatenate([self.model.backend.to_host(part) for part in parts])

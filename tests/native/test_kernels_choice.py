@@ -134,14 +134,14 @@ def test_two_processes_may_compile_at_once(native, tmp_path):
     both = [subprocess.Popen([sys.executable, "-c", BUILD], env=variables, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0] for process in both] == ["native (1, 2)\n"] * 2
     folder = tmp_path / "kernels"
-    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == loader.SOURCES
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == loader.files("float32")
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_command(native, capsys):
     assert command.main([]) == 0
     out = capsys.readouterr().out
-    assert "float32: as NumPy" in out and "float64: as NumPy" in out and "in use: " in out
+    assert "float32: as NumPy" in out and "float64: as NumPy" in out and "uint8: as NumPy" in out and "in use: " in out
 
 
 def test_the_command_clears_the_cache(tmp_path):

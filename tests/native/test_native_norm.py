@@ -122,6 +122,66 @@ def test_layers_agree_with_numpys(native, layer, size, channels, n, dtype):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=50 * tolerance(dtype) * max(1, abs(expected).max(initial=0)))
 
 
+WINDOWS = {
+    "tiles": {"kernel_size": 3, "padding": 1},
+    "ragged tiles": {"kernel_size": 3, "padding": ((0, 2), (1, 0))},
+    "stride": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "no border": {"kernel_size": 1},
+    "dilation": {"kernel_size": (2, 3), "dilation": 2, "padding": 2},
+    "depthwise": {"kernel_size": 3, "groups": -1},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("frozen", ["", "2.*", "0.*"])
+@given(
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    channels=st.integers(1, 20),
+    filters=st.integers(1, 20),
+    pool=st.booleans(),
+    dtype=DTYPES,
+)
+def test_a_norm_in_the_convolution_behind_it_changes_no_bit(native, window, frozen, size, channels, filters, pool, dtype):
+    """Forward, both gradients, what is frozen and inference, against the same layers one by one."""
+    options = dict(WINDOWS[window])
+    filters = channels if options.pop("groups", 1) < 0 else filters
+    groups = channels if window == "depthwise" else 1
+    behind = [nn.MaxPool2D(2)] if pool else []
+    nn.set_kernels("native")
+    try:
+        layers = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(filters, groups=groups, **options), *behind, nn.Flatten()
+        model = nn.Sequential(*layers, input_shape=(*size, channels), dtype=dtype)
+    finally:
+        nn.set_kernels("numpy")
+    model.params[...] += 0.5 * drawn(model.params.shape, dtype, 1)
+    if frozen:
+        model.freeze(frozen)
+    x, start, results = drawn((5, *size, channels), dtype, 2) * 3 + 1, model.snapshot(), []
+    for rewrite in (True, False):
+        model.rewrite = rewrite
+        model.restore(start)
+        z = model.forward(x, training=True).copy()
+        dx = model.backward(drawn(z.shape, dtype, 3)).copy()
+        results.append([z, dx, model.grads.copy(), model.buffers.copy(), model(x)])
+    for joined, one_by_one in zip(*results, strict=True):
+        assert joined.tobytes() == one_by_one.tobytes() or (pool and np.allclose(joined, one_by_one, atol=1e-3))
+
+
+def test_a_norm_that_others_read_as_well_is_stored(native):
+    """By a second branch: the convolution may not have it alone."""
+    nn.set_kernels("native")
+    try:
+        inner = nn.Residual(nn.Conv2D(3, 3, padding=1), shortcut=())
+        model = nn.Sequential(nn.BatchNorm(), nn.ReLU(), inner, nn.Flatten(), input_shape=(6, 6, 3))
+    finally:
+        nn.set_kernels("numpy")
+    x, results = drawn((4, 6, 6, 3), "float32"), []
+    for rewrite in (True, False):
+        model.rewrite = rewrite
+        results.append(model.forward(x, training=True))
+    assert results[0].tobytes() == results[1].tobytes()
+
+
 def test_a_mean_far_from_zero_loses_no_digits(native):
     """1,000 +- 1, in float32, against float64."""
     x = (1000 + drawn((5000, 3), "float64")).astype("float32")
@@ -151,9 +211,10 @@ def test_the_same_bits_at_every_width(same_bits, native):
                 a, delta = drawn((rows, columns), dtype), drawn((rows, columns), dtype, 1)
                 mean, deviations = native.moments(a)
                 m, _, _, inv_std = native.combine_moments([(rows, mean, deviations)], 1e-5)
-                by = native.normalization(mean, inv_std, None, mean, rows)
-                gradients = by.combine_deltas([by.delta_sums(delta, a)], m, None, None)
-                yield from (by.forward(a, None, True), *gradients, by.backward(delta, a, *gradients, None))
+                for rectified in (False, True):
+                    by = native.normalization(mean, inv_std, None, mean, rows)._replace(rectified=rectified)
+                    gradients = by.combine_deltas([by.delta_sums(delta, a)], m, None, None)
+                    yield from (by.forward(a, None, True), *gradients, by.backward(delta, a, *gradients, None))
                 yield from (native.by_column("add", a, mean, None), native.by_column("multiply", a, mean, None))
 
                 for parts in ((rows, 1, 1), (1, rows, 1), (3, rows // 3, columns)) if rows % 3 == 0 else ((1, rows, columns),):

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan
+from nnlite.backend.cpu.frames import framed
 from nnlite.backend.cpu.host import Host
 from nnlite.backend.cpu.products import SUMMED, largest_divisor, matmul, matmul_rows
 from nnlite.backend.cpu.threads import is_one_of_many, map_shards
@@ -198,6 +199,10 @@ class NumpyBackend(Host, Backend):
         if not self.all_finite(y):
             np.copyto(y, 0, where=mask == 0)
         return y
+
+    def framed(self, images: Array, frames: Any, reflect: bool) -> Array:
+        """By whole rows."""
+        return framed(images, frames, reflect)
 
     def erf(self, x: Array) -> Array:
         """To the last bits in float64, for gradient checks; in float32 the base class's formula, in two arrays."""

@@ -22,7 +22,8 @@ FOLDER = Path(__file__).parent
 PREBUILT = FOLDER / "prebuilt"
 FLAGS = "-std=gnu11 -O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden -shared -fPIC"
 SOURCES = sorted(path.stem for path in FOLDER.glob("*.c"))
-REALS = {"float32": (), "float64": ("-DDOUBLE",)}
+OF_BYTES = {"augment"}  # whose kernels copy values of any dtype: they are those for "uint8"
+DTYPES = {"float32": (), "float64": ("-DDOUBLE",), "uint8": ()}
 _TYPES = {"double": ctypes.c_double, "float": ctypes.c_float}  # of all others ctypes converts a void* fastest
 _MOST_LINES = 20  # of a compiler's message
 
@@ -45,6 +46,11 @@ def load(dtype: str) -> dict[str, Any]:
             function.argtypes, function.restype = kinds, None
             functions[name] = function
     return functions
+
+
+def files(dtype: str) -> list[str]:
+    """The C files with kernels for this dtype."""
+    return [source for source in SOURCES if (source in OF_BYTES) == (dtype == "uint8")]
 
 
 def signatures(source: str, dtype: str) -> dict[str, list[Any]]:
@@ -78,10 +84,10 @@ def _includes(source: str) -> str:
 def _libraries(dtype: str) -> dict[str, Path]:
     """The library of each C file, compiled where there is none."""
     if is_prebuilt(dtype):
-        return {source: PREBUILT / f"{source}-{dtype}.so" for source in SOURCES}
+        return {source: PREBUILT / f"{source}-{dtype}.so" for source in files(dtype)}
     compiler = find_compiler()
     folder = cache_folder()
-    paths = {source: folder / f"{source}-{dtype}-{_key(source, dtype, compiler)}.so" for source in SOURCES}
+    paths = {source: folder / f"{source}-{dtype}-{_key(source, dtype, compiler)}.so" for source in files(dtype)}
     missing = [source for source, path in paths.items() if not _is_trusted(path)]
     if missing:
         _compile(missing, paths, dtype, compiler)
@@ -90,7 +96,7 @@ def _libraries(dtype: str) -> dict[str, Path]:
 
 def is_prebuilt(dtype: str) -> bool:
     """Whether there are libraries that were compiled before; they are not used where there are flags for another build."""
-    return not _own_flags() and all((PREBUILT / f"{source}-{dtype}.so").exists() for source in SOURCES)
+    return not _own_flags() and all((PREBUILT / f"{source}-{dtype}.so").exists() for source in files(dtype))
 
 
 def _own_flags() -> list[str]:
@@ -135,7 +141,7 @@ def _key(source: str, dtype: str, compiler: list[str]) -> str:
 
 def origin() -> str:
     """Where the kernels come from, in words."""
-    if all(map(is_prebuilt, REALS)):
+    if all(map(is_prebuilt, DTYPES)):
         return f"prebuilt in {PREBUILT}"
     compiler = find_compiler()
     return f"compiled by {_version(tuple(compiler)).splitlines()[0]}, in {cache_folder()}"
@@ -198,7 +204,7 @@ def _compile(sources: list[str], paths: dict[str, Path], dtype: str, compiler: l
                 source = waiting.pop()
                 handle, temporary = tempfile.mkstemp(suffix=".so", dir=paths[source].parent)
                 os.close(handle)
-                flags = *FLAGS.split(), *_own_flags(), *REALS[dtype]
+                flags = *FLAGS.split(), *_own_flags(), *DTYPES[dtype]
                 command = [*compiler, *flags, str(FOLDER / f"{source}.c"), "-o", temporary]
                 messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (it is read when the compiler is done)
                 running[source] = subprocess.Popen(command, stdout=messages, stderr=messages), messages, temporary

@@ -7,6 +7,7 @@ import numpy as np
 
 from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels
+from nnlite.backend.native.rectified import Columns, Rectified
 from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
 from nnlite.errors import ShapeError
@@ -91,23 +92,32 @@ class Norms(NativeOperations):
 
 
 class NativeNormalization(NamedTuple):
-    """`Normalization` of `layers/norm.py` in one sweep each; its `scale` is gamma inv_std, its `shift` beta."""
+    """`Normalization` of `layers/norm.py` in one sweep each; its `scale` is gamma inv_std, its `shift` beta.
+
+    rectified: whether y is max( , 0) of that, in both directions.
+    unread: whether y is left to the convolution that reads it.
+    """
 
     backend: Norms
     mean: Array
     inv_std: Array
     scale: Array
     shift: Array
+    rectified: bool = False
+    unread: bool = False
 
-    def forward(self, a: Array, out: Array | None, relu: bool = False) -> Array:
+    def forward(self, a: Array, out: Array | None, relu: bool = False) -> Any:
         """y = (a - mean) scale + shift."""
-        return self.backend.affine(a, self.mean, self.scale, self.shift, out, relu)
+        if self.unread:
+            return Rectified(self._alike(a, a)[0], self.mean, self.scale, self.shift)
+        return self.backend.affine(a, self.mean, self.scale, self.shift, out, relu or self.rectified)
 
     def delta_sums(self, delta: Array, a: Array) -> Array:
         """The sums of delta and of delta (a - mean) over a shard, by channel: (2, C)."""
         delta, a = self._alike(delta, a)
         sums = np.empty((2, len(self.mean)))
-        kernels(a.dtype)["delta_sums"](address(delta), address(a), address(self.mean), *a.shape, address(sums))
+        kernel = kernels(a.dtype)["delta_sums"]
+        kernel(address(delta), address(a), *self._columns, self.rectified, *a.shape, address(sums))
         return sums
 
     def combine_deltas(self, parts: list[Array], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
@@ -124,10 +134,15 @@ class NativeNormalization(NamedTuple):
         """dJ/da = scale (delta + slope (a - mean) + offset)."""
         backend, (delta, a) = self.backend, self._alike(delta, a)
         da = backend.room(out, a.shape, a.dtype)
-        columns = map(address, (self.mean, self.scale, slope, offset))
         kernel = kernels(a.dtype)["normalize_delta"]
-        kernel(address(delta), address(a), *columns, address(da), *backend.rows(a).shape)
+        places = *self._columns, self.rectified, address(slope), address(offset), address(da)
+        kernel(address(delta), address(a), *places, *backend.rows(a).shape)
         return backend.written(da, out)
+
+    @property
+    def _columns(self) -> Columns:
+        """Where mean, scale and shift are."""
+        return address(self.mean), address(self.scale), address(self.shift)
 
     def _alike(self, delta: Array, a: Array) -> tuple[Array, Array]:
         """Both in the dtype of the statistics. Raises ShapeError unless their shapes and channels fit."""

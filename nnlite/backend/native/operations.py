@@ -51,7 +51,7 @@ class NativeOperations(Host):
     """
 
     kernel_set = "native"
-    fuses_relu = True
+    fuses_relu = rectifies_norms = True
 
     def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
         """In the order of the shape, as the kernels expect."""

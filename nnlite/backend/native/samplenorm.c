@@ -127,7 +127,7 @@ INLINE void channel_sums(int kind, const REAL* a, const REAL* b, const REAL* c, 
     EACH_BLOCK(C)
     {
         Sums s;
-        sum_columns(kind, a + at, b + at, c + at, C, m, n, &s);
+        sum_columns(kind, a + at, b + at, (Norm){c + at}, C, m, n, &s);
         memcpy(first + at, s.first, n * sizeof(double));
         memcpy(second + at, s.second, n * sizeof(double));
     }

@@ -1,0 +1,170 @@
+"""What the processes of one `fit` do together besides their gradients: they compare, decide and write as one."""
+
+import json
+import os
+import platform
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nnlite.arguments import shortened
+from nnlite.backend import length
+from nnlite.engine.exchange import ALONE, Communicator, Exchange, Together
+from nnlite.errors import DataError, DeviceError, StateError
+from nnlite.model import Sequential
+from nnlite.tools.debug import locate
+
+T = TypeVar("T")
+PATIENCE = 10.0  # deadlines that the others wait while one writes
+_LISTED = 16  # processes that are shown
+
+
+class DivergedError(StateError):
+    """Processes that should be equal are not: what they have now must not be saved."""
+
+
+class Ranks:
+    """The processes that train a model together, one of them this one; a single one without a communicator.
+
+    sharing: whether `outputs` shares the batch among the processes.
+    """
+
+    def __init__(self, communicator: Communicator | None = None) -> None:
+        self.communicator, self.sharing = communicator, False
+        self.exchange: Exchange = ALONE if communicator is None else Together(communicator)
+        self.rank, self.size = (0, 1) if communicator is None else (communicator.rank, communicator.size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process shows progress, calls what writes, and writes checkpoints."""
+        return self.rank == 0
+
+    def gather(self, value: T, patience: float = 1.0) -> list[T]:
+        """The values of all processes."""
+        return [value] if self.communicator is None else self.communicator.gather(value, patience)
+
+    # ---- before training
+
+    def check(self, model: Sequential, batch_size: int) -> None:
+        """Raise DeviceError for arrays that the communicator does not take, DataError for batches with empty parts."""
+        communicator = self.communicator
+        if communicator is not None and communicator.device != model.device:
+            raise DeviceError(
+                f"the model is on {model.device}, the communicator takes arrays of {communicator.device}: "
+                f"nn.distributed.mpi(device={model.device!r})"
+            )
+        if batch_size < self.size:
+            raise DataError(
+                f"a batch of {batch_size} has no sample for each of {self.size} processes: give a larger batch_size"
+            )
+
+    def all_do(self, work: Callable[[], T]) -> T:
+        """What `work()` returns; if it fails in one process, an error in all."""
+        if self.communicator is None:
+            return work()
+        failure: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        self._fail_together(failure)
+        return result
+
+    def first_does(self, work: Callable[[], T]) -> T:
+        """What `work()`, which process 0 alone does, returns there; an error there is an error in all."""
+        if self.communicator is None:
+            return work()
+        failure, result = None, None
+        try:
+            result = work() if self.is_first else None
+        except Exception as error:
+            failure = error
+        self._fail_together(failure, PATIENCE)
+        return self.gather(result)[0]  # type: ignore[return-value]
+
+    def _fail_together(self, failure: Exception | None, patience: float = 1.0) -> None:
+        texts = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}", patience)
+        if failure is not None:
+            failure.add_note(f"raised by rank {self.rank} of {self.size}")
+            raise failure
+        for rank, text in enumerate(texts):
+            if text is not None:
+                raise StateError(f"rank {rank} of {self.size} failed: {text}")
+
+    def compare_settings(self, settings: dict[str, Any]) -> None:
+        """Raise StateError, naming a process and what differs, unless all have the same."""
+        every = self.gather(json.dumps(settings, sort_keys=True, default=str))
+        for rank, text in enumerate(every):
+            if text != every[0]:
+                first, other = json.loads(every[0]), json.loads(text)
+                name = next(name for name in first if first[name] != other.get(name))
+                theirs, ours = shortened(other.get(name)), shortened(first[name])
+                raise StateError(f"rank {rank} of {self.size} and rank 0 differ in {name}: {theirs} and {ours}")
+
+    def begin(self, model: Sequential) -> None:
+        """Give all processes the parameters and statistics of the first."""
+        if self.communicator is not None:
+            self.communicator.broadcast_(model.params)
+            if len(model.buffers):
+                self.communicator.broadcast_(model.buffers)
+
+    def listed(self) -> str:
+        """Which processes these are; their operating system names them by number."""
+        every = [f"rank {i}: process {text}" for i, text in enumerate(self.gather(f"{os.getpid()} on {platform.node()}"))]
+        return ", ".join(every[:_LISTED]) + ", ..." * (len(every) > _LISTED)
+
+    # ---- while training
+
+    @contextmanager
+    def training(self, model: Sequential) -> Iterator[None]:
+        """While the block runs, `loss_and_grad` of this model shares its batches."""
+        model.engine.exchange = self.exchange
+        try:
+            yield
+        finally:
+            model.engine.exchange = ALONE
+
+    def part_for(self, model: Sequential) -> Callable[[int], slice] | None:
+        """The part of a batch of n samples that this process trains on; None for one alone."""
+        if self.communicator is None:
+            return None
+        return lambda n: self.exchange.rows(model.plan.training, n, model.vectors)
+
+    def samples(self, x: Any, t: Any) -> int:
+        """The samples of a batch, of which x may be this process's part."""
+        return len(x) if self.communicator is None else length(t)
+
+    def outputs(self, model: Sequential, x: Any) -> Any:
+        """`model(x)`; while `sharing`, each process computes a part. If the bits must be those of one, each computes all."""
+        if not self.sharing or self.communicator is None or self.exchange.ordered:
+            return model(x)
+        mine = self.exchange.rows([model.plan.inference], len(x), model.vectors)
+        own = model.backend.to_host(model(x[mine])) if mine.start < mine.stop else np.empty((0, *model.out_shape), model.dtype)
+        return model.backend.asarray(np.concatenate(self.gather(own)))
+
+    def locate(self, model: Sequential, x: Any, t: Any, w: Any, rows: Any) -> str:
+        """Where in a batch the first value is not finite, and in which process; see `nnlite.tools.debug.locate`."""
+        if not isinstance(self.exchange, Together):
+            return locate(model, x, t, w, rows)
+        found, text, n = self.exchange.found or 0, "", length(t)
+        if self.rank == found:
+            mine = self.exchange.rows(model.plan.training, n, model.vectors)
+            own = [values if values is None else values[mine] for values in (t, w, rows)]
+            text = locate(model, x[mine] if len(x) == n else x, *own)
+        return f"rank {found}: {self.gather(text)[found]}"
+
+    def compare(self, model: Sequential) -> None:
+        """Raise DivergedError, naming it, for a process whose parameters or statistics are not those of most."""
+        if self.communicator is None:
+            return
+        sums = self.gather([zlib.crc32(model.backend.to_host(vector).tobytes()) for vector in (model.params, model.buffers)])
+        usual = max(sums, key=sums.count)
+        others = [rank for rank, values in enumerate(sums) if values != usual]
+        if others:
+            raise DivergedError(
+                f"rank {others[0]} of {self.size} has other parameters or statistics than rank {sums.index(usual)}: it changed "
+                "them by itself, or its memory is bad; nothing after the last checkpoint can be used"
+            )

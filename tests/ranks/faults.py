@@ -1,0 +1,52 @@
+"""Run by mpiexec: training in which something goes wrong in process 1, in the second epoch, after a checkpoint."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import nnlite as nn
+
+
+class Fault(nn.Callback):
+    """What the first argument of the script says, in process 1."""
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def on_step_end(self, trainer):
+        if trainer.steps == 6 and trainer.communicator.rank == 1:
+            getattr(self, self.fault)(trainer)
+
+    def exception(self, trainer):
+        raise RuntimeError("the disk is on fire")
+
+    def exit(self, trainer):
+        sys.exit(3)
+
+    def kill(self, trainer):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def stop(self, trainer):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def diverge(self, trainer):
+        trainer.model.params[3] += 1
+
+    def log(self, trainer):
+        """The log of process 0 cannot be written: see below."""
+
+
+def main(fault, folder):
+    model = nn.Sequential(nn.Dense(16), nn.ReLU(), nn.Dense(3), input_shape=(8,))
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(64, 8)), rng.integers(0, 3, 64)
+    communicator = nn.distributed.mpi(deadline=3.0)
+    callbacks = [Fault(fault), *([nn.CSVLog(folder)] if fault == "log" else [])]
+    trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(1e-2), callbacks=callbacks, communicator=communicator)
+    trainer.fit((x, t), 3, 16, checkpoint=Path(folder))
+
+
+main(*sys.argv[1:])
