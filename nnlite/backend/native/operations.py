@@ -65,8 +65,8 @@ class NativeOperations(Host):
         """`a`, or a copy of it that is contiguous and of this dtype. Raises ShapeError unless its samples have this shape."""
         if shape is not None and a.shape[1:] != shape:
             raise ShapeError(f"expects samples of shape {shape}, got {a.shape[1:]}")
-        flags = a.flags
-        return a if flags.c_contiguous and flags.aligned and dtype in (None, a.dtype) else np.array(a, dtype, order="C")
+        flags, is_alike = a.flags, dtype is None or dtype == a.dtype  # None equals float64
+        return a if flags.c_contiguous and flags.aligned and is_alike else np.array(a, dtype, order="C")
 
     def room(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         """`out` if a kernel can write to it, else a new array."""
