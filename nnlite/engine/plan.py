@@ -78,7 +78,8 @@ class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
     output: the number of the last value.  shapes: of one sample of each value, in training.  images: values that are images.
-    takes_integers: whether all layers that read the input take integers unconverted.
+    takes_integers: whether all layers that read the input take integers unconverted.  barriers: the paths of those that need
+    the batch.
     """
 
     training: list[Run]
@@ -87,6 +88,7 @@ class Plan(NamedTuple):
     shapes: dict[int, Shape]
     images: frozenset[int]
     takes_integers: bool
+    barriers: frozenset[str]
 
 
 def make_plan(
@@ -124,7 +126,8 @@ def make_plan(
                 step.does = wrap(step.path, step.layer)
     shapes = {0: in_shape, **{step.makes: step.layer.out_shape for step in training}}
     takes_integers = all(step.layer.takes_integers for step in inference if 0 in step.reads)
-    return Plan(runs, whole[0], output, shapes, images, takes_integers)
+    barriers = frozenset(run.entry.path for run in runs if run.entry is not None)
+    return Plan(runs, whole[0], output, shapes, images, takes_integers, barriers)
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:
