@@ -23,7 +23,7 @@ SECONDS = 300  # a planted loop may never end
 TESTED_BY = {
     "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "product.c": "conv", "product.h": "conv",
     "winograd.h": "conv",
-    "winograd2.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
+    "winograd2.c": "conv", "winograd3.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
     "norm.h": "norm", "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "sums.c": "sums",
     "sums.h": "norm sums",
 }  # fmt: skip
@@ -59,6 +59,7 @@ MUTANTS = [
     ("overlapping tiles are not added", "winograd.h", "to[c] += from[c];", "to[c] = from[c];", 0),
     ("ReLU left out", "winograd.h", "rectify ? relu(v) : v", "v", 0),
     ("the transform of the inputs", "winograd4.c", "vec even = e - 4 * c", "vec even = e - 3 * c", 0),
+    ("the adjoint of the inputs", "winograd3.c", "b + 3 * c + e", "b - 3 * c + e", 0),
     ("the adjoint of the outputs", "winograd4.c", "p = 2 * (b + 4 * d)", "p = 2 * (b + 2 * d)", 0),
     ("a factor of the filters", "winograd2.c", "1. : 1 / 2.", "1. : 1 / 4.", 0),
     ("exp without the second part of ln 2", "functions.h", "r = fused(n, splat(-LN2_PARTS[1]), r);", "", 0),

@@ -68,7 +68,7 @@ def test_convolutions_agree_with_numpys(native, case, dtype):
 
 
 @settings(max_examples=40)
-@given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 4]))
+@given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 3, 4]))
 def test_tiles_agree_with_pixels_in_place(native, case, dtype, m):
     window, filters, _, _ = case
     values = arrays(*case, dtype)
@@ -89,7 +89,7 @@ wide = st.tuples(st.integers(1, 8), st.integers(1, 8))
 @given(
     case=st.one_of(convolutions(wide, pairs, st.just(1), 1), convolutions(wide, st.just(1), pairs, 1)),
     dtype=DTYPES,
-    m=st.sampled_from([2, 4]),
+    m=st.sampled_from([2, 3, 4]),
 )
 def test_folded_images_agree_with_pixels_in_place(native, case, dtype, m):
     window, filters, _, _ = case

@@ -142,7 +142,7 @@ def best_fold(window: Window, filters: int) -> tuple[Folds, int] | None:
         return None
     folds = Folds(window, filters)
     samples, values = folds.inputs.samples, math.prod(folds.inputs.shape) + math.prod(folds.outputs.shape)
-    m = min((2, 4), key=lambda m: cost(folds.inner, filters, m))
+    m = min((2, 3, 4), key=lambda m: cost(folds.inner, filters, m))
     folded = samples * (cost(folds.inner, filters, m) + _COPY * values)
     in_place = kh * kw * window.in_shape[2] * padded(filters) * math.prod(window.out_size)
     return (folds, m) if folded < _WORTH * in_place else None

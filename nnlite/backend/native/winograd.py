@@ -19,7 +19,7 @@ def best_tile(window: Window, filters: int) -> int | None:
     """The m that makes this convolution cheapest, or None for products without tiles; or as `nn.set_conv_algorithm` says."""
     if conv_algorithm.name == "direct" or not is_possible(window):
         return None
-    costs: dict[int | None, float] = {m: cost(window, filters, m) for m in (2, 4)}
+    costs: dict[int | None, float] = {m: cost(window, filters, m) for m in (2, 3, 4)}
     if conv_algorithm.name == "auto":
         costs[None] = 9 * window.in_shape[2] * padded(filters) * window.out_size[0] * window.out_size[1]
     return min(costs, key=lambda m: costs[m])
