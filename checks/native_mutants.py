@@ -23,9 +23,9 @@ SECONDS = 300  # a planted loop may never end
 TESTED_BY = {
     "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "product.c": "conv", "product.h": "conv",
     "winograd.h": "conv",
-    "winograd2.c": "conv", "winograd3.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
-    "norm.h": "norm", "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "sums.c": "sums",
-    "sums.h": "norm sums",
+    "winograd2.c": "conv", "winograd3.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise",
+    "norm.c": "norm", "norm.h": "norm", "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool",
+    "samplenorm.c": "norm", "sums.c": "sums", "sums.h": "norm sums",
 }  # fmt: skip
 
 # (what, file, old text, new text, which of its places, from 0)
@@ -74,6 +74,13 @@ MUTANTS = [
     ("stride: pixels that are normalised", "norm.h", "from += C, to += width", "from += width, to += width", 0),
     ("the center left out", "norm.c", "center ? x - load_up_to(center + j, left) : x", "x", 0),
     ("the offset left out", "norm.c", " + load_up_to(offset + j, left)", "", 0),
+    ("tail: what is behind a row has a deviation", "samplenorm.c", "choose(number < (INT)n, x, (vec){0})", "x", 0),
+    ("sum: the pieces of a long row overlap", "samplenorm.c", "piece += LEAF * PAD", "piece += LEAF * PAD - PAD", 0),
+    ("mean about zero", "samplenorm.c", "first_values(v - first - mean, left)", "first_values(v - mean, left)", 0),
+    ("the slope left out", "samplenorm.c", "fused(falls, load_up_to(x + at, left), d)", "d", 0),
+    ("constants of few channels not repeated", "samplenorm.c", "repeat(scale, C);", "", 0),
+    ("variance about the first value", "samplenorm.c", "center[c] = first[c] + mean[c]", "center[c] = first[c]", 0),
+    ("stride: the deviations of the first image", "samplenorm.c", ", inv_std += groups", "", 0),
     ("order: the last of equal pixels wins", "pool.c", "~(x <= best[q])", "~(x < best[q])", 0),
     ("a NaN does not win", "pool.c", "~(x <= best[q])", "(x > best[q])", 0),
     ("stride: the wrong image", "pool.c", "n * image, to = value", "0, to = value", 0),

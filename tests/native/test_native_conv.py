@@ -164,14 +164,19 @@ def test_products_of_any_strides(native, m, k, n, dtype, seed):
     np.testing.assert_allclose(out, expected, rtol=0, atol=64 * np.finfo(dtype).eps * max(1, k) ** 0.5)
 
 
-def test_a_large_product_is_cut_into_the_same_bits(native):
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
+def test_a_large_product_is_cut_into_the_same_bits(native, transposed):
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(shape).astype("float32") for shape in ((70, 1000), (1000, 515)))
-    results = []
+    shapes = ((70, 1000), (1000, 515))
+    a, b = (rng.standard_normal(s[::-1] if t else s).astype("f") for s, t in zip(shapes, transposed, strict=True))
+    a, b = (x.T if t else x for x, t in zip((a, b), transposed, strict=True))
+    bias, room = rng.standard_normal(515).astype("f"), np.zeros((70, 600), "f")
     for threads in (1, 2, 3):
         nn.set_num_threads(threads)
-        results.append(native.product(a, b, None))
-    assert all(np.array_equal(result, native.matmul(a, b)) for result in results)
+        assert np.array_equal(native.product(a, b, None), native.matmul(a, b))
+        native.biased_product(a, b, bias, room[:, 3:518], True)
+        assert np.array_equal(room[:, 3:518], np.maximum(native.matmul(a, b) + bias, 0))
+    assert not room[:, :3].any() and not room[:, 518:].any()
 
 
 def test_products_refuse_shapes_that_do_not_fit(native):
