@@ -1,6 +1,7 @@
 // Winograd's F(3 x 3, 3 x 3): evaluation at 0, 1, -1, 2 and infinity.
 #define OUT 3
-#define NAME(function) winograd3_##function
+#define TAPS 3
+#define NAME(function) winograd33_##function
 #include "vector.h"
 
 // One axis of each transform, in place: x[0], x[step], ...
