@@ -196,7 +196,7 @@ class Trainer:
             self._say_what_is_left(loop, counts)
         self.ranks.begin(self.model)
         if self.ranks.size > 1:
-            processes = self.ranks.listed()
+            processes = self.ranks.introduce()
             if loop.shows:
                 say(processes)
         with loop.keeper.keeping(), closing(loop.feed):
