@@ -114,11 +114,12 @@ def code_blocks(name):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-WITH_A_GPU_OR_FOR_MINUTES = {"docs/gpu.md", "docs/ninety-percent.md"}
+# With a GPU, for minutes, or, in tests/test_ranks.py, in several processes.
+RUN_ELSEWHERE = {"docs/distributed.md", "docs/gpu.md", "docs/ninety-percent.md"}
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
-@pytest.mark.parametrize("name", [page for page in PAGES if code_blocks(page) and page not in WITH_A_GPU_OR_FOR_MINUTES])
+@pytest.mark.parametrize("name", [page for page in PAGES if code_blocks(page) and page not in RUN_ELSEWHERE])
 def test_code_in_the_documents(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
