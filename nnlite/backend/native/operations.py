@@ -52,6 +52,7 @@ class NativeOperations(Host):
     """
 
     kernel_set = "native"
+    finer_inference = 4  # a layer is few calls, and what stays in a closer cache is 5% faster
     fuses_relu = rectifies_norms = True
 
     def lay_out(self, flat: Array, shape: tuple[int, ...]) -> Array:
