@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 MACHINE ?= here
 
-.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak clean
+.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -27,6 +27,8 @@ help:
 	@echo "make hosts     train on two hosts, network namespaces of this one, and cut their cable (as root; half a minute)"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
+	@echo "make stream    train from a sparse file of 20 GB and print the peak of memory (10 minutes)"
+	@echo "make search    a grid search in one, two and more worker processes: its time, and the same scores"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime; MACHINE=zen4 names the file (20 minutes)"
 
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
@@ -99,6 +101,12 @@ fuzz: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python checks/soak.py --out benchmarks/results/soak.md
+
+stream: $(VENV)/.test
+	$(BIN)/python benchmarks/stream.py --out benchmarks/results/stream.md
+
+search: $(VENV)/.test
+	$(BIN)/python examples/search.py --compare --out benchmarks/results/search.md
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .mypy_cache .ruff_cache

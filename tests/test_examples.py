@@ -27,6 +27,16 @@ def test_estimators(name, limit, least, capsys):
     assert next(iter(results.values())) > least and capsys.readouterr().out
 
 
+def test_a_search_in_two_processes(tmp_path, capsys):
+    pytest.importorskip("sklearn", minversion="1.6")
+    import search
+
+    assert search.main(["--limit", "150", "--epochs", "6"])["accuracy"] > 0.6
+    search.main(["--limit", "60", "--epochs", "1", "--compare", "--out", str(tmp_path / "search.md")])
+    text = (tmp_path / "search.md").read_text()
+    assert "| 2 processes |" in text and "the same bits" in text and text in capsys.readouterr().out
+
+
 def test_cifar10_on_shapes(tmp_path, capsys):
     import cifar10
 
