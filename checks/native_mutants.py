@@ -24,7 +24,7 @@ TESTED_BY = {
     "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "product.c": "conv", "product.h": "conv",
     "winograd.h": "conv",
     "winograd2.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
-    "norm.h": "norm", "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm",
+    "norm.h": "norm", "optim.c": "optim", "pointwise.c": "functions pointwise", "activation.c": "pointwise", "pool.c": "pool", "samplenorm.c": "norm",
     "sums.c": "sums", "sums.h": "norm sums",
 }  # fmt: skip
 
@@ -86,6 +86,12 @@ MUTANTS = [
     ("second moment from the first", "optim.c", "G * G", "G", 0),
     ("decay left out", "optim.c", "splat(decay) * load_up_to(p + i, left)", "load_up_to(p + i, left)", 0),
     ("nesterov without the gradient", "optim.c", "fused(splat(momentum), step, G) : step", "splat(momentum) * step : step", 0),
+    ("leaky: infinity times no slope", "activation.c", "slope == 0 ? (vec){0} : x * slope", "x * slope", 0),
+    ("ELU: the slope below zero", "activation.c", "x + alpha), delta", "x * alpha), delta", 0),
+    ("SiLU: infinity is not bounded", "activation.c", "within(x, STEEP) * (1 - s)", "x * (1 - s)", 0),
+    ("GELU without the density", "activation.c", "Phi(x) + x * vexp", "Phi(x) - x * vexp", 0),
+    ("tail: the last row of slopes", "activation.c", "at_most(C, n - row)", "at_most(C, n - row - 1)", 0),
+    ("stride: the slope of the first columns", "activation.c", "x * load_up_to(slopes + j, left)", "x * load_up_to(slopes, left)", 0),
     ("a dropped NaN stays", "pointwise.c", "choose(m > 0, load_up_to(a + i, left) * m, (vec){0})", "load_up_to(a + i, left) * m", 0),
     ("nine rounds of Philox", "pointwise.c", "round < 10", "round < 9", 0),
     ("the label's probability stays", "loss.c", "delta[t[row]] -= 1;", ";", 0),
