@@ -245,6 +245,14 @@ class Operations(Functions):
         """Rows for `by_column` of -mean and 1 / std, numbers or tuples of them; made once, read-only."""
         return _standardization(self, mean, std, channels, dtype)
 
+    def standardize(self, a: Array, minus_mean: Array | None, inv_std: Array, out: Array) -> Array:
+        """(a - mean) / std, by column, in the dtype of these rows, to which `a` is cast if it is uint8; no mean is 0."""
+        if a.dtype != out.dtype:
+            out[...] = a
+            a = out
+        y = a if minus_mean is None else self.by_column("add", a, minus_mean, out)
+        return self.by_column("multiply", y, inv_std, out)
+
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """xp's "add" or "multiply" of `a` (..., C) and `row` (C,), or its `wide_row`."""
         return getattr(self.xp, name)(a, row, out=out)

@@ -9,13 +9,18 @@ from collections.abc import Iterator
 
 from nnlite.backend import Array
 from nnlite.engine.steps import Step
-from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, ReLU
+from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, Normalize, ReLU
 from nnlite.layers.base import Context, Layer, Shape
 
 
 def fuse(steps: list[Step]) -> list[Step]:
     """The steps, rewritten. Subclasses of fusible layers are left alone: they may compute something else."""
     return _relu_fused(_pool_in_conv(_pool_before_relu(steps)))
+
+
+def reads_bytes(steps: list[Step]) -> bool:
+    """Whether what reads the input casts uint8 in its own sweep."""
+    return all(type(step.layer) is Normalize for step in steps if 0 in step.reads)
 
 
 def _neighbours(steps: list[Step]) -> Iterator[tuple[int, Step, Step]]:
