@@ -63,6 +63,8 @@ def windows() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ..
         ((13, 12, 1), 5, {"kernel_size": 7, "padding": 3}),
         ((14, 13, 19), 18, {"kernel_size": 5, "stride": (2, 3), "padding": 2}),
         ((14, 13, 4), 21, {"kernel_size": 3, "dilation": 2, "padding": "same"}),
+        ((17, 16, 35), 34, {"kernel_size": 5, "stride": 2, "padding": 2}),
+        ((16, 17, 18), 33, {"kernel_size": 3, "dilation": 2, "padding": 2}),
         ((9, 8, 12), 18, {"kernel_size": 3, "groups": 3, "padding": 1}),
         ((10, 9, 35), 35, {"kernel_size": 3, "groups": 35, "padding": 1}),
         ((10, 9, 5), 5, {"kernel_size": (5, 3), "groups": 5, "stride": 2, "bias": False}),
@@ -103,7 +105,9 @@ def others() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ...
     for make in (nn.GlobalAvgPool2D, nn.GlobalMaxPool2D, partial(nn.SpatialDropout2D, 0.3), partial(nn.Upsample2D, (2, 3))):
         yield repr(make()), lambda m=make: [m()], (5, 7, 19)
     yield "Upsample2D bilinear", lambda: [nn.Upsample2D(2, mode="bilinear")], (5, 7, 19)
-    yield "GroupNorm", lambda: [nn.GroupNorm(3)], (5, 7, 18)
+    for groups, shape in ((3, (5, 7, 18)), (2, (5, 7, 4)), (5, (70,)), (70, (3, 70)), (1, (9, 9, 1))):
+        yield f"GroupNorm {groups}", lambda g=groups: [nn.GroupNorm(g)], shape
+    yield "LayerNorm of many", lambda: [nn.LayerNorm()], (1100,)
     for inputs, units in product((1, 5, 130), (1, 3, 16, 35)):
         yield f"Dense {units}", lambda u=units: [nn.Dense(u)], (inputs,)
     yield "Dense wide", lambda: [nn.Dense(600), nn.ReLU(), nn.Dense(300)], (700,)

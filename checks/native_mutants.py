@@ -21,9 +21,11 @@ VARIABLE = "NNLITE_TEST_NATIVE"  # where the planted kernels are; read below, as
 SECONDS = 300  # a planted loop may never end
 
 TESTED_BY = {
-    "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "product.c": "conv", "product.h": "conv", "winograd.h": "conv",
+    "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "product.c": "conv", "product.h": "conv",
+    "winograd.h": "conv",
     "winograd2.c": "conv", "winograd4.c": "conv", "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm",
-    "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "sums.c": "sums", "sums.h": "sums",
+    "norm.h": "norm", "optim.c": "optim", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm",
+    "sums.c": "sums", "sums.h": "norm sums",
 }  # fmt: skip
 
 # (what, file, old text, new text, which of its places, from 0)
@@ -47,6 +49,9 @@ MUTANTS = [
     ("taps of the depthwise mixed", "depthwise.c", "which[t] * C + c", "t * C + c", 0),
     ("sum: chains forgotten", "depthwise.c", "n == images - 1 && last == outputs", "0", 0),
     ("tail: taps beyond eight", "depthwise.c", "t0 += TAPS", "t0 += taps", 0),
+    ("pixels outside are not zero", "fold.c", "memset(folded, 0, C * sizeof(REAL));", ";", 0),
+    ("copies are not added", "fold.c", "load_up_to(pixel + c, C - c) + values", "values", 0),
+    ("groups of columns mixed", "fold.c", "* columns.groups + j", "* columns.groups", 0),
     ("padding above", "winograd.h", "y - s->top, -s->left", "y, -s->left", 0),
     ("padding at the left", "winograd.h", "y - s->top, -s->left", "y - s->top, 0", 0),
     ("bounds: strips read behind the image", "winograd.h", "y + rows <= H && x >= 0 && x + columns <= W", "y + rows <= H + 1 && x >= 0 && x + columns <= W + 1", 0),
@@ -61,12 +66,23 @@ MUTANTS = [
     ("erf meets its other half elsewhere", "functions.h", "near = choose(a < 1, x, (vec){0});", "near = choose(a < (REAL)0.5, x, (vec){0});", 0),
     ("tail: lanes of a sum", "sums.h", "half > 0; half /= 2", "half > 1; half /= 2", 0),
     ("sum: the second half forgotten", "sums.h", "s->first[j] += rest.first[j], ", "", 0),
-    ("deviations about zero", "sums.h", "const vec d = v - center[q];", "const vec d = v;", 0),
+    ("deviations about zero", "sums.h", "const vec d = v - mean[q];", "const vec d = v;", 0),
+    ("sum: the ReLU's zeros left out", "sums.h", "choose(fused(d, scale[q], shift[q]) > 0, v, (vec){0})", "v", 0),
+    ("the ReLU's zeros left out of a delta", "norm.c", "d = rectified ? choose", "d = 0 ? choose", 0),
+    ("tail: channels that are normalised", "norm.h", "load_up_to(from + c, C - c), by, c, C - c", "load_up_to(from + c, C - c), by, c, C - c - 1", 0),
+    ("stride: pixels that are normalised", "norm.h", "from += C, to += width", "from += width, to += width", 0),
     ("the center left out", "norm.c", "center ? x - load_up_to(center + j, left) : x", "x", 0),
     ("the offset left out", "norm.c", " + load_up_to(offset + j, left)", "", 0),
     ("a mean that is added to few columns", "norm.c", "j >= C ? shift[j - C]", "j >= C ? 0", 0),
     ("tail: columns behind the first part", "norm.c", "c < C; c += WIDE", "c < WIDE; c += WIDE", 0),
     ("tail: bytes of the last rows", "norm.c", "at_most(width, m * C - row)", "at_most(width, m * C - row - 1)", 0),
+    ("tail: what is behind a row has a deviation", "samplenorm.c", "choose(number < (INT)n, x, (vec){0})", "x", 0),
+    ("sum: the pieces of a long row overlap", "samplenorm.c", "piece += LEAF * PAD", "piece += LEAF * PAD - PAD", 0),
+    ("mean about zero", "samplenorm.c", "first_values(v - first - mean, left)", "first_values(v - mean, left)", 0),
+    ("the slope left out", "samplenorm.c", "fused(falls, load_up_to(x + at, left), d)", "d", 0),
+    ("constants of few channels not repeated", "samplenorm.c", "repeat(scale, C);", "", 0),
+    ("variance about the first value", "samplenorm.c", "center[c] = first[c] + mean[c]", "center[c] = first[c]", 0),
+    ("stride: the deviations of the first image", "samplenorm.c", ", inv_std += groups", "", 0),
     ("order: the last of equal pixels wins", "pool.c", "~(x <= best[q])", "~(x < best[q])", 0),
     ("a NaN does not win", "pool.c", "~(x <= best[q])", "(x > best[q])", 0),
     ("stride: the wrong image", "pool.c", "n * image, to = value", "0, to = value", 0),

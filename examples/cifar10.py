@@ -3,6 +3,7 @@
 python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results in out/cifar10
 python examples/cifar10.py --model fast90        # 90% in minutes; fast94: 94%; all settings are those of recipes.py
 python examples/cifar10.py --limit 2000 --epochs 1 --data shapes    # a quick look, offline
+mpiexec -n 2 python examples/cifar10.py --distributed    # in two processes, see docs/distributed.md
 python examples/cifar10.py --resume              # resume an interrupted run from the checkpoints in --out
 """
 
@@ -47,6 +48,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="resume from the last checkpoint in --out; a new run sets it aside"
     )
+    parser.add_argument("--distributed", action="store_true", help="train in the processes that mpiexec or srun started")
+    parser.add_argument("--deterministic", action="store_true", help="with --distributed: with the bits of one process")
     parser.add_argument("--out", type=Path, default=Path("out/cifar10"))
     args = parser.parse_args(arguments)
     if args.learning_rate and not args.optimizer:
@@ -104,15 +107,23 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     data = load_data(args)
     train, test = data.train.subset(args.limit), data.test.subset(args.limit)
     args.out.mkdir(parents=True, exist_ok=True)
+    communicator = None
+    if args.distributed:
+        options = {"deterministic": args.deterministic, "sync_batch_norm": args.deterministic}
+        communicator = nn.distributed.mpi(device=args.device, **options)
 
     recipe = choose_recipe(args)
     start = time.perf_counter()
-    trainer = make_trainer(recipe, len(train), args.seed, args.device)
+    trainer = make_trainer(recipe, len(train), args.seed, args.device, communicator)
     model = trainer.model
-    model.summary()
+    is_first = communicator is None or communicator.rank == 0
+    if is_first:
+        model.summary()
     kept = {"checkpoint": args.out / "checkpoints", "every": max(1, IMAGES_A_CHECKPOINT // recipe.batch_size)}
     history = fit(recipe, trainer, train, validation=test, seed=args.seed, resume=args.resume, **kept)
     seconds = time.perf_counter() - start
+    if not is_first:
+        return {}
 
     logits, matrix, scores = score(trainer, recipe, test)
     metrics = {
@@ -127,6 +138,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         "train_seconds": round(seconds, 2),
         "images_per_second": round(float(np.median(history["samples_per_second"])), 1) if recipe.epochs else 0.0,
         "threads": nn.get_num_threads(),
+        "processes": communicator.size if communicator else 1,
         "device": args.device,
         "kernels": model.kernels,
         "weights": hash_of_weights(model),

@@ -129,8 +129,10 @@ def fit(
     return trainer.fit(augmented, recipe.epochs, recipe.batch_size, validation=validation, seed=seed, **options)
 
 
-def make_trainer(recipe: Recipe, samples: int, seed: int, device: str = "cpu") -> nn.Trainer:
+def make_trainer(recipe: Recipe, samples: int, seed: int, device: str = "cpu", communicator: Any = None) -> nn.Trainer:
     """The recipe's model, loss and optimiser."""
     model = recipe.model(seed).to(device)
     optimizer = recipe.optimizer(model, recipe, math.ceil(samples / recipe.batch_size))
-    return nn.Trainer(model, recipe.loss, optimizer, metrics=[nn.Accuracy()], callbacks=recipe.callbacks)
+    return nn.Trainer(
+        model, recipe.loss, optimizer, metrics=[nn.Accuracy()], callbacks=recipe.callbacks, communicator=communicator
+    )

@@ -154,3 +154,32 @@ def test_debug_and_averages_take_it_as_it_is():
     trainer = nn.Trainer(model, nn.CrossEntropy(), nn.SGD(0.1), callbacks=[average])
     trainer.fit((X, T), progress=False)
     np.testing.assert_allclose(model[0].buffers, before, rtol=1e-6)
+
+
+FOLDED = {
+    "norm": lambda: [nn.Conv2D(6, 3, bias=False), nn.BatchNorm()],
+    "bias": lambda: [nn.Conv2D(6, 3, padding=1), nn.BatchNorm(scale=False)],
+    "relu": lambda: [nn.Conv2D(6, 3, stride=2), nn.BatchNorm(shift=False), nn.ReLU()],
+    "pool": lambda: [nn.Conv2D(6, 3), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(2)],
+    "groups": lambda: [nn.Conv2D(6, 3, groups=3), nn.BatchNorm(), nn.ReLU()],
+    "before": lambda: [nn.BatchNorm(), nn.ReLU(), nn.Conv2D(6, 3, padding=1), nn.BatchNorm(), nn.ReLU()],
+}
+
+
+@pytest.mark.parametrize("layers", FOLDED)
+def test_inference_with_norms_in_the_filters(both_kernels, layers):
+    """The outputs of the layers one by one, also after each array of the model has changed."""
+    model = nn.Sequential(*FOLDED[layers](), nn.Flatten(), nn.Dense(3), input_shape=(8, 8, 3))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 8, 8, 3)).astype("f")
+    for _ in range(3):
+        model.forward(x * 3 + 1, training=True)
+    before = model(x)
+    for name, array in {"": model.params[:0], **model.named_params(), **model.named_buffers()}.items():
+        array[...] = array * 1.5 + 0.1
+        joined = model(x)
+        assert not name or not np.array_equal(joined, before), name
+        model.rewrite = False
+        np.testing.assert_allclose(joined, model(x), rtol=1e-4, atol=1e-4)
+        model.rewrite = True
+        before = model(x)

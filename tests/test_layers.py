@@ -151,15 +151,16 @@ def test_sweep_equals_forward_and_backward(case, data):
 @each_case
 @given(data=st.data())
 def test_rewriting_changes_no_bit(case, data):
-    """But for convolutions that pool: their sums have another order."""
+    """Except of convolutions that pool, whose sums have another order, and of inference by filters that include a norm."""
     model, _ = draw_model(data, case)
     x, t = draw_batch(data, model)
     pools = any(getattr(layer.plan, "taps", 1) > 1 for layer in model.plan.training[0].layers if hasattr(layer, "plan"))
+    folds = any(len(step.paths) > 1 and hasattr(step.layer, "norm") for step in model.plan.inference.steps)
     start, rewritten = model.snapshot(), [*train(model, x, t), model(x)]
     model.rewrite = False
     model.restore(start)
     plain = [*train(model, x, t), model(x)]
-    assert pools or same(rewritten, plain)
+    assert pools or same(rewritten[: -1 if folds else None], plain[: -1 if folds else None])
     for a, b in zip(rewritten, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 

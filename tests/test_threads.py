@@ -369,3 +369,20 @@ def test_number_of_threads(monkeypatch):
     for value, threads in (("1", 1), ("7,2", 7), ("", None), ("dynamic", None)):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         assert threads_module._default_threads() == (threads or len(os.sched_getaffinity(0)))
+
+
+def test_processes_share_the_cores_unless_a_number_was_given(monkeypatch):
+    monkeypatch.setattr(threads_module, "_crew", threads_module._Crew())
+    monkeypatch.setattr(threads_module, "usable_cores", lambda: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("NNLITE_NUM_THREADS", raising=False)
+    assert get_num_threads() == 8
+    for processes, threads in ((3, 2), (20, 1)):
+        threads_module.share_cores(processes)
+        assert get_num_threads() == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    threads_module.share_cores(2)
+    assert get_num_threads() == 5
+    nn.set_num_threads(7)
+    threads_module.share_cores(2)
+    assert get_num_threads() == 7

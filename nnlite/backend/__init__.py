@@ -8,7 +8,14 @@ from nnlite.backend.base import Backend
 from nnlite.backend.choice import cpu_backend, set_kernels, with_chosen_kernels
 from nnlite.backend.cpu.blas import single_threaded_blas
 from nnlite.backend.cpu.numpy import get_numpy_backend
-from nnlite.backend.cpu.threads import ReadersWriterLock, Turnstile, get_num_threads, set_num_threads
+from nnlite.backend.cpu.threads import (
+    ReadersWriterLock,
+    Turnstile,
+    get_num_threads,
+    set_num_threads,
+    share_cores,
+    usable_cores,
+)
 from nnlite.backend.cpu.winograd import set_conv_algorithm
 from nnlite.backend.frames import FRAME
 from nnlite.backend.memory import Memory
@@ -38,7 +45,9 @@ __all__ = [
     "set_conv_algorithm",
     "set_kernels",
     "set_num_threads",
+    "share_cores",
     "single_threaded_blas",
+    "usable_cores",
     "with_chosen_kernels",
 ]
 

@@ -32,7 +32,10 @@ class ConvPlan:
 
     pool: (height, width) of a max-pooling of the outputs, which then belongs to the plan. The rows of P come in the order
     (tap of the pool, row, column, n), so that pooling is the maximum of a few long contiguous arrays.
+    normalizes: whether it normalises and rectifies inputs that a batch norm left to it.
     """
+
+    normalizes = False
 
     def __init__(self, backend: Operations, window: Window, filters: int, groups: int, bias: bool, pool: Pair = (1, 1)) -> None:
         self.backend, self.window, self.filters, self.groups, self.bias = backend, window, filters, groups, bias

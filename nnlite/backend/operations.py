@@ -44,9 +44,10 @@ class Operations(Functions):
     waits_for_reads: whether reading a value back makes Python wait for all earlier work of the device.
     joins_pool: whether a convolution gains from including the max-pooling after it in its plan.
     fuses_relu: whether it gains from ReLU as the `relu` argument of `add_bias`, `affine` and convolutions.
+    rectifies_norms: whether batch norm includes the ReLU behind it in both directions, by `normalization(...).rectified`.
     sweep_values: how many values of the flat vectors an optimiser updates at a time.
-    gelu_tanh, gelu_tanh_delta, normalization, adam, rmsprop, sgd: the formulas of these names in `layers/activation.py`,
-    `layers/norm.py` and `optim/` as kernels, if the backend has them.
+    gelu_tanh, gelu_tanh_delta, normalization, sample_norm, sample_norm_delta, adam, rmsprop, sgd: the formulas of these names
+    in `layers/activation.py`, `layers/norm.py` and `optim/` as kernels, if the backend has them.
     """
 
     device: str
@@ -55,10 +56,12 @@ class Operations(Functions):
     has_own_memory = False
     waits_for_reads = False
     joins_pool = True
-    fuses_relu = False
+    fuses_relu = rectifies_norms = False
     gelu_tanh: Callable[..., Array] | None = None
     gelu_tanh_delta: Callable[..., Array] | None = None
     normalization: Callable[..., Any] | None = None
+    sample_norm: Callable[..., Any] | None = None
+    sample_norm_delta: Callable[..., Array] | None = None
     adam: Callable[..., None] | None = None
     rmsprop: Callable[..., None] | None = None
     sgd: Callable[..., None] | None = None

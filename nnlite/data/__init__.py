@@ -7,6 +7,8 @@ from nnlite.data.files import cache_folder
 from nnlite.data.folders import folder
 from nnlite.data.idx import fashion_mnist, mnist, parse_idx
 from nnlite.data.images import ImageFiles
+from nnlite.data.shards import npz_shards
+from nnlite.data.stored import as_stored
 from nnlite.data.synthetic import shapes
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "ImageFiles",
     "RandomCrop",
     "RandomFlip",
+    "as_stored",
     "balanced_class_weight",
     "cache_folder",
     "cifar10",
@@ -25,6 +28,7 @@ __all__ = [
     "folder",
     "mirror",
     "mnist",
+    "npz_shards",
     "parse_cifar_binary",
     "parse_idx",
     "shapes",

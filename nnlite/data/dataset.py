@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nnlite.arguments import flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
 from nnlite.data.augment import Augmentation, Pictures, in_turn
-from nnlite.data.images import ImageFiles
+from nnlite.data.stored import Stored, as_stored
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
@@ -24,9 +24,11 @@ _SEEDS = 1 << 64  # larger than any seed in practice
 class Dataset:
     """Samples and their targets.
 
-    images: (N, ...) real numbers, or `ImageFiles`, which are read when a batch is made
+    images: (N, ...) real numbers
     labels: (N, ...) integer labels or real targets   classes: the names of the labels
     weights: (N,) of the samples, not negative     All may be arrays, lists or data frames; stored as NumPy arrays.
+    Images, and labels of more axes than one, may be samples in files, which are read when a batch is made: memory-mapped
+    arrays, `ImageFiles`, the arrays of `npz_shards`.
     Raises DataError for lengths that differ, no samples, values that are not real numbers, masked or sparse arrays, labels
     without a class.
     """
@@ -40,9 +42,9 @@ class Dataset:
         weights: Any = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
-        self.images: Any = images if isinstance(images, ImageFiles) else _samples(images, "images")
-        self.labels = _samples(labels, "labels")
-        self.weights = None if weights is None else _samples(weights, "weights")
+        self.images: Any = _samples(images, "images")
+        self.labels: Any = _samples(labels, "labels")
+        self.weights = None if weights is None else np.asarray(_samples(weights, "weights"))
         self.classes = None if classes is None else tuple(classes)
         self.augmentations = tuple(augmentations)
         for augmentation in self.augmentations:
@@ -60,18 +62,23 @@ class Dataset:
         """The samples of a slice, or of an array of places or of booleans."""
         if not isinstance(rows, slice | np.ndarray):
             raise TypeError(f"a data set is indexed by a slice or an array, not by {type(rows).__name__}")
-        images = self.images.part(rows) if isinstance(self.images, ImageFiles) else self.images[rows]
+        images, labels = (a.part(rows) if isinstance(a, Stored) else a[rows] for a in (self.images, self.labels))
         weights = None if self.weights is None else self.weights[rows]
-        return Dataset(images, self.labels[rows], self.classes, weights=weights, augmentations=self.augmentations)
+        return Dataset(images, labels, self.classes, weights=weights, augmentations=self.augmentations)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether samples are read when a batch is made; training then reads ahead."""
+        return isinstance(self.images, Stored) or isinstance(self.labels, Stored)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images, labels and weights; of image files, the bytes they take once read."""
+        """Bytes of images, labels and weights; of those in files, the bytes they take once read."""
         return sum(int(array.nbytes) for array in (self.images, self.labels, self.weights) if array is not None)
 
     def on(self, backend: Backend) -> "Dataset":
-        """The same samples in the memory of a device: batches are gathered and augmented there. Image files stay files."""
-        if isinstance(self.images, ImageFiles):
+        """The same samples in the memory of a device: batches are gathered and augmented there. Those in files stay there."""
+        if self.in_files:
             return self
         twin = copy.copy(self)
         twin.images, twin.labels = backend.asarray(self.images), backend.asarray(self.labels)
@@ -79,12 +86,12 @@ class Dataset:
         return twin
 
     def digest(self) -> str:
-        """The sha256, in hexadecimal, of all values; of image files, of their bytes and of how they are read."""
+        """The sha256, in hexadecimal, of all values; of those in files, of what determines them."""
         import hashlib
 
         digest = hashlib.sha256()
         for array in (self.images, self.labels, self.weights):
-            if isinstance(array, ImageFiles):
+            if isinstance(array, Stored):
                 array.add_to(digest)
             elif array is not None:
                 array = np.ascontiguousarray(array)
@@ -143,7 +150,8 @@ class Dataset:
         return order[batch * batch_size : (batch + 1) * batch_size]
 
     def _order(self, epoch: int, seed: int) -> Array:
-        return np.random.default_rng([seed, epoch]).permutation(len(self))
+        rng = np.random.default_rng([seed, epoch])
+        return self.images.order(rng) if isinstance(self.images, Stored) else rng.permutation(len(self))
 
     def _in_order(self, rows: range, mine: slice) -> Batch:
         """mine: the samples among them whose images are wanted."""
@@ -154,7 +162,7 @@ class Dataset:
         own = index[_of(part, len(index))]
         again = (sum(type(a) is type(b) for b in self.augmentations[:i]) for i, a in enumerate(self.augmentations))
         seeds = (seed + times * _SEEDS for times in again)  # two of a kind draw from different seeds
-        is_read = isinstance(self.images, ImageFiles)
+        is_read = isinstance(self.images, Stored)
         pictures = Pictures(self.images[own]) if is_read else Pictures(self.images, own)
         x = in_turn(zip(self.augmentations if len(own) else (), seeds, strict=False), pictures, own, epoch)
         return (x, *self._targets(index))
@@ -172,8 +180,10 @@ class Dataset:
             raise DataError("the data set is empty")
         if self.weights is not None and (self.weights.ndim != 1 or not (self.weights >= 0).all()):
             raise DataError(f"weights must be (N,) and not negative, got {self.weights.shape}, least {self.weights.min()}")
+        if self.classes is None or isinstance(self.labels, Stored):
+            return
         labels = self.labels if self.weights is None else self.labels[self.weights > 0]  # samples of weight 0 are ignored
-        if self.classes is not None and labels.dtype.kind in "iu" and len(labels):
+        if labels.dtype.kind in "iu" and len(labels):
             least, largest = labels.min(), labels.max()
             if least < 0 or largest >= len(self.classes):
                 raise DataError(f"labels must be in 0 ... {len(self.classes) - 1}, found {least} ... {largest}")
@@ -204,11 +214,11 @@ def _count(n: int | float, samples: int) -> int:
     return int(count)
 
 
-def _samples(values: Any, what: str) -> Array:
-    array: Array = host_array(values, what=what)
+def _samples(values: Any, what: str) -> Any:
+    array = values if isinstance(values, Stored) else as_stored(host_array(values, what=what))
     if array.ndim == 0:
         raise DataError(f"{what} must be an array of samples, not a single number")
-    return array
+    return array[:] if array.ndim == 1 and isinstance(array, Stored) else array  # one number a sample takes little memory
 
 
 # ---- from the labels alone: weights that balance classes, stratified samples

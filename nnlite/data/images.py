@@ -1,7 +1,6 @@
 """Images in PNG and JPEG files, read with Pillow on demand."""
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -14,6 +13,7 @@ from nnlite.arguments import shortened, whole
 from nnlite.atomic import shown
 from nnlite.backend.cpu.threads import map_shards
 from nnlite.data.files import read
+from nnlite.data.stored import Stored
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 _LONGEST = 150  # characters of a reason in a message
 
 
-class ImageFiles:
+class ImageFiles(Stored):
     """Images (N, H, W, C) of uint8 in N files. Indexing reads them: `files[i]`, `files[:9]`, `files[places]`.
 
     size: (H, W), to which images of other sizes are resized: bilinear with antialiasing, the aspect ratio is not kept. Default:
@@ -33,7 +33,7 @@ class ImageFiles:
     for a file that is damaged or missing, with its path.
     """
 
-    dtype, ndim = np.dtype(np.uint8), 4
+    dtype = np.dtype(np.uint8)
 
     def __init__(self, paths: Iterable[str | PathLike[str]], size: Sequence[int] | None = None, channels: int = 3) -> None:
         check_settings(size, channels)
@@ -52,14 +52,9 @@ class ImageFiles:
         return f"ImageFiles({len(self)} files, size={self.size}, channels={self.channels})"
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(N, H, W, C)"""
         return (len(self), *self.size, self.channels)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that all images would take."""
-        return math.prod(self.shape)
 
     def __getitem__(self, rows: Any) -> Array:
         paths = self.paths[rows]
@@ -74,9 +69,6 @@ class ImageFiles:
         if failures:
             raise failures[min(failures)]
         return images
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self[:].astype(dtype or self.dtype, copy=False)
 
     def part(self, rows: Any) -> "ImageFiles":
         """The images of a slice, or of an array of places or of booleans, not read yet."""

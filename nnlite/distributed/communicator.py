@@ -10,6 +10,7 @@ import numpy as np
 
 _SPINS = 1.0  # seconds that a waiting process polls before it sleeps between polls
 _SLEEP = 1e-3
+_LENGTH, _FIRST = 8, 1024  # bytes of a value's length, and of the value, that are exchanged first
 _READ = 0.5  # seconds in which a launcher reads a last message
 _HERE = 77  # the tag of the notes by which waiting processes tell each other that they are there
 
@@ -40,12 +41,19 @@ class MPICommunicator:
 
     def gather(self, value: Any, patience: float = 1.0) -> list[Any]:
         """The values of all processes, in their order; anything that pickles. patience: how many deadlines to wait."""
-        own = np.frombuffer(pickle.dumps(value, protocol=5), np.uint8)
-        lengths = np.empty(self.size, np.int64)
-        self._meet("an exchange of values", self._comm.Iallgather(np.array([len(own)]), lengths), patience)
-        every, ends = np.empty(int(lengths.sum()), np.uint8), np.cumsum(lengths)
-        self._meet("an exchange of values", self._comm.Iallgatherv(own, (every, lengths)), patience)
-        return [pickle.loads(every[end - n : end].tobytes()) for end, n in zip(ends, lengths, strict=True)]
+        own = pickle.dumps(value, protocol=5)
+        head = np.frombuffer(len(own).to_bytes(_LENGTH, "little") + own[:_FIRST].ljust(_FIRST, b"\0"), np.uint8)
+        heads = np.empty((self.size, len(head)), np.uint8)
+        self._meet("an exchange of values", self._comm.Iallgather(head, heads), patience)
+        lengths = [int.from_bytes(each[:_LENGTH].tobytes(), "little") for each in heads]
+        rests = [max(0, length - _FIRST) for length in lengths]
+        tails = np.empty(sum(rests), np.uint8)
+        if len(tails):  # one collective is enough for small values
+            self._meet(
+                "an exchange of values", self._comm.Iallgatherv(np.frombuffer(own[_FIRST:], np.uint8), (tails, rests)), patience
+            )
+        parts = zip(heads[:, _LENGTH:], lengths, np.split(tails, np.cumsum(rests[:-1])), strict=True)
+        return [pickle.loads(first[:length].tobytes() + tail.tobytes()) for first, length, tail in parts]
 
     def broadcast_(self, flat: Any) -> None:
         """Replace the array by that of process 0."""

@@ -100,11 +100,12 @@ def make_plan(
     wrap: returns what is called instead of the layer at a path; what joins branches is not wrapped.
     """
     training, inference = flatten(layers), flatten(layers)
-    for step in training:
-        if step.layer.has_frozen_form and (frozen or step.layer.is_frozen_whole):
-            step.layer = step.does = step.layer.frozen_form()
+    for steps in (training, inference):
+        for step in steps:
+            if step.layer.has_frozen_form and (frozen or steps is inference or step.layer.is_frozen_whole):
+                step.layer = step.does = step.layer.frozen_form()
     if rewrite:
-        training, inference = fuse(training), fuse(inference)
+        training, inference = fuse(training, training=True), fuse(inference, training=False)
     images = _find_images(training)
     _find_images(inference)
     runs = _cut_at_barriers(training)

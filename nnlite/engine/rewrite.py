@@ -1,21 +1,56 @@
 """Neighbouring layers as one step: the only place that looks at them.
 
-The results are the same bits, except for convolutions that pool, where sums have another order.
+The results are the same bits, except for convolutions that pool, where sums have another order, and for what is folded.
 """
 
 import copy
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any, ClassVar, TypeGuard
 
-from nnlite.backend import Array
+from nnlite.backend import Array, Memory
 from nnlite.engine.steps import Step
 from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, Normalize, ReLU
 from nnlite.layers.base import Context, Layer, Shape
+from nnlite.layers.norm import FrozenBatchNorm
 
 
-def fuse(steps: list[Step]) -> list[Step]:
+def fuse(steps: list[Step], training: bool) -> list[Step]:
     """The steps, rewritten. Subclasses of fusible layers are left alone: they may compute something else."""
-    return _relu_fused(_pool_in_conv(_pool_before_relu(steps)))
+    steps = steps if training else _norm_in_filters(steps)
+    norms = (BatchNorm,) if training else (BatchNorm, FrozenBatchNorm)
+    return _norm_in_conv(_relu_fused(_relu_in_norm(_pool_in_conv(_pool_before_relu(steps)), norms)))
+
+
+def _norm_in_filters(steps: list[Step]) -> list[Step]:
+    """The batch norms of inference as part of the convolutions before them, where filters are prepared only once."""
+    rewritten: list[Step | None] = list(steps)
+    for i, first, second in _neighbours(steps):
+        conv, norm = first.layer, second.layer
+        if type(conv) is Conv2D and type(norm) is FrozenBatchNorm and not conv.backend.waits_for_reads:
+            rewritten[i : i + 2] = None, first.by(_folded(conv, norm), second)
+    return [step for step in rewritten if step is not None]
+
+
+class _FoldedConv(Conv2D):
+    """A convolution and the norm y = s z + t behind it: y = (s W) patch + (s b + t)."""
+
+    norm: FrozenBatchNorm
+
+    def prepare(self, memory: Memory) -> Any:
+        s, t = self.norm.line()
+        return self.plan.prepare(self.W * s[:, None, None, None], s * self.b + t if "b" in self.declared else t, memory)
+
+
+def _folded(conv: Conv2D, norm: FrozenBatchNorm) -> Layer:
+    folded: Layer = _as(_FoldedConv, conv)
+    folded.plan = conv.backend.conv_plan(conv.plan.window, conv.filters, conv.groups, True)
+    folded.norm, folded.bias = norm, True
+    return folded
+
+
+def _is_conv(layer: Layer) -> TypeGuard[Conv2D]:
+    return type(layer) in (Conv2D, _FoldedConv)
 
 
 def reads_bytes(steps: list[Step]) -> bool:
@@ -54,8 +89,8 @@ def _pool_in_conv(steps: list[Step]) -> list[Step]:
     rewritten: list[Step | None] = list(steps)
     for i, first, second in _neighbours(steps):
         conv, pool = first.layer, second.layer
-        if type(conv) is Conv2D and type(pool) is MaxPool2D and _can_pool(conv, pool):
-            rewritten[i : i + 2] = None, Step(first.path, _with_pool(conv, pool), first.reads, second.makes)
+        if _is_conv(conv) and type(pool) is MaxPool2D and _can_pool(conv, pool):
+            rewritten[i : i + 2] = None, first.by(_with_pool(conv, pool), second)
     return [step for step in rewritten if step is not None]
 
 
@@ -64,8 +99,64 @@ def _can_pool(conv: Conv2D, pool: MaxPool2D) -> bool:
     return bool(joins and pool.plan.window.is_blockwise and not pool.plan.is_large)
 
 
+class _RectifiedNorm(BatchNorm):
+    """A BatchNorm that includes the ReLU behind it, in both directions.
+
+    unread: whether its outputs are left to the convolution that reads them.
+    """
+
+    keeps: ClassVar[Any] = "input"
+    unread = False
+
+    def __repr__(self) -> str:
+        return f"{BatchNorm(**self.config())!r} + ReLU"
+
+    def _normalization(self, mean: Array, inv_std: Array, rows: int) -> Any:
+        by: Any = super()._normalization(mean, inv_std, rows)
+        return by._replace(rectified=True, unread=self.unread)
+
+
+class _UnreadNorm(_RectifiedNorm):
+    """Its output is its input, to be normalised and rectified by the convolution that reads it."""
+
+    keeps, unread = "both", True
+
+
+def _relu_in_norm(steps: list[Step], norms: tuple[type[Layer], ...]) -> list[Step]:
+    """A batch norm and the ReLU after it as one step, if the backend has such a normalisation."""
+    rewritten: list[Step | None] = list(steps)
+    for i, first, second in _neighbours(steps):
+        if type(first.layer) in norms and type(second.layer) is ReLU and first.layer.backend.rectifies_norms:
+            rewritten[i : i + 2] = None, first.by(_norm_as(_RectifiedNorm, first.layer), second)
+    return [step for step in rewritten if step is not None]
+
+
+def _norm_in_conv(steps: list[Step]) -> list[Step]:
+    """A rectified norm is not stored where a convolution reads it that can compute it."""
+    rewritten = list(steps)
+    for i, first, second in _neighbours(steps):
+        norm = first.layer.norm if type(first.layer) is FrozenBatchNorm else first.layer
+        if type(norm) is _RectifiedNorm and _is_conv(second.layer) and second.layer.plan.normalizes:
+            rewritten[i] = first.by(_norm_as(_UnreadNorm, first.layer))
+    return rewritten
+
+
+def _norm_as(kind: type[BatchNorm], norm: Layer) -> Layer:
+    return FrozenBatchNorm(_as(kind, norm.norm)) if type(norm) is FrozenBatchNorm else _as(kind, norm)
+
+
+def _as(kind: type[Layer], layer: Layer) -> Any:
+    """A twin of this class with the same parameters."""
+    twin = copy.copy(layer)
+    twin.__class__ = kind
+    return twin
+
+
 class _DoneReLU(ReLU):
     """A ReLU whose forward pass was done by the step before it."""
+
+    def __repr__(self) -> str:
+        return repr(ReLU())
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.y = a
@@ -77,7 +168,7 @@ def _relu_fused(steps: list[Step]) -> list[Step]:
     rewritten = list(steps)
     for i, first, second in _neighbours(steps):
         if type(second.layer) is ReLU and _ends_with_a_sweep(first.layer):
-            rewritten[i] = Step(first.path, _with_relu(first.layer), first.reads, first.makes)
+            rewritten[i] = first.by(_with_relu(first.layer))
             rewritten[i + 1] = _relu_step(_DoneReLU(), second.layer.out_shape, second, second)
     return rewritten
 
@@ -85,7 +176,8 @@ def _relu_fused(steps: list[Step]) -> list[Step]:
 def _ends_with_a_sweep(layer: Layer) -> bool:
     if not layer.backend.fuses_relu:
         return False
-    return type(layer) is BatchNorm or (type(layer) in (Conv2D, Dense) and layer.bias and getattr(layer, "groups", 1) == 1)
+    adds_bias = (_is_conv(layer) and layer.groups == 1) or type(layer) is Dense
+    return type(layer) is BatchNorm or bool(adds_bias and layer.bias)
 
 
 def _with_relu(layer: Layer) -> Layer:

@@ -11,7 +11,7 @@ Values = dict[int, Any]  # of one shard, or their deltas, by number
 class Step:
     """A layer that reads one value.
 
-    does: what is called: the layer itself, or a hook's wrapper around it.
+    does: what is called: the layer itself, or a hook's wrapper around it.  paths: of the layers whose parameters it reads.
     ends: the values that no later step reads. over: the input that forward may overwrite, or None.
     delta_in_place: backward may overwrite its delta; buffer: the number of the thread's buffer for its result.
     adds: whether its result is added to the delta of the same value from a later step that also reads it: in place, or in the
@@ -21,12 +21,19 @@ class Step:
 
     def __init__(self, path: str, layer: Layer, reads: tuple[int, ...], makes: int) -> None:
         self.path, self.layer, self.does = path, layer, layer
+        self.paths: tuple[str, ...] = (path,)
         self.reads, self.makes = reads, makes
         self.ends: tuple[int, ...] = ()
         self.over: int | None = None
         self.delta_in_place = self.sum_in_place = False
         self.buffer = self.sum_buffer = 0
         self.completes = self.images = frozenset[int]()
+
+    def by(self, layer: Layer, last: "Step | None" = None) -> "Step":
+        """A step of this layer in place of this one, or of this one and the `last`, which reads what it makes."""
+        step = Step(self.path, layer, self.reads, (last or self).makes)
+        step.paths = self.paths + (last.paths if last else ())
+        return step
 
     def forward(self, values: Values, ctx: Context, target: Array | None) -> None:
         """Make the value; in `target`, if one is given and the layer writes to `ctx.out`."""

@@ -105,7 +105,7 @@ class RunMemory:
         self.reused = [Memory(vectors.backend) for _ in self.preparing]
         self.kept: tuple[list[Array], Prepared] | None = None
         self.weights = sum(layer.weights() for _, layer in self.preparing)
-        self.prepared_from = _what_they_read(vectors, {step.path for step in run.steps if prepares(step.layer)})
+        self.prepared_from = _what_they_read(vectors, [step for step in run.steps if prepares(step.layer)])
         self.workspaces: list[Workspace] = []
         self.gradients: list[GradientVector] = []
 
@@ -170,9 +170,9 @@ class RunMemory:
             self.gradients.append(self.stretch)
 
 
-def _what_they_read(vectors: Vectors, paths: set[str]) -> list[Array]:
-    """The stretches of the vectors that hold the arrays of the layers with these paths."""
-    stretches = []
+def _what_they_read(vectors: Vectors, steps: list[Step]) -> list[Array]:
+    """The stretches of the vectors that hold the arrays of these steps' layers."""
+    stretches, paths = [], {path for step in steps for path in step.paths}
     for slots, vector in ((vectors.trained, vectors.params), (vectors.kept, vectors.buffers)):
         places = [slot.place for slot in slots if slot.path in paths]
         if places:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nnlite.arguments import shortened
-from nnlite.backend import length
+from nnlite.backend import length, share_cores, usable_cores
 from nnlite.engine.exchange import ALONE, Communicator, Exchange, Together
 from nnlite.errors import DataError, DeviceError, StateError
 from nnlite.model import Sequential
@@ -111,10 +111,13 @@ class Ranks:
             if len(model.buffers):
                 self.communicator.broadcast_(model.buffers)
 
-    def listed(self) -> str:
-        """Which processes these are; their operating system names them by number."""
-        every = [f"rank {i}: process {text}" for i, text in enumerate(self.gather(f"{os.getpid()} on {platform.node()}"))]
-        return ", ".join(every[:_LISTED]) + ", ..." * (len(every) > _LISTED)
+    def introduce(self) -> str:
+        """Share the cores with the others on this machine. Returns which processes these are."""
+        me = os.getpid(), platform.node(), usable_cores()
+        every = self.gather(me)
+        share_cores(sum(node == me[1] and not cores.isdisjoint(me[2]) for _, node, cores in every))
+        names = [f"rank {rank}: process {number} on {node}" for rank, (number, node, _) in enumerate(every)]
+        return ", ".join(names[:_LISTED]) + ", ..." * (len(names) > _LISTED)
 
     # ---- while training
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from nnlite.arguments import shortened
 from nnlite.backend import by_position, host_array, is_array
 from nnlite.errors import DataError, ShapeError
+from nnlite.training.ahead import read_ahead
 
 Batch = tuple[Any, Any, Any]
 Part = Callable[[int], slice] | None
@@ -108,7 +109,9 @@ def inputs(data: Any, batch_size: int, axes: int) -> Iterator[Any]:
 
 
 def _slices(x: Any, batch_size: int) -> Iterator[Any]:
-    x = by_position(x, "x")
+    from nnlite.data import as_stored
+
+    x = as_stored(by_position(x, "x"))
     if not x.shape:
         raise DataError("x must be an array of samples, not a single number")
     return (x[first : first + batch_size] for first in range(0, len(x), batch_size))
@@ -134,15 +137,24 @@ class Epochs:
         self.source, self.steps, self.first, self.placed, self.places, self.order = source, steps, first, placed, places, order
         self.part = part
         self.endless: Iterator[Batch] | None = None
+        self.reading = ExitStack()  # a thread that reads ahead
+
+    def close(self) -> None:
+        """End the thread that reads ahead, if there is one."""
+        self.reading.close()
 
     def epoch(self, number: int, start: int) -> Iterator[Batch]:
         """The batches of epoch `number` from batch `start` on."""
         done = self.done(number, start)
         if self.steps is None:
-            return batches(self.source, epoch=number, start=done, part=self.part, **self.order)
+            self.close()  # that of the epoch before
+            return self._read(batches(self.source, epoch=number, start=done, part=self.part, **self.order))
         if self.endless is None:
-            self.endless = _endless(self.source, done, self.placed, part=self.part, **self.order)
+            self.endless = self._read(_endless(self.source, done, self.placed, part=self.part, **self.order))
         return itertools.islice(self.endless, self.steps - start)
+
+    def _read(self, given: Iterator[Batch]) -> Iterator[Batch]:
+        return self.reading.enter_context(read_ahead(self.source, given))
 
     def done(self, number: int, start: int) -> int:
         """The batches before batch `start` of epoch `number` that the source repeats, to be skipped."""

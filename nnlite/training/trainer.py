@@ -4,7 +4,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from nnlite.metrics import Metric
 from nnlite.model import Sequential
 from nnlite.optim import Optimizer
 from nnlite.optim.groups import ParameterGroups
+from nnlite.training.ahead import read_ahead
 from nnlite.training.check import check_fit, check_parts, listed
 from nnlite.training.checkpoint import Folder
 from nnlite.training.counts import Counts
@@ -195,10 +196,10 @@ class Trainer:
             self._say_what_is_left(loop, counts)
         self.ranks.begin(self.model)
         if self.ranks.size > 1:
-            processes = self.ranks.listed()
+            processes = self.ranks.introduce()
             if loop.shows:
                 say(processes)
-        with loop.keeper.keeping():
+        with loop.keeper.keeping(), closing(loop.feed):
             loop.run(last, counts)
             loop.keeper.after_run()
             for callback in self.callbacks:
@@ -232,8 +233,9 @@ class Trainer:
         batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
         steps = None if steps is None else int(whole("steps", steps, 1))
         x = None
-        with self._metrics_anew():
-            for x, t, w in itertools.islice(batches(on_device(source, backend), batch_size), steps):
+        given = itertools.islice(batches(on_device(source, backend), batch_size), steps)
+        with self._metrics_anew(), read_ahead(source, given) as read:
+            for x, t, w in read:
                 z = self.ranks.outputs(self.model, x)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
@@ -267,7 +269,8 @@ class Trainer:
         augment: views of a batch, such as `nn.data.views()`; the outputs for them are averaged (test-time averaging).
         """
         batch_size, augment = int(whole("batch_size", batch_size, 1)), list(augment)
-        parts = [self._predict(batch, augment) for batch in inputs(x, batch_size, len(self.model.in_shape))]
+        with read_ahead(x, inputs(x, batch_size, len(self.model.in_shape))) as read:
+            parts = [self._predict(batch, augment) for batch in read]
         if not parts:
             raise DataError("there is nothing to predict: x is empty")
         return np.concatenate([self.model.backend.to_host(part) for part in parts])

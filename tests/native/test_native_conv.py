@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.backend import Memory, Window, get_numpy_backend
+from nnlite.backend.native.folded import FoldedPlan, Folds, best_fold
 from nnlite.backend.native.plans import NativePlan
 from nnlite.backend.native.winograd import NativeWinogradPlan
 
@@ -81,6 +82,42 @@ def test_tiles_agree_with_pixels_in_place(native, case, dtype, m):
     assert np.array_equal(tiles.input_gradient(values[3], prepared, memory, None), actual[4])
 
 
+wide = st.tuples(st.integers(1, 8), st.integers(1, 8))
+
+
+@settings(max_examples=40)
+@given(
+    case=st.one_of(convolutions(wide, pairs, st.just(1), 1), convolutions(wide, st.just(1), pairs, 1)),
+    dtype=DTYPES,
+    m=st.sampled_from([2, 4]),
+)
+def test_folded_images_agree_with_pixels_in_place(native, case, dtype, m):
+    window, filters, _, _ = case
+    a, W, b, delta = values = arrays(*case, dtype)
+    folded = FoldedPlan(native, window, filters, True, Folds(window, filters), m)
+    expected, actual = run(NativePlan(native, window, filters, True), *values), run(folded, *values)
+    assert_close(actual, expected, dtype, 16)
+    prepared, dW, db = folded.prepare(W, b, Memory(native)), np.empty_like(W), np.empty_like(b)
+    folded.weight_gradient(a, delta, Memory(native), dW, db)
+    assert np.array_equal(dW, actual[2]) and np.array_equal(db, actual[3])  # alone the same bits
+    assert np.array_equal(folded.input_gradient(delta, prepared, Memory(native), None), actual[4])
+
+
+def test_windows_are_folded_where_that_saves_much(native):
+    def folds(shape, filters, kernel, stride=1, dilation=1):
+        return best_fold(Window.of(shape, kernel, stride, kernel // 2 * dilation, dilation), filters) is not None
+
+    assert folds((16, 16, 32), 64, 5, stride=2) and folds((14, 14, 16), 32, 7) and folds((32, 32, 32), 32, 3, dilation=4)
+    assert not folds((32, 32, 3), 32, 5, stride=2)  # few channels
+    assert not folds((32, 32, 32), 32, 3, stride=2)  # as many multiplications
+    assert not folds((16, 16, 32), 64, 5, stride=2, dilation=2)  # neither
+    nn.set_conv_algorithm("direct")
+    try:
+        assert not folds((16, 16, 32), 64, 5, stride=2)
+    finally:
+        nn.set_conv_algorithm("auto")
+
+
 @settings(max_examples=20)
 @given(case=convolutions(), dtype=DTYPES)
 def test_any_strides_and_places_of_the_inputs(native, case, dtype):
@@ -127,14 +164,19 @@ def test_products_of_any_strides(native, m, k, n, dtype, seed):
     np.testing.assert_allclose(out, expected, rtol=0, atol=64 * np.finfo(dtype).eps * max(1, k) ** 0.5)
 
 
-def test_a_large_product_is_cut_into_the_same_bits(native):
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
+def test_a_large_product_is_cut_into_the_same_bits(native, transposed):
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(shape).astype("float32") for shape in ((70, 1000), (1000, 515)))
-    results = []
+    shapes = ((70, 1000), (1000, 515))
+    a, b = (rng.standard_normal(s[::-1] if t else s).astype("f") for s, t in zip(shapes, transposed, strict=True))
+    a, b = (x.T if t else x for x, t in zip((a, b), transposed, strict=True))
+    bias, room = rng.standard_normal(515).astype("f"), np.zeros((70, 600), "f")
     for threads in (1, 2, 3):
         nn.set_num_threads(threads)
-        results.append(native.product(a, b, None))
-    assert all(np.array_equal(result, native.matmul(a, b)) for result in results)
+        assert np.array_equal(native.product(a, b, None), native.matmul(a, b))
+        native.biased_product(a, b, bias, room[:, 3:518], True)
+        assert np.array_equal(room[:, 3:518], np.maximum(native.matmul(a, b) + bias, 0))
+    assert not room[:, :3].any() and not room[:, 518:].any()
 
 
 def test_products_refuse_shapes_that_do_not_fit(native):

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
-from nnlite.backend import get_numpy_backend
+from nnlite.backend import Memory
+from nnlite.backend.cpu.numpy import get_numpy_backend
+from nnlite.layers.base import Context, Shard
 
 DTYPES = st.sampled_from(["float32", "float64"])
 SHAPES = st.tuples(st.integers(0, 40), st.integers(1, 70))
@@ -120,6 +122,61 @@ def trained(kernels, layer, shape, n, dtype):
     return [z, dx, model.grads, model.buffers, after, frozen, model.backward(drawn(z.shape, dtype, 3))]
 
 
+SAMPLE_NORMS = [
+    nn.LayerNorm(),
+    nn.LayerNorm(scale=False, shift=False),
+    nn.GroupNorm(1),
+    nn.GroupNorm(2),
+    nn.GroupNorm(2, scale=False),
+]
+
+
+@pytest.mark.parametrize("layer", SAMPLE_NORMS, ids=repr)
+@given(
+    size=st.sampled_from([(), (1, 1), (9,), (7, 5)]),
+    width=st.integers(1, 80),
+    n=st.integers(1, 9),
+    dtype=DTYPES,
+    offset=st.sampled_from([0, 1000]),
+)
+def test_norms_of_samples(native, displaced, layer, size, width, n, dtype, offset):
+    """Against the formula, forward and backward, of any arrays."""
+    shape, numpy = (n, *size, 2 * width), get_numpy_backend()
+    a, delta = drawn(shape, dtype) + np.asarray(offset, dtype), drawn(shape, dtype, 1)
+    results = []
+    for backend in (native, numpy):
+        own = type(layer)(**layer.config())
+        own.backend, own.in_shape = backend, shape[1:]
+        own.gamma, own.beta = drawn((2, 2 * width), dtype, 2)
+        ctx = Context(backend, 0, Shard(0), dtype)
+        ctx.shard.training, ctx.dgamma, ctx.dbeta = True, *np.zeros((2, 2 * width), dtype)
+        y = own.forward(displaced(a), ctx)
+        results.append([y, own.backward(displaced(delta), ctx), ctx.dgamma, ctx.dbeta])
+    for actual, expected in zip(*results, strict=True):
+        assert actual.dtype == expected.dtype and actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=200 * tolerance(dtype) * max(1, abs(expected).max(initial=0)))
+
+
+@pytest.mark.parametrize("value", [0.1, 1e30, -1e-42])
+@pytest.mark.parametrize("shape", [(2, 4), (3, 7, 5, 4), (1, 9, 60)])
+def test_equal_values_give_exactly_beta(native, value, shape):
+    a = np.full(shape, value, "float32")
+    for parts in ((a.size // shape[-1], 1, 1), (shape[0], a[0, ..., 0].size, 2)):
+        y, _, inv_std = native.sample_norm(a, parts, 1, 0.3, 1e-5, Memory(native), None)
+        assert (y == np.float32(0.3)).all() and (inv_std == 1 / np.sqrt(np.float32(1e-5))).all()
+
+
+@pytest.mark.parametrize(("first", "error"), [(1000.0, 2e-5), (0.0, 2e-4)])
+def test_a_long_sum_loses_no_digits(native, first, error):
+    """The mean and the variance of 10^6 values about 1,000, whatever the first of them is."""
+    a = (1000 + drawn((1, 1_000_001), "float64")).astype("float32")
+    a[0, 0] = first
+    exact = (a - a.mean(dtype="float64")) / a.std(dtype="float64")
+    for shape, parts in ((a.shape, (1, 1, 1)), ((1, 1_000_001, 1), (1, 1_000_001, 1))):
+        y, *_ = native.sample_norm(a.reshape(shape), parts, 1, 0, 0.0, Memory(native), None)
+        np.testing.assert_allclose(y.ravel()[1:], exact.ravel()[1:], rtol=0, atol=error)
+
+
 @pytest.mark.parametrize(
     "layer", [nn.BatchNorm(), nn.BatchNorm(scale=False, shift=False), nn.LayerNorm(), nn.GroupNorm(2)], ids=repr
 )
@@ -129,6 +186,66 @@ def test_layers_agree_with_numpys(native, layer, size, channels, n, dtype):
     for actual, expected in zip(trained("native", *arguments), trained("numpy", *arguments), strict=True):
         assert actual.dtype == expected.dtype
         np.testing.assert_allclose(actual, expected, rtol=0, atol=50 * tolerance(dtype) * max(1, abs(expected).max(initial=0)))
+
+
+WINDOWS = {
+    "tiles": {"kernel_size": 3, "padding": 1},
+    "ragged tiles": {"kernel_size": 3, "padding": ((0, 2), (1, 0))},
+    "stride": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "no border": {"kernel_size": 1},
+    "dilation": {"kernel_size": (2, 3), "dilation": 2, "padding": 2},
+    "depthwise": {"kernel_size": 3, "groups": -1},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("frozen", ["", "2.*", "0.*"])
+@given(
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    channels=st.integers(1, 20),
+    filters=st.integers(1, 20),
+    pool=st.booleans(),
+    dtype=DTYPES,
+)
+def test_a_norm_in_the_convolution_behind_it_changes_no_bit(native, window, frozen, size, channels, filters, pool, dtype):
+    """Forward, both gradients, what is frozen and inference, against the same layers one by one."""
+    options = dict(WINDOWS[window])
+    filters = channels if options.pop("groups", 1) < 0 else filters
+    groups = channels if window == "depthwise" else 1
+    behind = [nn.MaxPool2D(2)] if pool else []
+    nn.set_kernels("native")
+    try:
+        layers = nn.BatchNorm(), nn.ReLU(), nn.Conv2D(filters, groups=groups, **options), *behind, nn.Flatten()
+        model = nn.Sequential(*layers, input_shape=(*size, channels), dtype=dtype)
+    finally:
+        nn.set_kernels("numpy")
+    model.params[...] += 0.5 * drawn(model.params.shape, dtype, 1)
+    if frozen:
+        model.freeze(frozen)
+    x, start, results = drawn((5, *size, channels), dtype, 2) * 3 + 1, model.snapshot(), []
+    for rewrite in (True, False):
+        model.rewrite = rewrite
+        model.restore(start)
+        z = model.forward(x, training=True).copy()
+        dx = model.backward(drawn(z.shape, dtype, 3)).copy()
+        results.append([z, dx, model.grads.copy(), model.buffers.copy(), model(x)])
+    for joined, one_by_one in zip(*results, strict=True):
+        assert joined.tobytes() == one_by_one.tobytes() or (pool and np.allclose(joined, one_by_one, atol=1e-3))
+
+
+def test_a_norm_that_others_read_as_well_is_stored(native):
+    """By a second branch: the convolution may not have it alone."""
+    nn.set_kernels("native")
+    try:
+        inner = nn.Residual(nn.Conv2D(3, 3, padding=1), shortcut=())
+        model = nn.Sequential(nn.BatchNorm(), nn.ReLU(), inner, nn.Flatten(), input_shape=(6, 6, 3))
+    finally:
+        nn.set_kernels("numpy")
+    x, results = drawn((4, 6, 6, 3), "float32"), []
+    for rewrite in (True, False):
+        model.rewrite = rewrite
+        results.append(model.forward(x, training=True))
+    assert results[0].tobytes() == results[1].tobytes()
 
 
 def test_a_mean_far_from_zero_loses_no_digits(native):
@@ -160,12 +277,20 @@ def test_the_same_bits_at_every_width(same_bits, native):
                 a, delta = drawn((rows, columns), dtype), drawn((rows, columns), dtype, 1)
                 mean, deviations = native.moments(a)
                 m, _, _, inv_std = native.combine_moments([(rows, mean, deviations)], 1e-5)
-                by = native.normalization(mean, inv_std, None, mean, rows)
-                gradients = by.combine_deltas([by.delta_sums(delta, a)], m, None, None)
-                yield from (by.forward(a, None, True), *gradients, by.backward(delta, a, *gradients, None))
+                for rectified in (False, True):
+                    by = native.normalization(mean, inv_std, None, mean, rows)._replace(rectified=rectified)
+                    gradients = by.combine_deltas([by.delta_sums(delta, a)], m, None, None)
+                    yield from (by.forward(a, None, True), *gradients, by.backward(delta, a, *gradients, None))
                 yield from (native.by_column("add", a, mean, None), native.by_column("multiply", a, mean, None))
+                bytes_ = np.arange(a.size).astype("uint8").reshape(a.shape)
+                yield native.standardize(bytes_, mean, inv_std, np.empty_like(a))
 
-    assert same_bits(work, "sums", "norm")
+                for parts in ((rows, 1, 1), (1, rows, 1), (3, rows // 3, columns)) if rows % 3 == 0 else ((1, rows, columns),):
+                    memory = Memory(native, swept=True)
+                    y, x, inv_std = native.sample_norm(a, parts, mean, 1, 1e-5, memory, None)
+                    yield from (y, x, inv_std, native.sample_norm_delta(delta, x, inv_std, parts, mean, None))
+
+    assert same_bits(work, "sums", "norm", "samplenorm")
 
 
 class Wide(nn.Layer):
@@ -194,6 +319,12 @@ def test_what_is_wider_than_the_model_is_never_read_as_it_is(native, layer):
         model.loss_and_grad(x, t, nn.CrossEntropy())
         grads.append(model.grads.copy())
     np.testing.assert_allclose(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_of_another_dtype_are_converted(native):
+    for dtype in ("float32", "float64"):
+        for other in ("float32", "float64", "int32"):
+            assert native.given(np.ones(3, other), np.dtype(dtype)).dtype == dtype
 
 
 def test_a_normalisation_refuses_arrays_that_do_not_fit(native):

@@ -47,14 +47,15 @@ class _Crew:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads, self._helpers = threads, list[threading.Thread]()
+        self.threads, self.default, self._helpers = threads, 0, list[threading.Thread]()
         self._lock, self._errands = threading.Lock(), SimpleQueue[_Errand]()
 
     def size(self) -> int:
         """How many threads compute, including the calling one."""
-        if self.threads is None:
-            self.threads = _default_threads()
-        return self.threads
+        if self.threads is not None:
+            return self.threads
+        self.default = self.default or _default_threads()
+        return self.default
 
     def give(self, errands: list[_Errand]) -> None:
         """Wake a helper for each errand while there are idle ones."""
@@ -74,7 +75,8 @@ class _Crew:
             self._errands.get().run()
 
 
-def _default_threads() -> int:
+def _default_threads(processes: int = 1) -> int:
+    """processes: how many share the cores."""
     given = os.environ.get("NNLITE_NUM_THREADS")
     if given is not None:
         if not given.isdigit() or int(given) < 1:
@@ -83,9 +85,17 @@ def _default_threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if given.isdigit() and int(given) >= 1:
         return int(given)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return max(1, len(usable_cores()) // processes)
+
+
+def usable_cores() -> set[int]:
+    """The numbers of the cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def share_cores(processes: int) -> None:
+    """Unless a number of threads was given, compute on a share of the cores, which so many processes use."""
+    _crew.default = _default_threads(processes)
 
 
 _crew = _Crew()

@@ -268,11 +268,12 @@ conv_algorithm = ConvAlgorithm()
 
 
 def set_conv_algorithm(name: str) -> None:
-    """Choose how the CPU computes 3 x 3 convolutions of stride 1, in models that are built, copied or loaded from now on.
+    """Choose how the CPU computes convolutions, in models that are built, copied or loaded from now on.
 
-    "auto" (default): by a rule of the shape, Winograd's if that is faster. "direct": patches, exact to rounding.
-    "winograd": wherever possible. Its float32 error is below 2e-5 of the largest output with tiles of 4 x 4, 5e-6 with
-    3 x 3 and 1e-6 with 2 x 2 (the direct product's is below 1e-6). An infinite value or NaN makes all outputs of its tiles NaN,
-    not only those of its patches. Raises ValueError for another name.
+    "auto" (default): by a rule of the shape, Winograd's if that is faster: for 3 x 3 of stride 1, in C also for wider windows,
+    strides and dilations that are made of such. "direct": patches, exact to rounding.
+    "winograd": for every 3 x 3 of stride 1. Its float32 error is below 2e-5 of the largest output with tiles of 4 x 4, 5e-6
+    with 3 x 3 and 1e-6 with 2 x 2 (the direct product's is below 1e-6). An infinite value or NaN makes all outputs of its tiles
+    NaN, not only those of its patches. Raises ValueError for another name.
     """
     conv_algorithm.name = choice("name", name, "auto", "direct", "winograd")

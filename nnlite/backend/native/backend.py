@@ -5,6 +5,7 @@ from typing import Any
 
 from nnlite.backend.base import Backend
 from nnlite.backend.conv import ConvPlan
+from nnlite.backend.native.folded import FoldedPlan, best_fold
 from nnlite.backend.native.norms import Norms
 from nnlite.backend.native.operations import kernels
 from nnlite.backend.native.pictures import Pictures
@@ -24,12 +25,16 @@ class NativeBackend(Norms, Pictures, Pointwise, Sums, Updates, Backend):
     depthwise_plan = NativeDepthwisePlan
 
     def dense_plan(self, window: Window, filters: int, bias: bool, pool: Pair) -> ConvPlan:
-        """Tiles for most 3 x 3, else pixels in place; with pooling behind it, as one plan."""
-        m = best_tile(window, filters)
-        plan: ConvPlan = NativePlan(self, window, filters, bias)
-        if m is not None:
-            plan = NativeWinogradPlan(self, window, filters, bias, m)
+        """Tiles for most 3 x 3, folded for most wider windows, else pixels in place; with pooling behind it, as one plan."""
+        plan = self._unpooled_plan(window, filters, bias)
         return plan if pool == (1, 1) else NativePooledPlan(self, window, filters, bias, plan, pool)
+
+    def _unpooled_plan(self, window: Window, filters: int, bias: bool) -> ConvPlan:
+        if (m := best_tile(window, filters)) is not None:
+            return NativeWinogradPlan(self, window, filters, bias, m)
+        if (fold := best_fold(window, filters)) is not None:
+            return FoldedPlan(self, window, filters, bias, *fold)
+        return NativePlan(self, window, filters, bias)
 
     def max_pool_plan(self, window: Window) -> NativeMaxPoolPlan:
         """Any window by one kernel."""

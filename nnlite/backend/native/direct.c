@@ -1,5 +1,6 @@
 // Convolutions of any window without patches: products whose rows are pixels, read in place, and whose segments are the runs of
 // the window. Tables of offsets, made with the plan, say where rows and segments start.
+#include "norm.h"
 #include "product.h"
 
 #define BLOCK 48 // rows of outputs that are finished while they are in L1
@@ -7,8 +8,9 @@
 #define MOST_LINES 64 // rows of outputs in a chain of a gradient
 #define CHAINS 32
 
-// Images (H, W, C) inside zeros: (height, width, C), the first pixel at (top, left)
-KERNEL add_border(const REAL* a, REAL* to, long images, long H, long W, long C, long top, long left, long height, long width)
+// Images (H, W, C) inside zeros: (height, width, C), the first pixel at (top, left); with mean, scale and shift, max( , 0) of their
+// normalisation by these
+KERNEL add_border(const REAL* a, const REAL* mean, const REAL* scale, const REAL* shift, REAL* to, long images, long H, long W, long C, long top, long left, long height, long width)
 {
     const long behind = (width - left - W) * C;
     for (long n = 0; n < images; n++, a += H * W * C, to += height * width * C) {
@@ -16,7 +18,10 @@ KERNEL add_border(const REAL* a, REAL* to, long images, long H, long W, long C, 
         for (long y = 0; y < H; y++) {
             REAL* row = to + (top + y) * width * C;
             memset(row, 0, left * C * sizeof(REAL));
-            memcpy(row + left * C, a + y * W * C, W * C * sizeof(REAL));
+            if (scale)
+                rectify_pixels(a + y * W * C, C, row + left * C, C, W, (Norm){mean, scale, shift});
+            else
+                memcpy(row + left * C, a + y * W * C, W * C * sizeof(REAL));
             memset(row + (left + W) * C, 0, behind * sizeof(REAL));
         }
         memset(to + (top + H) * width * C, 0, (height - top - H) * width * C * sizeof(REAL));

@@ -1,5 +1,5 @@
 // Normalisation: maps of each column. Arrays are (m, C).
-#include "vector.h"
+#include "norm.h"
 
 #define WIDE 1024
 
@@ -51,14 +51,15 @@ KERNEL standardize_bytes(const uint8_t* restrict a, const REAL* minus_mean, cons
     }
 }
 
-// da = scale (delta + slope (a - mean) + offset)
-KERNEL normalize_delta(const REAL* delta, const REAL* a, const REAL* mean, const REAL* scale, const REAL* slope, const REAL* offset,
-                       REAL* da, long m, long C)
+// da = scale (delta + slope (a - mean) + offset), and with `rectified` delta is 0 where max( , 0) of the normalised a is 0
+KERNEL normalize_delta(const REAL* delta, const REAL* a, const REAL* mean, const REAL* scale, const REAL* shift, long rectified,
+                       const REAL* slope, const REAL* offset, REAL* da, long m, long C)
 {
     EACH_VECTOR(m, C)
     {
-        const vec d = load_up_to(delta + place, left) + load_up_to(offset + j, left);
-        const vec deviation = load_up_to(a + place, left) - load_up_to(mean + j, left);
-        store_up_to(da + place, fused(load_up_to(slope + j, left), deviation, d) * load_up_to(scale + j, left), left);
+        const vec deviation = load_up_to(a + place, left) - load_up_to(mean + j, left), factor = load_up_to(scale + j, left);
+        vec d = load_up_to(delta + place, left);
+        d = rectified ? choose(fused(deviation, factor, load_up_to(shift + j, left)) > 0, d, (vec){0}) : d;
+        store_up_to(da + place, fused(load_up_to(slope + j, left), deviation, d + load_up_to(offset + j, left)) * factor, left);
     }
 }

@@ -9,6 +9,7 @@ import numpy as np
 from nnlite.backend.conv import ConvPlan
 from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels, padded
+from nnlite.backend.native.rectified import Columns, source
 from nnlite.backend.window import Array, Pair, Window
 
 SUMMED = 128  # outputs whose gradients are summed in one chain
@@ -121,6 +122,7 @@ class NativePlan(ConvPlan):
     """A convolution by products whose rows are pixels, read in place."""
 
     backend: NativeOperations
+    normalizes = True
 
     def __init__(self, backend: NativeOperations, window: Window, filters: int, bias: bool, groups: int = 1) -> None:
         super().__init__(backend, window, filters, groups, bias)
@@ -138,15 +140,16 @@ class NativePlan(ConvPlan):
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         W, _, b = filters
-        a = self.backend.given(a, W.dtype, self.window.in_shape)
+        a, by = source(self.backend, a, W.dtype, self.window.in_shape)
         z = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
-        self._convolve(self._bordered(a, self.tables.border), self.tables.forward, W, b, relu, z)
+        self._convolve(self._bordered(a, self.tables.border, by), self.tables.forward, W, b, relu, z)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         (oh, ow), size = self.window.out_size, padded(self.filters)
         delta = self.backend.given(delta, dW.dtype, self.out_shape)
-        image = self._bordered(self.backend.given(a, dW.dtype, self.window.in_shape), self.tables.border)
+        a, by = source(self.backend, a, dW.dtype, self.window.in_shape)
+        image = self._bordered(a, self.tables.border, by)
         values = self._values_of_taps
         scratch = self.backend.scratch("sums of taps", (2 * values.size + oh * ow, size), delta.dtype)
         step, row = self.window.stride[1] * image.shape[3], self.window.stride[0] * image.shape[2] * image.shape[3]
@@ -177,13 +180,13 @@ class NativePlan(ConvPlan):
             part.k, z.shape[3], address(scratch),
         )  # fmt: skip
 
-    def _bordered(self, a: Array, border: Border) -> Array:
-        """Images inside zeros; themselves where there are none."""
+    def _bordered(self, a: Array, border: Border, by: Columns = (0, 0, 0)) -> Array:
+        """Images inside zeros, normalised and rectified `by`; themselves where nothing is to be done."""
         n, h, w, c = a.shape
-        if border.size == (h, w):
+        if border.size == (h, w) and not any(by):
             return a
         image = self.backend.scratch("bordered", (n, *border.size, c), a.dtype)
-        kernels(a.dtype)["add_border"](address(a), address(image), n, h, w, c, border.top, border.left, *border.size)
+        kernels(a.dtype)["add_border"](address(a), *by, address(image), n, h, w, c, border.top, border.left, *border.size)
         return image
 
     def _bordered_size(self, border: Border, channels: int) -> int:
@@ -203,7 +206,8 @@ class NativeDepthwisePlan(NativePlan):
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
         delta, part = self.backend.given(delta, dW.dtype, self.out_shape), self.tables.forward
-        image = self._bordered(self.backend.given(a, dW.dtype, self.window.in_shape), self.tables.border)
+        a, by = source(self.backend, a, dW.dtype, self.window.in_shape)
+        image = self._bordered(a, self.tables.border, by)
         by_tap = self.backend.scratch("gradient by tap", (self.patch, self.filters), delta.dtype)
         kernels(delta.dtype)["depthwise_gradient"](
             address(image), image[0].size, part.rows.address, part.rows.size, part.taps.address, part.taps.size,

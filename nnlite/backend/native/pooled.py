@@ -6,6 +6,7 @@ from nnlite.backend.conv import ConvPlan
 from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations
 from nnlite.backend.native.pools import NativeMaxPoolPlan
+from nnlite.backend.native.rectified import Rectified
 from nnlite.backend.window import Array, Pair, Window
 
 
@@ -17,13 +18,15 @@ class NativePooledPlan(ConvPlan):
     def __init__(self, backend: NativeOperations, window: Window, filters: int, bias: bool, plan: ConvPlan, pool: Pair) -> None:
         super().__init__(backend, window, filters, 1, bias, pool)
         self.conv, self.maxima = plan, NativeMaxPoolPlan(backend, Window.of((*window.out_size, filters), pool, pool))
+        self.normalizes = plan.normalizes
         self.weights, self.temporaries = plan.weights, plan.temporaries + self.positions * filters
 
     def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
         return self.conv.prepare(W, b, memory)
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
-        room = self.backend.scratch("before pooling", (len(a), *self.conv.out_shape), a.dtype)
+        images = a.a if type(a) is Rectified else a
+        room = self.backend.scratch("before pooling", (len(images), *self.conv.out_shape), images.dtype)
         y = self.maxima.forward(self.conv.forward(a, filters, memory.part(0), room), memory, out)
         return self.backend.relu(y, y) if relu else y
 

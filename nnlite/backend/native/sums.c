@@ -8,7 +8,7 @@ KERNEL column_sums(const REAL* x, long m, long C, double* sums)
     EACH_BLOCK(C)
     {
         Sums s;
-        sum_columns(VALUES, x + at, x, x, C, m, n, &s);
+        sum_columns(VALUES, x + at, x, (Norm){x}, C, m, n, &s);
         memcpy(sums + at, s.first, n * sizeof(double));
     }
 }
@@ -19,7 +19,7 @@ KERNEL column_products(const REAL* x, const REAL* y, long m, long C, double* sum
     EACH_BLOCK(C)
     {
         Sums s;
-        sum_columns(PRODUCTS, x + at, y + at, x, C, m, n, &s);
+        sum_columns(PRODUCTS, x + at, y + at, (Norm){x}, C, m, n, &s);
         memcpy(sums + at, s.first, n * sizeof(double));
     }
 }
@@ -36,18 +36,21 @@ KERNEL row_means(const REAL* a, REAL* means, long m, long C)
 {
     for (long i = 0; i < m; i++) {
         double sum, none;
-        sum_vector(VALUES, a + i * C, a, a, C, &sum, &none);
+        sum_vector(VALUES, a + i * C, a, (Norm){a}, C, &sum, &none);
         means[i] = sum / C;
     }
 }
 
-// Of each column of delta and of delta (a - mean): sums (2, C)
-KERNEL delta_sums(const REAL* delta, const REAL* a, const REAL* mean, long m, long C, double* sums)
+// Of each column of delta and of delta (a - mean), and with `rectified` of delta where max( , 0) of the normalised a is not 0:
+// sums (2, C)
+KERNEL delta_sums(const REAL* delta, const REAL* a, const REAL* mean, const REAL* scale, const REAL* shift, long rectified, long m,
+                  long C, double* sums)
 {
+    const Norm by = {mean, scale, shift};
     EACH_BLOCK(C)
     {
         Sums s;
-        sum_columns(DELTAS, delta + at, a + at, mean + at, C, m, n, &s);
+        sum_columns(rectified ? RECTIFIED : DELTAS, delta + at, a + at, from_channel(by, at), C, m, n, &s);
         memcpy(sums + at, s.first, n * sizeof(double));
         memcpy(sums + C + at, s.second, n * sizeof(double));
     }
@@ -79,13 +82,13 @@ KERNEL moments(const REAL* x, long m, long C, REAL* mean, REAL* deviations)
         REAL center[BLOCK];
         int lost = 0;
         guess_means(x + at, C, m, n, center);
-        sum_columns(DEVIATIONS, x + at, x, center, C, m, n, &s);
+        sum_columns(DEVIATIONS, x + at, x, (Norm){center}, C, m, n, &s);
         for (long j = 0; j < n; j++)
             lost |= s.second[j] - s.first[j] * s.first[j] / m < least * s.second[j];
         if (lost) {
             for (long j = 0; j < n; j++)
                 center[j] = center[j] + s.first[j] / m;
-            sum_columns(DEVIATIONS, x + at, x, center, C, m, n, &s);
+            sum_columns(DEVIATIONS, x + at, x, (Norm){center}, C, m, n, &s);
         }
         for (long j = 0; j < n; j++) {
             const double rest = s.second[j] - s.first[j] * s.first[j] / m;

@@ -5,6 +5,7 @@
 //
 // A block of rows of tiles stays in L2. Tails are copies: a row of tiles is read from (written to) a strip in scratch, with zeros
 // outside the image and channels rounded up to PAD, wherever the image itself does not have all of that.
+#include "norm.h"
 #include "product.h"
 
 #define IN (OUT + 2)
@@ -92,10 +93,23 @@ INLINE long inside_of(long x, long columns, long W, long* skipped)
     return at_least(0, at_most(W - x, columns) - *skipped);
 }
 
-// Those pixels, in the image or copied to `strip`; *row: the values of a row.
-static const REAL* read_strip(const REAL* image, long H, long W, long C, long y, long x, long rows, long columns, REAL* strip, long* row)
+// `pixels` pixels, each rounded up to padded(C) values
+INLINE void copy_pixels(const REAL* from, long C, REAL* to, long pixels, Norm by)
 {
-    if (is_inside(y, x, rows, columns, H, W, C)) {
+    const long channels = padded(C);
+    if (by.scale)
+        rectify_pixels(from, C, to, channels, pixels, by);
+    else if (C == channels)
+        memcpy(to, from, pixels * C * sizeof(REAL));
+    else
+        pad_columns(from, C, to, pixels, C);
+}
+
+// Those pixels, in the image or copied to `strip`, where they are normalised and rectified `by`; *row: the values of a row.
+static const REAL* read_strip(const REAL* image, long H, long W, long C, long y, long x, long rows, long columns, Norm by, REAL* strip,
+                              long* row)
+{
+    if (!by.scale && is_inside(y, x, rows, columns, H, W, C)) {
         *row = W * C;
         return image + (y * W + x) * C;
     }
@@ -110,11 +124,7 @@ static const REAL* read_strip(const REAL* image, long H, long W, long C, long y,
             continue;
         }
         memset(to, 0, skipped * channels * sizeof(REAL));
-        const REAL* from = image + ((y + r) * W + x + skipped) * C;
-        if (C == channels)
-            memcpy(to + skipped * channels, from, width * C * sizeof(REAL));
-        else
-            pad_columns(from, C, to + skipped * channels, width, C);
+        copy_pixels(image + ((y + r) * W + x + skipped) * C, C, to + skipped * channels, width, by);
         memset(to + (skipped + width) * channels, 0, (columns - skipped - width) * channels * sizeof(REAL));
     }
     return strip;
@@ -139,12 +149,12 @@ static void write_strip(const REAL* strip, REAL* image, long H, long W, long C, 
 }
 
 // V of `count` rows of tiles from row `first` of all images
-static void points_of_rows(const REAL* a, REAL* V, REAL* strip, const Shape* s, long first, long count)
+static void points_of_rows(const REAL* a, Norm by, REAL* V, REAL* strip, const Shape* s, long first, long count)
 {
     for (long i = 0; i < count; i++) {
         const long n = (first + i) / s->tiles_y, y = OUT * ((first + i) % s->tiles_y);
         long row;
-        const REAL* p = read_strip(a + n * s->H * s->W * s->C, s->H, s->W, s->C, y - s->top, -s->left, IN, OUT * s->tiles_x + 2, strip, &row);
+        const REAL* p = read_strip(a + n * s->H * s->W * s->C, s->H, s->W, s->C, y - s->top, -s->left, IN, OUT * s->tiles_x + 2, by, strip, &row);
         for (long x = 0; x < s->tiles_x; x++)
             for (long c = 0; c < s->channels; c += LANES)
                 tile_to_points(p + OUT * x * s->channels + c, row, s->channels, V + (i * s->tiles_x + x) * s->channels + c, s->plane_v);
@@ -189,15 +199,17 @@ KERNEL NAME(filters)(const REAL* W, REAL* U, REAL* UT, long C, long F)
         transpose(UT + k * (F * channels + PAD), channels, 1, F, C, U + k * (C * filters + PAD), filters);
 }
 
-// z = W * a + bias, and with `rectify` max(z, 0), of `images` images; bias has padded(F) values
-KERNEL NAME(forward)(const REAL* a, const REAL* U, const REAL* bias, long rectify, REAL* z, REAL* scratch, long images, long H, long W,
+// z = W * a + bias, and with `rectify` max(z, 0), of `images` images; bias has padded(F) values; with mean, scale and shift, a is
+// max( , 0) of its normalisation by these
+KERNEL NAME(forward)(const REAL* a, const REAL* mean, const REAL* scale, const REAL* shift, const REAL* U, const REAL* bias, long rectify, REAL* z, REAL* scratch, long images, long H, long W,
                      long C, long F, long top, long left, long h, long w)
 {
     const Shape s = shape_of(H, W, C, F, top, left, h, w);
+    const Norm by = {mean, scale, shift};
     REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
     for (long first = 0; first < images * s.tiles_y; first += s.rows) {
         const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
-        points_of_rows(a, V, strip, &s, first, count);
+        points_of_rows(a, by, V, strip, &s, first, count);
         for (long k = 0; k < POINTS; k++) {
             const Factors f = plain(V + k * s.plane_v, s.channels, 1, U + k * s.plane_u, s.filters, C);
             product(&f, M + k * s.plane_m, s.filters, tiles, s.filters, 0);
@@ -218,23 +230,23 @@ KERNEL NAME(forward)(const REAL* a, const REAL* U, const REAL* bias, long rectif
     }
 }
 
-// From the delta of the outputs: dU, POINTS planes (F, padded(C)), zeros before, is added to, and da is set; each may be NULL.
-KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* UT, REAL* dU, REAL* da, REAL* scratch, long images, long H, long W,
+// From the delta of the outputs: dU, POINTS planes (F, padded(C)), zeros before, is added to, and da, of a as it is read, is set;
+// each may be NULL.
+KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const REAL* scale, const REAL* shift, const REAL* UT, REAL* dU, REAL* da, REAL* scratch, long images, long H, long W,
                       long C, long F, long top, long left, long h, long w)
 {
     const Shape s = shape_of(H, W, C, F, top, left, h, w);
+    const Norm by = {mean, scale, shift};
     REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
     const long columns = OUT * s.tiles_x + 2;
-    if (da)
-        memset(da, 0, images * H * W * C * sizeof(REAL));
     for (long first = 0; first < images * s.tiles_y; first += s.rows) {
         const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
         if (dU)
-            points_of_rows(a, V, strip, &s, first, count);
+            points_of_rows(a, by, V, strip, &s, first, count);
         for (long i = 0; i < count; i++) {
             const long n = (first + i) / s.tiles_y, y = OUT * ((first + i) % s.tiles_y);
             long row;
-            const REAL* d = read_strip(delta + n * h * w * F, h, w, F, y, 0, OUT, OUT * s.tiles_x, strip, &row);
+            const REAL* d = read_strip(delta + n * h * w * F, h, w, F, y, 0, OUT, OUT * s.tiles_x, (Norm){0}, strip, &row);
             for (long x = 0; x < s.tiles_x; x++)
                 for (long f = 0; f < s.filters; f += LANES)
                     delta_to_points(d + OUT * x * s.filters + f, row, s.filters, M + (i * s.tiles_x + x) * s.filters + f, s.plane_m);
@@ -252,6 +264,8 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* UT, REAL* dU
         }
         for (long i = 0; da && i < count; i++) {
             const long n = (first + i) / s.tiles_y, y = OUT * ((first + i) % s.tiles_y);
+            if (y == 0) // not before, so that it is still in the cache
+                memset(da + n * H * W * C, 0, H * W * C * sizeof(REAL));
             memset(strip, 0, IN * columns * s.channels * sizeof(REAL));
             for (long x = 0; x < s.tiles_x; x++)
                 for (long c = 0; c < s.channels; c += LANES)

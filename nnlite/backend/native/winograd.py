@@ -8,6 +8,7 @@ from nnlite.backend.conv import ConvPlan
 from nnlite.backend.cpu.winograd import conv_algorithm, is_possible
 from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels, padded
+from nnlite.backend.native.rectified import Columns, source
 from nnlite.backend.window import Array, Window
 
 _LANES = 16  # values between planes
@@ -18,13 +19,14 @@ def best_tile(window: Window, filters: int) -> int | None:
     """The m that makes this convolution cheapest, or None for products without tiles; or as `nn.set_conv_algorithm` says."""
     if conv_algorithm.name == "direct" or not is_possible(window):
         return None
-    costs: dict[int | None, float] = {m: _cost(window, filters, m) for m in (2, 4)}
+    costs: dict[int | None, float] = {m: cost(window, filters, m) for m in (2, 4)}
     if conv_algorithm.name == "auto":
         costs[None] = 9 * window.in_shape[2] * padded(filters) * window.out_size[0] * window.out_size[1]
     return min(costs, key=lambda m: costs[m])
 
 
-def _cost(window: Window, filters: int, m: int) -> float:
+def cost(window: Window, filters: int, m: int) -> float:
+    """Of one image, in multiplications of a product."""
     tiles, channels, outputs = -(-window.out_size[0] // m) * -(-window.out_size[1] // m), window.in_shape[2], padded(filters)
     return tiles * (m + 2) ** 2 * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
 
@@ -33,6 +35,7 @@ class NativeWinogradPlan(ConvPlan):
     """A convolution by tiles of m x m outputs: see `native/winograd.h`."""
 
     backend: NativeOperations
+    normalizes = True
 
     def __init__(self, backend: NativeOperations, window: Window, filters: int, bias: bool, m: int) -> None:
         super().__init__(backend, window, filters, 1, bias)
@@ -61,10 +64,10 @@ class NativeWinogradPlan(ConvPlan):
 
     def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
         U, _, b = filters
-        a = self.backend.given(a, U.dtype, self.window.in_shape)
+        a, by = source(self.backend, a, U.dtype, self.window.in_shape)
         z = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
         bias, room = 0 if b is None else address(b), address(self._room(a.dtype))
-        self._call("forward", a.dtype, address(a), address(U), bias, relu, address(z), room, len(a), *self.shape)
+        self._call("forward", a.dtype, address(a), *by, address(U), bias, relu, address(z), room, len(a), *self.shape)
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
@@ -73,31 +76,32 @@ class NativeWinogradPlan(ConvPlan):
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         delta = self.backend.given(delta, filters[1].dtype, self.out_shape)
         da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        self._backward(delta, delta, filters, None, da)
+        self._backward(delta, (0, 0, 0), delta, filters, None, da)
         return da
 
     def gradients(
         self, a: Array, delta: Array, filters: Any, memory: Memory, dW: Array, db: Array | None, out: Array | None
     ) -> Array | None:
         """Both gradients, with delta transformed once; without `filters` only that of the weights."""
-        a = self.backend.given(a, dW.dtype, self.window.in_shape)
+        a, by = source(self.backend, a, dW.dtype, self.window.in_shape)
         delta = self.backend.given(delta, dW.dtype, self.out_shape)
         dU = self.backend.scratch("gradient of the points", (self.points, self.backward_plane), delta.dtype)
         dU[...] = 0
         da = None if filters is None else self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        self._backward(a, delta, filters, dU, da)
+        self._backward(a, by, delta, filters, dU, da)
         self._call("filter_gradient", delta.dtype, address(dU), address(dW), self.channels, self.filters)
         if db is not None:
             self.backend.sum_columns(self.backend.rows(delta), db)
         return da
 
-    def _backward(self, a: Array, delta: Array, filters: Any, dU: Array | None, da: Array | None) -> None:
+    def _backward(self, a: Array, by: Columns, delta: Array, filters: Any, dU: Array | None, da: Array | None) -> None:
         places = [0 if x is None else address(x) for x in (filters and filters[1], dU, da)]
         self._call(
             "backward",
             delta.dtype,
             address(delta),
             address(a),
+            *by,
             *places,
             address(self._room(delta.dtype)),
             len(delta),
