@@ -64,6 +64,7 @@ def windows() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ..
         ((14, 13, 19), 18, {"kernel_size": 5, "stride": (2, 3), "padding": 2}),
         ((14, 13, 4), 21, {"kernel_size": 3, "dilation": 2, "padding": "same"}),
         ((17, 16, 35), 34, {"kernel_size": 5, "stride": 2, "padding": 2}),
+        ((17, 16, 18), 34, {"kernel_size": 7, "padding": 3}),
         ((16, 17, 18), 33, {"kernel_size": 3, "dilation": 2, "padding": 2}),
         ((9, 8, 12), 18, {"kernel_size": 3, "groups": 3, "padding": 1}),
         ((10, 9, 35), 35, {"kernel_size": 3, "groups": 35, "padding": 1}),

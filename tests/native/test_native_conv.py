@@ -9,7 +9,7 @@ import nnlite as nn
 from nnlite.backend import Memory, Window, get_numpy_backend
 from nnlite.backend.native.folded import FoldedPlan, Folds, best_fold
 from nnlite.backend.native.plans import NativePlan
-from nnlite.backend.native.winograd import NativeWinogradPlan
+from nnlite.backend.native.winograd import TAPS, NativeWinogradPlan
 
 DTYPES = st.sampled_from(["float32", "float64"])
 padding = st.tuples(st.integers(0, 3), st.integers(0, 3))
@@ -89,12 +89,12 @@ wide = st.tuples(st.integers(1, 8), st.integers(1, 8))
 @given(
     case=st.one_of(convolutions(wide, pairs, st.just(1), 1), convolutions(wide, st.just(1), pairs, 1)),
     dtype=DTYPES,
-    m=st.sampled_from([2, 4]),
+    m=st.sampled_from([2, 3, 4]),
 )
 def test_folded_images_agree_with_pixels_in_place(native, case, dtype, m):
     window, filters, _, _ = case
     a, W, b, delta = values = arrays(*case, dtype)
-    folded = FoldedPlan(native, window, filters, True, Folds(window, filters), m)
+    folded = FoldedPlan(native, window, filters, True, Folds(window, filters, TAPS[m]), m)
     expected, actual = run(NativePlan(native, window, filters, True), *values), run(folded, *values)
     assert_close(actual, expected, dtype, 16)
     prepared, dW, db = folded.prepare(W, b, Memory(native)), np.empty_like(W), np.empty_like(b)
@@ -105,9 +105,11 @@ def test_folded_images_agree_with_pixels_in_place(native, case, dtype, m):
 
 def test_windows_are_folded_where_that_saves_much(native):
     def folds(shape, filters, kernel, stride=1, dilation=1):
-        return best_fold(Window.of(shape, kernel, stride, kernel // 2 * dilation, dilation), filters) is not None
+        found = best_fold(Window.of(shape, kernel, stride, kernel // 2 * dilation, dilation), filters)
+        return found and found[1]
 
-    assert folds((16, 16, 32), 64, 5, stride=2) and folds((14, 14, 16), 32, 7) and folds((32, 32, 32), 32, 3, dilation=4)
+    assert folds((16, 16, 32), 64, 5, stride=2) == folds((32, 32, 32), 32, 3, dilation=4) == 4
+    assert folds((14, 14, 16), 32, 7) == 3
     assert not folds((32, 32, 3), 32, 5, stride=2)  # few channels
     assert not folds((32, 32, 32), 32, 3, stride=2)  # as many multiplications
     assert not folds((16, 16, 32), 64, 5, stride=2, dilation=2)  # neither

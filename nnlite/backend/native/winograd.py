@@ -1,4 +1,4 @@
-"""3 x 3 convolutions of stride 1 by the C kernels of Winograd's F(m x m, 3 x 3)."""
+"""3 x 3 and 4 x 4 convolutions of stride 1 by the C kernels of Winograd's F(m x m, r x r)."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from nnlite.backend.native.operations import NativeOperations, address, kernels,
 from nnlite.backend.native.rectified import Columns, source
 from nnlite.backend.window import Array, Window
 
+TAPS = {2: 3, 4: 3, 3: 4}  # r, by m
 _LANES = 16  # values between planes
 _TRANSFORM = 8  # the cost of a transformed value, in multiplications of a product: measured on a Zen 4 server
 
@@ -28,7 +29,12 @@ def best_tile(window: Window, filters: int) -> int | None:
 def cost(window: Window, filters: int, m: int) -> float:
     """Of one image, in multiplications of a product."""
     tiles, channels, outputs = -(-window.out_size[0] // m) * -(-window.out_size[1] // m), window.in_shape[2], padded(filters)
-    return tiles * (m + 2) ** 2 * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
+    return tiles * points(m) * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
+
+
+def points(m: int) -> int:
+    """Of a tile."""
+    return (m + TAPS[m] - 1) ** 2
 
 
 class NativeWinogradPlan(ConvPlan):
@@ -40,7 +46,7 @@ class NativeWinogradPlan(ConvPlan):
     def __init__(self, backend: NativeOperations, window: Window, filters: int, bias: bool, m: int) -> None:
         super().__init__(backend, window, filters, 1, bias)
         (top, _), (left, _) = window.padding
-        self.m, self.points = m, (m + 2) ** 2
+        self.m, self.points = m, points(m)
         self.shape = (*window.in_shape, filters, top, left, *window.out_size)
         self.forward_plane, self.backward_plane = (
             self.channels * padded(filters) + _LANES,
