@@ -40,6 +40,7 @@ class Operations(Functions):
 
     kernel_set: whose kernels it uses: "numpy", "native" or "cuda".
     cuts_batches: whether a batch is cut into shards for threads.
+    finer_inference: how many times smaller than in training these are in inference.
     has_own_memory: whether data must be moved to it, a data set once if it fits.
     waits_for_reads: whether reading a value back makes Python wait for all earlier work of the device.
     joins_pool: whether a convolution gains from including the max-pooling after it in its plan.
@@ -53,6 +54,7 @@ class Operations(Functions):
     device: str
     kernel_set: str
     cuts_batches = True
+    finer_inference = 1
     has_own_memory = False
     waits_for_reads = False
     joins_pool = True
