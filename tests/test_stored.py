@@ -413,6 +413,18 @@ def test_no_thread_stays_after_an_error(act, error, kept, steps, mapped, tmp_pat
         same(resumed, trained((X, T), [KillAt(0)], steps_per_epoch=steps))
 
 
+def test_a_damaged_image_ends_training_with_its_name(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for i in range(21):
+        image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / f"{i:02}.png")
+    data = Dataset(nn.data.ImageFiles(sorted(tmp_path.glob("*.png"))), T[:21])
+    cut(tmp_path / "16.png")
+    trainer = nn.Trainer(nn.Sequential(nn.Flatten(), nn.Dense(3), input_shape=(4, 5, 3)), nn.CrossEntropy(), nn.Adam())
+    with pytest.raises(nn.DataError, match=r"the image .*16\.png cannot be read"):
+        trainer.fit(data, batch_size=7, shuffle=False, progress=False)
+    assert trainer.steps == 2 and not readers()
+
+
 def test_waiting_for_a_slow_file_can_be_interrupted(mapped, monkeypatch):
     is_read = threading.Event()
     monkeypatch.setattr(MappedArray, "__getitem__", lambda *args: is_read.wait() and X[:1])
