@@ -22,7 +22,8 @@ SECONDS = 300  # a planted loop may never end
 
 TESTED_BY = {
     "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "points.h": "conv", "product.c": "conv",
-    "product.h": "conv", "winograd.h": "conv", "winograd2.c": "conv", "winograd3.c": "conv", "winograd4.c": "conv",
+    "product.h": "conv", "winograd.h": "conv", "winograd23.c": "conv", "winograd33.c": "conv", "winograd43.c": "conv",
+    "winograd34.c": "conv",
     "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm", "norm.h": "norm", "optim.c": "optim",
     "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm", "sums.c": "sums", "sums.h": "norm sums",
 }  # fmt: skip
@@ -58,8 +59,9 @@ MUTANTS = [
     ("overlapping tiles are not added", "winograd.h", "to[c] += from[c];", "to[c] = from[c];", 0),
     ("ReLU left out", "winograd.h", "rectify ? relu(v) : v", "v", 0),
     ("the transform of the inputs", "points.h", "vec even = e - 4 * c", "vec even = e - 3 * c", 0),
+    ("the adjoint of the inputs", "winograd33.c", "b + 3 * c + e", "b - 3 * c + e", 0),
     ("the adjoint of the outputs", "points.h", "p = 2 * (b + 4 * d)", "p = 2 * (b + 2 * d)", 0),
-    ("a factor of the filters", "winograd2.c", "1. : 1 / 2.", "1. : 1 / 4.", 0),
+    ("a factor of the filters", "winograd23.c", "1. : 1 / 2.", "1. : 1 / 4.", 0),
     ("exp without the second part of ln 2", "functions.h", "r = fused(n, splat(-LN2_PARTS[1]), r);", "", 0),
     ("log of subnormal numbers", "functions.h", "(is_tiny & MANTISSA)", "(is_tiny & 1)", 0),
     ("erf meets its other half elsewhere", "functions.h", "near = choose(a < 1, x, (vec){0});", "near = choose(a < (REAL)0.5, x, (vec){0});", 0),
@@ -72,6 +74,9 @@ MUTANTS = [
     ("stride: pixels that are normalised", "norm.h", "from += C, to += width", "from += width, to += width", 0),
     ("the center left out", "norm.c", "center ? x - load_up_to(center + j, left) : x", "x", 0),
     ("the offset left out", "norm.c", " + load_up_to(offset + j, left)", "", 0),
+    ("a mean that is added to few columns", "norm.c", "j >= C ? shift[j - C]", "j >= C ? 0", 0),
+    ("tail: columns behind the first part", "norm.c", "c < C; c += WIDE", "c < WIDE; c += WIDE", 0),
+    ("tail: bytes of the last rows", "norm.c", "at_most(width, m * C - row)", "at_most(width, m * C - row - 1)", 0),
     ("tail: what is behind a row has a deviation", "samplenorm.c", "choose(number < (INT)n, x, (vec){0})", "x", 0),
     ("sum: the pieces of a long row overlap", "samplenorm.c", "piece += LEAF * PAD", "piece += LEAF * PAD - PAD", 0),
     ("mean about zero", "samplenorm.c", "first_values(v - first - mean, left)", "first_values(v - mean, left)", 0),

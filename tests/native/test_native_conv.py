@@ -9,7 +9,7 @@ import nnlite as nn
 from nnlite.backend import Memory, Window, get_numpy_backend
 from nnlite.backend.native.folded import FoldedPlan, Folds, best_fold
 from nnlite.backend.native.plans import NativePlan
-from nnlite.backend.native.winograd import TAPS, NativeWinogradPlan
+from nnlite.backend.native.winograd import TILES, NativeWinogradPlan
 
 DTYPES = st.sampled_from(["float32", "float64"])
 padding = st.tuples(st.integers(0, 3), st.integers(0, 3))
@@ -77,7 +77,7 @@ def test_depthwise_windows_of_any_number_of_taps(native, kernel, channels):
 
 
 @settings(max_examples=40)
-@given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 4]))
+@given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 3, 4]))
 def test_tiles_agree_with_pixels_in_place(native, case, dtype, m):
     window, filters, _, _ = case
     values = arrays(*case, dtype)
@@ -98,12 +98,12 @@ wide = st.tuples(st.integers(1, 8), st.integers(1, 8))
 @given(
     case=st.one_of(convolutions(wide, pairs, st.just(1), 1), convolutions(wide, st.just(1), pairs, 1)),
     dtype=DTYPES,
-    m=st.sampled_from([2, 3, 4]),
+    tile=st.sampled_from([(m, r) for r in TILES for m in TILES[r]]),
 )
-def test_folded_images_agree_with_pixels_in_place(native, case, dtype, m):
-    window, filters, _, _ = case
+def test_folded_images_agree_with_pixels_in_place(native, case, dtype, tile):
+    (window, filters, _, _), (m, r) = case, tile
     a, W, b, delta = values = arrays(*case, dtype)
-    folded = FoldedPlan(native, window, filters, True, Folds(window, filters, TAPS[m]), m)
+    folded = FoldedPlan(native, window, filters, True, Folds(window, filters, r), m)
     expected, actual = run(NativePlan(native, window, filters, True), *values), run(folded, *values)
     assert_close(actual, expected, dtype, 16)
     prepared, dW, db = folded.prepare(W, b, Memory(native)), np.empty_like(W), np.empty_like(b)

@@ -1,7 +1,7 @@
 // Winograd's F(4 x 4, 3 x 3): evaluation at 0, 1, -1, 2, -2 and infinity.
 #define OUT 4
 #define TAPS 3
-#define NAME(function) winograd4_##function
+#define NAME(function) winograd43_##function
 #include "points.h"
 
 #define output_axis from_points_4
