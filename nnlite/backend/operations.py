@@ -40,6 +40,7 @@ class Operations(Functions):
 
     kernel_set: whose kernels it uses: "numpy", "native" or "cuda".
     cuts_batches: whether a batch is cut into shards for threads.
+    finer_inference: how many times smaller than in training these are in inference.
     has_own_memory: whether data must be moved to it, a data set once if it fits.
     waits_for_reads: whether reading a value back makes Python wait for all earlier work of the device.
     joins_pool: whether a convolution gains from including the max-pooling after it in its plan.
@@ -53,6 +54,7 @@ class Operations(Functions):
     device: str
     kernel_set: str
     cuts_batches = True
+    finer_inference = 1
     has_own_memory = False
     waits_for_reads = False
     joins_pool = True
@@ -245,6 +247,14 @@ class Operations(Functions):
     def standardization(self, mean: Any, std: Any, channels: int, dtype: Any) -> tuple[Array, Array]:
         """Rows for `by_column` of -mean and 1 / std, numbers or tuples of them; made once, read-only."""
         return _standardization(self, mean, std, channels, dtype)
+
+    def standardize(self, a: Array, minus_mean: Array | None, inv_std: Array, out: Array) -> Array:
+        """(a - mean) / std, by column, in the dtype of these rows, to which `a` is cast if it is uint8; no mean is 0."""
+        if a.dtype != out.dtype:
+            out[...] = a
+            a = out
+        y = a if minus_mean is None else self.by_column("add", a, minus_mean, out)
+        return self.by_column("multiply", y, inv_std, out)
 
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """xp's "add" or "multiply" of `a` (..., C) and `row` (C,), or its `wide_row`."""
