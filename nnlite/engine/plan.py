@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nnlite.engine.cut import cut
 from nnlite.engine.reuse import end_values, reuse_deltas, reuse_values
-from nnlite.engine.rewrite import fuse
+from nnlite.engine.rewrite import fuse, reads_bytes
 from nnlite.engine.steps import Join, Step, Stretch
 from nnlite.engine.vectors import Vectors
 from nnlite.layers.base import BatchLayer, Layer, Shape
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
     output: the number of the last value.  shapes: of one sample of each value, in training.  images: values that are images.
-    takes_integers: whether all layers that read the input take integers unconverted.
+    takes_integers: whether all layers that read the input take integers unconverted.   takes_bytes: the same of uint8.
     """
 
     training: list[Run]
@@ -90,6 +90,7 @@ class Plan(NamedTuple):
     shapes: dict[int, Shape]
     images: frozenset[int]
     takes_integers: bool
+    takes_bytes: bool
 
 
 def make_plan(
@@ -128,7 +129,7 @@ def make_plan(
                 step.does = wrap(step.path, step.layer)
     shapes = {0: in_shape, **{step.makes: step.layer.out_shape for step in training}}
     takes_integers = all(step.layer.takes_integers for step in inference if 0 in step.reads)
-    return Plan(runs, whole[0], output, shapes, images, takes_integers)
+    return Plan(runs, whole[0], output, shapes, images, takes_integers, rewrite and reads_bytes(inference))
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:
