@@ -171,6 +171,10 @@ def operations() -> Iterator[Line]:
         for name, a in product(("exp", "expm1", "log", "log1p", "tanh", "erf"), (anything, numbers(30_001, dtype, 0, 90.0))):
             with np.errstate(all="ignore"):
                 yield f"{dtype} {name} of {len(a)}", digest(getattr(backend, name)(a))
+        for rows, channels in product((1, 341, 700), (1, 3, 70, 1500)):
+            a, out = np.arange(rows * channels).astype("uint8").reshape(rows, channels), np.empty((rows, channels), dtype)
+            backend.standardize(a, -100 * numbers(channels, dtype), numbers(channels, dtype, 1), out)
+            yield f"{dtype} bytes of {(rows, channels)}", digest(out)
         for m, k, n in ((1, 1, 1), (3, 5, 7), (17, 130, 33), (65, 700, 16), (128, 300, 70), (5, 9000, 3)):
             a, b, c = numbers((m, k), dtype), numbers((k, n), dtype, 1), numbers((k, m), dtype, 2)
             stack = backend.matmul(np.stack([a, -a]), np.stack([b, b]))

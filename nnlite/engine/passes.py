@@ -54,7 +54,13 @@ def load(value: Any, name: str, rows: slice, space: Workspace, dtype: Any = None
 
 def dtype_of_input(plan: Plan, x: Array, vectors: Vectors) -> Any:
     """The dtype that the input is cast to; None: it is not cast."""
-    return None if x.dtype.kind in "iu" and plan.takes_integers else vectors.dtype
+    is_taken = takes_integers(plan, x) or (x.dtype == "uint8" and plan.takes_bytes)
+    return None if is_taken else vectors.dtype
+
+
+def takes_integers(plan: Plan, x: Array) -> bool:
+    """Whether the input is integers that stay so: it has no gradient."""
+    return x.dtype.kind in "iu" and plan.takes_integers
 
 
 def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
@@ -179,12 +185,12 @@ class TrainingPass:
     def backward(self, delta: Array, wanted: frozenset[int]) -> Array:
         """From dJ/d(output) to dJ/dx, writing the gradients, after `forward`."""
         self._refuse_changes()
-        takes_integers = self.input_dtype is None
-        self.wanted, self.deltas = wanted - {0} if takes_integers else wanted, {self.plan.output: delta}
+        has_gradient = not takes_integers(self.plan, self.values[0])
+        self.wanted, self.deltas = wanted if has_gradient else wanted - {0}, {self.plan.output: delta}
         for k in reversed(range(len(self.stages))):
             self._backward(k)
         x = self.values[0]
-        dx: Array = self.vectors.backend.xp.zeros(x.shape, self.vectors.dtype) if takes_integers else self.deltas.pop(0)
+        dx: Array = self.deltas.pop(0) if has_gradient else self.vectors.backend.xp.zeros(x.shape, self.vectors.dtype)
         self._end()
         return dx
 

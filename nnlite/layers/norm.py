@@ -338,9 +338,9 @@ class Normalize(Elementwise):
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        (minus_mean, inv_std), out = self._rows(a), ctx.out
-        y = self.backend.by_column("add", a, minus_mean, out) if self.constants[0] else a
-        return self.backend.by_column("multiply", y, inv_std, out)
+        out = ctx.out
+        minus_mean, inv_std = self._rows(out)
+        return self.backend.standardize(a, minus_mean if self.constants[0] else None, inv_std, out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.by_column("multiply", delta, self._rows(delta)[1], ctx.out)

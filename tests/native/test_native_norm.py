@@ -39,6 +39,72 @@ def test_maps_of_columns(native, displaced, shape, dtype, relu, center, place):
         np.testing.assert_allclose(result, wanted, rtol=0, atol=tolerance(dtype))
 
 
+@given(rows=st.integers(0, 700), channels=st.sampled_from([1, 2, 3, 17, 70, 341, 342, 1023, 1024, 1025, 2500]), dtype=DTYPES,
+       has_mean=st.booleans(), place=st.sampled_from(["new", "strided"]))  # fmt: skip
+def test_bytes_are_cast_and_standardized_in_one_sweep(native, displaced, rows, channels, dtype, has_mean, place):
+    """The same bits as one after another."""
+    a = np.random.default_rng(rows).integers(0, 256, (rows // max(1, channels // 16), channels), np.uint8)
+    minus_mean, inv_std = 100 * drawn((2, channels), dtype)
+    minus_mean = minus_mean if has_mean else None
+    expected = (a.astype(dtype) + (minus_mean if has_mean else 0)) * inv_std
+    for backend in (native, get_numpy_backend()) if a.size else (native,):
+        out = np.empty(a.shape, dtype) if place == "new" else np.empty(a.shape[::-1], dtype).T
+        assert backend.standardize(displaced(a), minus_mean, displaced(inv_std), out) is out
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_constants_of_other_channels_are_refused(native, channels):
+    a, rows = np.zeros((5, 2), "uint8"), np.ones(3, "float32")
+    with pytest.raises((ValueError, nn.ShapeError)):
+        native.standardize(a, rows, rows, np.empty((5, 2), "float32"))
+
+
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_a_network_of_bytes(both_kernels, rewrite):
+    """As of the same numbers; a batch that is cut, with dJ/dx; the bytes are not written."""
+    bytes_ = np.random.default_rng(0).integers(0, 256, (300, 9, 8, 3), np.uint8)
+    bytes_.flags.writeable = False
+    results = []
+    for x in (bytes_, bytes_.astype("float32"), bytes_.astype("int64")):
+        first = nn.Normalize((120, 110, 100), (60, 70, 80)), nn.Conv2D(4, 3), nn.BatchNorm()
+        model = nn.Sequential(*first, nn.ReLU(), nn.Flatten(), nn.Dense(3), input_shape=(9, 8, 3))
+        model.rewrite = rewrite
+        z = model.forward(x, training=True)
+        dx = model.backward(drawn(z.shape, "float32"))
+        loss = model.loss_and_grad(x, np.arange(300) % 3, nn.CrossEntropy())
+        results.append([z, dx, loss, model.grads.copy(), model(x[::2])])
+    for others in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], others, strict=True)) and abs(others[1]).max() > 0
+
+
+@pytest.mark.parametrize(("dtype", "rewrite", "given"), [("uint8", True, "uint8"), ("uint8", False, "float32"),
+                                                       ("int16", True, "float32"), ("float64", True, "float32")])  # fmt: skip
+def test_only_bytes_are_given_as_they_are(both_kernels, monkeypatch, dtype, rewrite, given):
+    seen, forward = set(), nn.Normalize.forward
+    monkeypatch.setattr(nn.Normalize, "forward", lambda self, a, ctx: seen.add(a.dtype.name) or forward(self, a, ctx))
+    model = nn.Sequential(nn.Normalize(3, 2), nn.Dense(3), input_shape=(12,))
+    model.rewrite = rewrite
+    x = np.arange(24).reshape(2, 12).astype(dtype)
+    model(x), model.loss_and_grad(x, np.arange(2), nn.CrossEntropy()), model.input_gradient(x, np.ones((2, 3), "float32"))
+    assert seen == {given}
+
+
+class OfReals(nn.Normalize):
+    """A layer of a user's, which expects the model's dtype."""
+
+    def forward(self, a, ctx):
+        assert a.dtype == "float32"
+        return super().forward(a, ctx)
+
+
+def test_others_still_get_the_models_dtype(both_kernels):
+    x = np.arange(24, dtype=np.uint8).reshape(2, 12)
+    for layers in ([OfReals(3, 2)], [nn.Residual(nn.Normalize(3, 2))], [nn.Flatten(), nn.Normalize(3, 2)], [nn.ReLU()]):
+        model = nn.Sequential(*layers, input_shape=(12,))
+        assert np.array_equal(model(x), model(x.astype("float32"))) and model(x).dtype == "float32"
+
+
 def trained(kernels, layer, shape, n, dtype):
     """What a training pass gives, and inference afterwards."""
     nn.set_kernels(kernels)
@@ -216,6 +282,8 @@ def test_the_same_bits_at_every_width(same_bits, native):
                     gradients = by.combine_deltas([by.delta_sums(delta, a)], m, None, None)
                     yield from (by.forward(a, None, True), *gradients, by.backward(delta, a, *gradients, None))
                 yield from (native.by_column("add", a, mean, None), native.by_column("multiply", a, mean, None))
+                bytes_ = np.arange(a.size).astype("uint8").reshape(a.shape)
+                yield native.standardize(bytes_, mean, inv_std, np.empty_like(a))
 
                 for parts in ((rows, 1, 1), (1, rows, 1), (3, rows // 3, columns)) if rows % 3 == 0 else ((1, rows, columns),):
                     memory = Memory(native, swept=True)

@@ -39,6 +39,15 @@ class Norms(NativeOperations):
         kernels(a.dtype)["affine"](*places, *shape, relu)
         return self.written(y, out)
 
+    def standardize(self, a: Array, minus_mean: Array | None, inv_std: Array, out: Array) -> Array:
+        constants = [inv_std] if minus_mean is None else [inv_std, minus_mean]
+        if a.dtype.char != "B" or not are_real(out, *constants) or any(row.shape != a.shape[-1:] for row in constants):
+            return super().standardize(a, minus_mean, inv_std, out)
+        a, y, (inv_std, *rest) = self.given(a), self.room(out, a.shape, out.dtype), map(self.given, constants)
+        places = address(a), address(rest[0]) if rest else None, address(inv_std), address(y)
+        kernels(y.dtype)["standardize_bytes"](*places, *self.rows(a).shape)
+        return self.written(y, out)
+
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         if not are_real(a, row):
             return super().by_column(name, a, row, out)
