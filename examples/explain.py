@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> dict[str, np.ndarray]:
     x, labels = data.test.images[: args.images], data.test.labels[: args.images]
     found = [data.classes[c] for c in model(x).argmax(axis=1)]
     titles = [
-        f"{name}, it is a {data.classes[c]}" if name != data.classes[c] else name for name, c in zip(found, labels, strict=True)
+        f"{name}, in truth {data.classes[c]}" if name != data.classes[c] else name
+        for name, c in zip(found, labels, strict=True)
     ]
     maps = maps_of(model, x)
     args.out.mkdir(parents=True, exist_ok=True)

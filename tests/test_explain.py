@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import nnlite as nn
+from nnlite.engine import cut
 from nnlite.insight.explain import grad_cam, integrated_gradients, occlusion, saliency
 
 pytestmark = pytest.mark.usefixtures("both_kernels")
@@ -58,8 +59,10 @@ def test_integrated_gradients_of_rectified_models_nearly_add_up():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_grad_cam_is_that_of_a_model_cut_in_two(threads):
+def test_grad_cam_is_that_of_a_model_cut_in_two(threads, monkeypatch):
     nn.set_num_threads(threads)
+    for name, value in (("BUDGET", 1), ("WORTH_CUTTING", 0)):  # many shards
+        monkeypatch.setattr(cut, name, value)
     model, x = trained(*rectified(), dtype="float32"), X[:100]
     found, classes = grad_cam(model, x, "5"), model(x).argmax(axis=1)
     layers = model.layers
