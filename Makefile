@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 MACHINE ?= here
 
-.PHONY: help cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak gallery clean
+.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -24,8 +24,11 @@ help:
 	@echo "make mutants   change the code in 300 small ways and show that the tests notice (an hour)"
 	@echo "make gpu       results, speed, kernels and tests on a GPU, 8 minutes (sets up nothing: CuPy must be there)"
 	@echo "make kills     kill training processes at random moments, resume them, compare the results"
+	@echo "make hosts     train on two hosts, network namespaces of this one, and cut their cable (as root; half a minute)"
 	@echo "make fuzz      read 20,000 damaged files"
 	@echo "make soak      train for 2,000 steps and watch the memory"
+	@echo "make stream    train from a sparse file of 20 GB and print the peak of memory (10 minutes)"
+	@echo "make search    a grid search in one, two and more worker processes: its time, and the same scores"
 	@echo "make gallery   train a small CNN and draw the pictures of docs/insight.md (a minute)"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime; MACHINE=zen4 names the file (20 minutes)"
 
@@ -94,11 +97,20 @@ gpu:
 kills: $(VENV)/.test
 	$(BIN)/python checks/kills.py --out benchmarks/results/kills.md
 
+hosts: $(VENV)/.test
+	$(BIN)/python checks/hosts.py
+
 fuzz: $(VENV)/.test
 	$(BIN)/python checks/fuzz.py --out benchmarks/results/fuzz.md
 
 soak: $(VENV)/.test
 	$(BIN)/python checks/soak.py --out benchmarks/results/soak.md
+
+stream: $(VENV)/.test
+	$(BIN)/python benchmarks/stream.py --out benchmarks/results/stream.md
+
+search: $(VENV)/.test
+	$(BIN)/python examples/search.py --compare --out benchmarks/results/search.md
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .mypy_cache .ruff_cache

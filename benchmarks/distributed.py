@@ -173,8 +173,8 @@ def report(results: dict[str, Any]) -> str:
     lines += ["## PREDICTED, not measured: the share of a step that is not spent on exchanging", ""]
     lines += [
         "A step exchanges the gradient's n bytes in 2 log2(p) latency + 2 (p - 1) / p n / bandwidth, and the losses in log2(p)",
-        "latency; nothing overlaps. A rank is a core like those above, with as many samples whatever the number of ranks, and a",
-        "link of its own; latency and bandwidth are those of data sheets. Nothing of this was run.",
+        "latency; nothing overlaps. A rank is a core like those above, with as many samples whatever the number of ranks, and",
+        "a link of its own; latency and bandwidth are those of data sheets. Nothing of this was run.",
         "",
     ]
     lines += ["| model | network | " + " | ".join(map(str, RANKS)) + " |", "|---|---|" + "---|" * len(RANKS)]

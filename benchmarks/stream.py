@@ -20,7 +20,7 @@ import numpy as np
 import nnlite as nn
 
 SHAPE, BATCH = (64, 64, 3), 64
-MOST = 300  # MB
+MOST = 500  # MB
 
 
 def make_file(path: Path, gigabytes: float) -> None:

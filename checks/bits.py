@@ -64,6 +64,7 @@ def windows() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ..
         ((14, 13, 19), 18, {"kernel_size": 5, "stride": (2, 3), "padding": 2}),
         ((14, 13, 4), 21, {"kernel_size": 3, "dilation": 2, "padding": "same"}),
         ((17, 16, 35), 34, {"kernel_size": 5, "stride": 2, "padding": 2}),
+        ((17, 16, 18), 34, {"kernel_size": 7, "padding": 3}),
         ((16, 17, 18), 33, {"kernel_size": 3, "dilation": 2, "padding": 2}),
         ((9, 8, 12), 18, {"kernel_size": 3, "groups": 3, "padding": 1}),
         ((10, 9, 35), 35, {"kernel_size": 3, "groups": 35, "padding": 1}),
@@ -105,7 +106,9 @@ def others() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ...
     for make in (nn.GlobalAvgPool2D, nn.GlobalMaxPool2D, partial(nn.SpatialDropout2D, 0.3), partial(nn.Upsample2D, (2, 3))):
         yield repr(make()), lambda m=make: [m()], (5, 7, 19)
     yield "Upsample2D bilinear", lambda: [nn.Upsample2D(2, mode="bilinear")], (5, 7, 19)
-    yield "GroupNorm", lambda: [nn.GroupNorm(3)], (5, 7, 18)
+    for groups, shape in ((3, (5, 7, 18)), (2, (5, 7, 4)), (5, (70,)), (70, (3, 70)), (1, (9, 9, 1))):
+        yield f"GroupNorm {groups}", lambda g=groups: [nn.GroupNorm(g)], shape
+    yield "LayerNorm of many", lambda: [nn.LayerNorm()], (1100,)
     for inputs, units in product((1, 5, 130), (1, 3, 16, 35)):
         yield f"Dense {units}", lambda u=units: [nn.Dense(u)], (inputs,)
     yield "Dense wide", lambda: [nn.Dense(600), nn.ReLU(), nn.Dense(300)], (700,)
@@ -168,6 +171,10 @@ def operations() -> Iterator[Line]:
         for name, a in product(("exp", "expm1", "log", "log1p", "tanh", "erf"), (anything, numbers(30_001, dtype, 0, 90.0))):
             with np.errstate(all="ignore"):
                 yield f"{dtype} {name} of {len(a)}", digest(getattr(backend, name)(a))
+        for rows, channels in product((1, 341, 700), (1, 3, 70, 1500)):
+            a, out = np.arange(rows * channels).astype("uint8").reshape(rows, channels), np.empty((rows, channels), dtype)
+            backend.standardize(a, -100 * numbers(channels, dtype), numbers(channels, dtype, 1), out)
+            yield f"{dtype} bytes of {(rows, channels)}", digest(out)
         for m, k, n in ((1, 1, 1), (3, 5, 7), (17, 130, 33), (65, 700, 16), (128, 300, 70), (5, 9000, 3)):
             a, b, c = numbers((m, k), dtype), numbers((k, n), dtype, 1), numbers((k, m), dtype, 2)
             stack = backend.matmul(np.stack([a, -a]), np.stack([b, b]))

@@ -27,6 +27,16 @@ def test_estimators(name, limit, least, capsys):
     assert next(iter(results.values())) > least and capsys.readouterr().out
 
 
+def test_a_search_in_two_processes(tmp_path, capsys):
+    pytest.importorskip("sklearn", minversion="1.6")
+    import search
+
+    assert search.main(["--limit", "150", "--epochs", "6"])["accuracy"] > 0.6
+    search.main(["--limit", "60", "--epochs", "1", "--compare", "--out", str(tmp_path / "search.md")])
+    text = (tmp_path / "search.md").read_text()
+    assert "| 2 processes |" in text and "the same bits" in text and text in capsys.readouterr().out
+
+
 def test_cifar10_on_shapes(tmp_path, capsys):
     import cifar10
 
@@ -77,6 +87,16 @@ def test_cifar10_without_data_says_so_loudly(tmp_path, monkeypatch, capsys):
         cifar10.main(["--data", "cifar10", "--epochs", "1", "--out", str(tmp_path / "out")])
 
 
+def test_maps_of_predictions(tmp_path, capsys):
+    import explain
+
+    arguments = ["--data", "shapes", "--limit", "200", "--epochs", "1", "--images", "2", "--out", str(tmp_path)]
+    maps = explain.main(arguments)
+    assert [found.shape for found in maps.values()] == [(2, 32, 32), (2, 32, 32), (2, 4, 4), (2, 32, 32)]
+    assert all(found.any() for found in maps.values())
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG") and "maps.png" in capsys.readouterr().out
+
+
 def run(*arguments, **options):
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
@@ -114,11 +134,12 @@ def code_blocks(name):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-WITH_A_GPU_OR_FOR_MINUTES = {"docs/gpu.md", "docs/ninety-percent.md"}
+# With a GPU, for minutes, or, in tests/test_ranks.py, in several processes.
+RUN_ELSEWHERE = {"docs/distributed.md", "docs/gpu.md", "docs/ninety-percent.md"}
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
-@pytest.mark.parametrize("name", [page for page in PAGES if code_blocks(page) and page not in WITH_A_GPU_OR_FOR_MINUTES])
+@pytest.mark.parametrize("name", [page for page in PAGES if code_blocks(page) and page not in RUN_ELSEWHERE])
 def test_code_in_the_documents(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

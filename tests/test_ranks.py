@@ -24,11 +24,11 @@ HERE = Path(__file__).resolve().parent
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 
 
-def launch(ranks, script, *arguments, seconds=60):
-    """Run a script of tests/ranks under mpiexec. Processes that do not end in time fail the test, and are ended."""
+def launch(ranks, script, *arguments, seconds=120, folder=None):
+    """Run a script, of tests/ranks or a whole path, under mpiexec; the test fails if it does not end in time."""
     command = [MPIEXEC, "-n", ranks, sys.executable, HERE / "ranks" / script, *arguments]
     environment = os.environ | {"NNLITE_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds, env=environment)
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds, env=environment, cwd=folder)
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
@@ -63,6 +63,7 @@ def test_all_processes_have_the_same_bits_and_repeat_them(results):
 
 
 def test_the_work_is_shared(results):
+    assert results[0]["convolutions 800 ordered native"]["shards"] > 32
     for name in ("mlp 97 summed native", "convolutions 97 ordered native"):
         assert sum(cases[name]["samples"] for cases in results) == 97
         assert max(cases[name]["samples"] for cases in results) < 60, name
@@ -253,6 +254,14 @@ def test_arguments(wrong, monkeypatch):
 def test_both_communicators_exchange_the_same(ranks):
     run = launch(ranks, "device.py")
     assert run.returncode == 0, run.stderr
+
+
+def test_the_script_of_the_document(tmp_path):
+    text = (HERE.parent / "docs" / "distributed.md").read_text()
+    (tmp_path / "train.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1))
+    run = launch(2, tmp_path / "train.py", folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert nn.load(tmp_path / "shapes.safetensors").out_shape == (10,)
 
 
 def test_cifar10_in_two_processes_has_the_weights_of_one(tmp_path):

@@ -16,6 +16,7 @@ from nnlite.backend.memory import Buffers
 from nnlite.backend.random import random_bits
 from nnlite.engine import cut
 from nnlite.engine.batches import Batch
+from nnlite.engine.plan import cut_of
 
 rng = np.random.default_rng(0)
 
@@ -88,6 +89,13 @@ def test_a_sweep_is_cut_by_all_that_it_keeps_and_inference_by_its_largest_step()
     model = nn.zoo.tutorial_cnn()
     assert [len(model.plan.training[-1].cut(n, 4)) for n in (128, 256, 512)] == [4, 8, 16]
     assert [len(model.plan.inference.cut(n, 4)) for n in (128, 256, 512)] == [4, 4, 8]
+
+
+def test_inference_by_kernels_that_do_much_in_a_call_has_smaller_shards(native):
+    nn.set_kernels("native")
+    model = nn.zoo.tutorial_cnn()
+    assert len(cut_of(model.plan.inference, 1024, model.vectors)) > 3 * len(model.plan.inference.cut(512, 4))
+    assert cut_of(model.plan.training[0], 512, model.vectors) == model.plan.training[0].cut(512, 4)
 
 
 def test_an_mlp_is_cut_where_another_thread_is_worth_waking_and_sums_of_gradients_are_cheap():

@@ -76,10 +76,23 @@ def test_the_same_bits_in_worker_processes():
     assert np.array_equal(*(r.best_estimator_.predict_proba(X) for r in results))
 
 
-def test_worker_processes_compute_on_one_thread():
-    from joblib import Parallel, delayed
+def how_it_trains():
+    """Threads of nnlite that compute, or wait to; threads of BLAS; the kernels."""
+    import threading
 
-    assert Parallel(n_jobs=2)(delayed(nn.get_num_threads)() for _ in range(2)) == [1, 1]
+    from threadpoolctl import threadpool_info
+
+    model = NNClassifier((256, 256), batch_size=200, max_iter=2).fit(X, Y).model_
+    computing = 1 + sum(thread.name == "nnlite" for thread in threading.enumerate())
+    return nn.get_num_threads(), computing, max(pool["num_threads"] for pool in threadpool_info()), model.kernels
+
+
+def test_worker_processes_share_the_cores():
+    from joblib import Parallel, cpu_count, delayed
+
+    share, kernels = max(1, cpu_count() // 2), how_it_trains()[-1]
+    for threads, computing, blas, theirs in Parallel(n_jobs=2)(delayed(how_it_trains)() for _ in range(2)):
+        assert threads == blas == share and computing <= share and theirs == kernels
 
 
 def test_copies_and_pickles_predict_the_same():

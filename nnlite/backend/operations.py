@@ -40,26 +40,28 @@ class Operations(Functions):
 
     kernel_set: whose kernels it uses: "numpy", "native" or "cuda".
     cuts_batches: whether a batch is cut into shards for threads.
+    finer_inference: how many times smaller than in training these are in inference.
     has_own_memory: whether data must be moved to it, a data set once if it fits.
     waits_for_reads: whether reading a value back makes Python wait for all earlier work of the device.
     joins_pool: whether a convolution gains from including the max-pooling after it in its plan.
     fuses_relu: whether it gains from ReLU as the `relu` argument of `add_bias`, `affine` and convolutions.
     rectifies_norms: whether batch norm includes the ReLU behind it in both directions, by `normalization(...).rectified`.
     sweep_values: how many values of the flat vectors an optimiser updates at a time.
-    gelu_tanh, gelu_tanh_delta, normalization, adam, rmsprop, sgd: the formulas of these names in `layers/activation.py`,
-    `layers/norm.py` and `optim/` as kernels, if the backend has them.
+    normalization, sample_norm, sample_norm_delta, adam, rmsprop, sgd: the formulas of these names in `layers/norm.py` and
+    `optim/` as kernels, if the backend has them.
     """
 
     device: str
     kernel_set: str
     cuts_batches = True
+    finer_inference = 1
     has_own_memory = False
     waits_for_reads = False
     joins_pool = True
     fuses_relu = rectifies_norms = False
-    gelu_tanh: Callable[..., Array] | None = None
-    gelu_tanh_delta: Callable[..., Array] | None = None
     normalization: Callable[..., Any] | None = None
+    sample_norm: Callable[..., Any] | None = None
+    sample_norm_delta: Callable[..., Array] | None = None
     adam: Callable[..., None] | None = None
     rmsprop: Callable[..., None] | None = None
     sgd: Callable[..., None] | None = None
@@ -246,6 +248,14 @@ class Operations(Functions):
         """Rows for `by_column` of -mean and 1 / std, numbers or tuples of them; made once, read-only."""
         return _standardization(self, mean, std, channels, dtype)
 
+    def standardize(self, a: Array, minus_mean: Array | None, inv_std: Array, out: Array) -> Array:
+        """(a - mean) / std, by column, in the dtype of these rows, to which `a` is cast if it is uint8; no mean is 0."""
+        if a.dtype != out.dtype:
+            out[...] = a
+            a = out
+        y = a if minus_mean is None else self.by_column("add", a, minus_mean, out)
+        return self.by_column("multiply", y, inv_std, out)
+
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         """xp's "add" or "multiply" of `a` (..., C) and `row` (C,), or its `wide_row`."""
         return getattr(self.xp, name)(a, row, out=out)
@@ -255,6 +265,13 @@ class Operations(Functions):
         y = self.by_column("multiply", a if center is None else self.xp.subtract(a, center, out=out), scale, out)
         self.by_column("add", y, shift, y)
         return self.relu(y, y) if relu else y
+
+    def sweep(self, formula: Callable[..., Array], *arguments: Any, out: Array | None) -> Array:
+        """`formula(self, *arguments, out)`, value by value; a backend may have a kernel of the formula's name.
+
+        arguments: arrays of one shape, whose values may be overwritten by `out`; then numbers and rows (C,).
+        """
+        return formula(self, *arguments, out)
 
     def relu(self, a: Array, out: Any) -> Array:
         """max(a, 0)."""

@@ -1,5 +1,6 @@
 """What the processes of MPI exchange, on host arrays, with a deadline for each exchange."""
 
+import os
 import pickle
 import sys
 import time
@@ -110,6 +111,7 @@ class MPICommunicator:
         print(f"rank {self.rank} of {self.size}: {text}; all processes end", file=sys.stderr, flush=True)
         time.sleep(_READ)
         self.world.Abort(1)
+        os._exit(1)  # MPI returns where it cannot reach its launcher
 
     def _end_all_on_errors(self) -> None:
         """Without this a process with an uncaught exception would wait for the others at its end, and they for it."""

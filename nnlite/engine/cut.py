@@ -15,10 +15,11 @@ FLOPS_PER_SUMMED_VALUE = 400  # a gradient is summed at 20 FLOP a value; at 5% o
 FLOPS_PER_MOVED_VALUE = 40  # reading or writing a value takes as long as this many FLOP of a product
 
 
-def cut(own: Sequence[Layer], barrier: Sequence[Layer], n: int, itemsize: int, sweeps: bool) -> list[slice]:
+def cut(own: Sequence[Layer], barrier: Sequence[Layer], n: int, itemsize: int, sweeps: bool, finer: int) -> list[slice]:
     """The shards of a batch of n samples for a run's own layers and the layers of the barrier after it.
 
-    sweeps: whether each goes forward and backward at once, keeping what all layers keep.
+    sweeps: whether each goes forward and backward at once, keeping what all layers keep.  finer: how many times smaller than
+    the budget they are.
     """
     layers, count = [*own, *barrier], 1
     if n * _work(layers) > WORTH_CUTTING:
@@ -26,7 +27,7 @@ def cut(own: Sequence[Layer], barrier: Sequence[Layer], n: int, itemsize: int, s
         largest = max(_values(layer) for layer in layers)
         most = n * largest // max(1, sum(layer.weights() for layer in layers))
         held = max(largest, sum(_kept(layer) for layer in layers)) if sweeps else largest
-        count = min(-(-n * held * itemsize // BUDGET), most)
+        count = min(-(-n * held * itemsize * finer // BUDGET), most)
         count = max(EVEN, round(count / EVEN) * EVEN) if count > 2 else 2
         count = max(1, min(count, n // _least_rows(own)))
     rows, longer = divmod(n, count)  # the longer shards first: their memory is large enough for the others

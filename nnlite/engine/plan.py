@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nnlite.engine.cut import cut
 from nnlite.engine.reuse import end_values, reuse_deltas, reuse_values
-from nnlite.engine.rewrite import fuse
+from nnlite.engine.rewrite import fuse, reads_bytes
 from nnlite.engine.steps import Join, Step, Stretch
 from nnlite.engine.vectors import Vectors
 from nnlite.layers.base import BatchLayer, Layer, Shape
@@ -22,11 +22,11 @@ class Run:
     entry: the step of the barrier before it, the first one forward; exit: that of the barrier after it, the first one backward.
     forward, backward: its steps in each direction; forward includes the entry but not the exit, backward the reverse.
     whole: a layer needs the whole batch at once.  sweeps: it is the last run of a training pass, in which a shard goes
-    forward, through the loss and backward at once.
+    forward, through the loss and backward at once.  infers: it is the run of inference.
     """
 
     def __init__(self, steps: list[Step], entry: Step | None = None, whole: bool = False) -> None:
-        self.steps, self.entry, self.whole, self.sweeps = steps, entry, whole, False
+        self.steps, self.entry, self.whole, self.sweeps, self.infers = steps, entry, whole, False, False
         self.exit: Step | None = None
         self.forward = self.backward = Stretch(steps, frozenset(), frozenset())
         self._cuts: dict[int, list[slice]] = {}
@@ -61,24 +61,28 @@ class Run:
     def _of_entry(self) -> frozenset[int]:
         return frozenset([self.entry.makes] if self.entry else [])
 
-    def cut(self, n: int, itemsize: int) -> list[slice]:
-        """The shards of a batch of n."""
+    def cut(self, n: int, itemsize: int, finer: int = 1) -> list[slice]:
+        """The shards of a batch of n; finer: always the same for one run."""
         if n not in self._cuts:
             barrier = [self.exit.layer] if self.exit else []
-            self._cuts[n] = [slice(0, n)] if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps)
+            self._cuts[n] = [slice(0, n)] if self.whole else cut(self.layers, barrier, n, itemsize, self.sweeps, finer)
         return self._cuts[n]
 
 
 def cut_of(run: Run, n: int, vectors: Vectors) -> list[slice]:
     """The shards of a batch of n on this backend."""
-    return run.cut(n, vectors.params.dtype.itemsize) if vectors.backend.cuts_batches else [slice(0, n)]
+    backend = vectors.backend
+    if not backend.cuts_batches:
+        return [slice(0, n)]
+    return run.cut(n, vectors.params.dtype.itemsize, backend.finer_inference if run.infers else 1)
 
 
 class Plan(NamedTuple):
     """The runs of a training pass, and the one run of inference.
 
     output: the number of the last value.  shapes: of one sample of each value, in training.  images: values that are images.
-    takes_integers: whether all layers that read the input take integers unconverted.
+    takes_integers: whether all layers that read the input take integers unconverted.   takes_bytes: the same of uint8.
+    barriers: the paths of those that need the batch.
     """
 
     training: list[Run]
@@ -87,6 +91,8 @@ class Plan(NamedTuple):
     shapes: dict[int, Shape]
     images: frozenset[int]
     takes_integers: bool
+    takes_bytes: bool
+    barriers: frozenset[str]
 
 
 def make_plan(
@@ -110,6 +116,7 @@ def make_plan(
     runs = _cut_at_barriers(training)
     is_whole = not all(step.layer.samplewise or isinstance(step.layer, BatchLayer) for step in inference)
     whole = [Run(inference, whole=is_whole)]
+    whole[0].infers = True
     output = training[-1].makes
     for chain in (runs, whole):
         _follow(chain, output)
@@ -124,7 +131,9 @@ def make_plan(
                 step.does = wrap(step.path, step.layer)
     shapes = {0: in_shape, **{step.makes: step.layer.out_shape for step in training}}
     takes_integers = all(step.layer.takes_integers for step in inference if 0 in step.reads)
-    return Plan(runs, whole[0], output, shapes, images, takes_integers)
+    takes_bytes = rewrite and reads_bytes(inference)
+    barriers = frozenset(run.entry.path for run in runs if run.entry is not None)
+    return Plan(runs, whole[0], output, shapes, images, takes_integers, takes_bytes, barriers)
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeGuard
 
 from nnlite.backend import Array, Memory
 from nnlite.engine.steps import Step
-from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, ReLU
+from nnlite.layers import BatchNorm, Conv2D, Dense, MaxPool2D, Normalize, ReLU
 from nnlite.layers.base import Context, Layer, Shape
 from nnlite.layers.norm import FrozenBatchNorm
 
@@ -51,6 +51,11 @@ def _folded(conv: Conv2D, norm: FrozenBatchNorm) -> Layer:
 
 def _is_conv(layer: Layer) -> TypeGuard[Conv2D]:
     return type(layer) in (Conv2D, _FoldedConv)
+
+
+def reads_bytes(steps: list[Step]) -> bool:
+    """Whether what reads the input casts uint8 in its own sweep."""
+    return all(type(step.layer) is Normalize for step in steps if 0 in step.reads)
 
 
 def _neighbours(steps: list[Step]) -> Iterator[tuple[int, Step, Step]]:

@@ -171,9 +171,10 @@ def calibration(z: Any, t: Any, *, bins: int = 10, ax: "Axes | None" = None) -> 
     ax = _axes(ax, 5, 4.6)
     ax.bar((np.arange(bins) + 0.5) / bins, counts / len(t), 0.92 / bins, color="#d9d9d9", label="share of samples")
     ax.plot([0, 1], [0, 1], color="gray", linewidth=0.8, linestyle=":")
-    ax.plot(x, y, "o-", color=BLUE, label=f"accuracy, ECE {error:.3f}")
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    return _finish(ax, loc="upper left")
+    ax.plot(x, y, "-", color=BLUE, label=f"accuracy, ECE {error:.3f}")
+    ax.scatter(x, y, 10 + 300 * counts[counts > 0] / len(t), color=BLUE, zorder=3)  # a bin of few samples says little
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.04), aspect="equal")
+    return _finish(ax)
 
 
 def samples(images: Any, t: Any, z: Any, *, classes: Classes = None, columns: int = 8, ax: "Axes | None" = None) -> "Axes":
@@ -226,7 +227,7 @@ def activations(model: Sequential, x: Any, layer: int | str, *, columns: int = 8
     """What a layer gives for one sample, in inference: a picture for each channel of a map, bars for a vector.
 
     x: a sample, (*input_shape) or (1, *input_shape)   layer: its number, or its path such as "3.0"
-    Raises DataError for another layer, and for outputs that are neither.
+    Raises ValueError for another layer, DataError for several samples and for outputs that are neither, ShapeError for x.
     """
     values = activations_of(model, x, layer)
     if values.ndim == 3:

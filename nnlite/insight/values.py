@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import listing, shortened
-from nnlite.backend import Array
+from nnlite.backend import Array, single_threaded_blas
+from nnlite.engine.engine import Engine
 from nnlite.errors import DataError
 from nnlite.layers.base import Context, Layer
 from nnlite.metrics.base import to_host
@@ -54,16 +55,18 @@ def first_filters(model: Sequential) -> NDArray[np.float64]:
 
 
 def activations_of(model: Sequential, x: Any, layer: int | str) -> NDArray[Any]:
-    """What a layer gives for one sample in inference, without the batch axis. Raises DataError for another layer."""
+    """What a layer gives for one sample in inference, without the batch axis. Raises ValueError for another layer."""
     x = model.backend.asarray(x)
     x = x[None] if x.ndim == len(model.in_shape) else x
     if len(x) != 1:
         raise DataError(f"activations are those of one sample, got {len(x)}")
+    model(x)  # refuses what does not fit
     found: dict[str, Array] = {}
-    with model.engine.wrapped(lambda path, layer: _Seen(path, layer, found), rewrite=False):
-        model(x)
+    engine = Engine(model.children(), model.in_shape, model.vectors, model.seed, rewrite=False)
+    with single_threaded_blas, model.lock.reading(), engine.wrapped(lambda *step: _Seen(*step, found), rewrite=False):
+        engine.infer(x)
     if str(layer) not in found:
-        raise DataError(f"there is no layer {shortened(str(layer))}: the layers are {listing(found, most=20)}")
+        raise ValueError(f"there is no layer {shortened(str(layer))}: the layers are {listing(found, most=20)}")
     values: NDArray[Any] = to_host(found[str(layer)])[0]
     return values
 

@@ -205,6 +205,10 @@ class SampleNorm(Layer):
             self.declare("beta", in_shape[-1:], "zeros")
         return in_shape
 
+    def _parts(self, a: Array) -> tuple[int, int, int]:
+        """As what `a` is normalised: so many images of so many pixels, with so many groups of channels."""
+        raise NotImplementedError
+
     def _first(self, a: Array) -> Array:
         """One of the values that each mean is over."""
         raise NotImplementedError
@@ -214,26 +218,32 @@ class SampleNorm(Layer):
         raise NotImplementedError
 
     def forward(self, a: Array, ctx: Context) -> Array:
+        gamma, beta, eps = self.gamma if self.scale else 1, self.beta if self.shift else 0, float(self.eps)
+        if self.backend.sample_norm is not None:
+            y, ctx.x, ctx.inv_std = self.backend.sample_norm(a, self._parts(a), gamma, beta, eps, ctx, ctx.out)
+            return y
         # About the first value: equal values give exactly 0; their rounded mean would not.
         x = a - self._first(a)
         x -= self._mean(x)
         squares = self.xp.multiply(x, x, out=ctx.out)
-        ctx.inv_std = 1 / self.xp.sqrt(self._mean(squares) + float(self.eps))
+        ctx.inv_std = 1 / self.xp.sqrt(self._mean(squares) + eps)
         x *= ctx.inv_std
         ctx.x = x
-        y = self.xp.multiply(x, self.gamma if self.scale else 1, out=squares)
+        y = self.xp.multiply(x, gamma, out=squares)
         if self.shift:
-            y += self.beta
+            y += beta
         return y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        rows = self.backend.rows(delta)
+        rows, gamma = self.backend.rows(delta), self.gamma if self.scale else 1
         if self.shift:
             self.backend.sum_columns(rows, ctx.dbeta)
         if self.scale:
             ctx.dgamma[...] = self.backend.column_products(rows, self.backend.rows(ctx.x))
+        if self.backend.sample_norm_delta is not None:
+            return self.backend.sample_norm_delta(delta, ctx.x, ctx.inv_std, self._parts(delta), gamma, ctx.out)
         xp, products = self.xp, self.backend.scratch_batch("products", delta.shape, delta.dtype)
-        d = xp.multiply(delta, self.gamma if self.scale else 1, out=ctx.out)
+        d = xp.multiply(delta, gamma, out=ctx.out)
         slope = self._mean(xp.multiply(d, ctx.x, out=products))
         d -= self._mean(d)
         d -= xp.multiply(ctx.x, slope, out=products)
@@ -255,6 +265,9 @@ class LayerNorm(SampleNorm):
 
     def __init__(self, *, eps: float = 1e-5, scale: bool = True, shift: bool = True) -> None:
         self.eps, self.scale, self.shift = number("eps", eps, least=0), flag("scale", scale), flag("shift", shift)
+
+    def _parts(self, a: Array) -> tuple[int, int, int]:
+        return a.size // max(1, a.shape[-1]), 1, 1
 
     def _first(self, a: Array) -> Array:
         return a[..., :1]
@@ -281,6 +294,9 @@ class GroupNorm(SampleNorm):
         if not in_shape or in_shape[-1] % self.groups:
             raise ShapeError(f"groups={self.groups} must divide the channels of {shortened(in_shape)}")
         return super().build(in_shape)
+
+    def _parts(self, a: Array) -> tuple[int, int, int]:
+        return len(a), math.prod(a.shape[1:-1]), int(self.groups)
 
     def _first(self, a: Array) -> Array:
         return self._for_each_channel(a[(slice(None), *[slice(1)] * (a.ndim - 2), slice(None, None, self._width))])
@@ -322,9 +338,9 @@ class Normalize(Elementwise):
         return in_shape
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        (minus_mean, inv_std), out = self._rows(a), ctx.out
-        y = self.backend.by_column("add", a, minus_mean, out) if self.constants[0] else a
-        return self.backend.by_column("multiply", y, inv_std, out)
+        out = ctx.out
+        minus_mean, inv_std = self._rows(out)
+        return self.backend.standardize(a, minus_mean if self.constants[0] else None, inv_std, out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         return self.backend.by_column("multiply", delta, self._rows(delta)[1], ctx.out)

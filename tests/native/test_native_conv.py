@@ -9,7 +9,7 @@ import nnlite as nn
 from nnlite.backend import Memory, Window, get_numpy_backend
 from nnlite.backend.native.folded import FoldedPlan, Folds, best_fold
 from nnlite.backend.native.plans import NativePlan
-from nnlite.backend.native.winograd import NativeWinogradPlan
+from nnlite.backend.native.winograd import TILES, NativeWinogradPlan
 
 DTYPES = st.sampled_from(["float32", "float64"])
 padding = st.tuples(st.integers(0, 3), st.integers(0, 3))
@@ -67,8 +67,17 @@ def test_convolutions_agree_with_numpys(native, case, dtype):
     assert_close(run(native.conv_plan(window, filters, groups, True), *values), expected, dtype, 4)
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 4), (5, 5), (1, 7)])
+@pytest.mark.parametrize("channels", [5, 48])
+def test_depthwise_windows_of_any_number_of_taps(native, kernel, channels):
+    window = Window.of((11, 12, channels), kernel, (2, 1), 2, 1)
+    values = arrays(window, channels, channels, 3, "float32")
+    expected = run(get_numpy_backend().conv_plan(window, channels, channels, True), *values)
+    assert_close(run(native.conv_plan(window, channels, channels, True), *values), expected, "float32", 4)
+
+
 @settings(max_examples=40)
-@given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 4]))
+@given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 3, 4]))
 def test_tiles_agree_with_pixels_in_place(native, case, dtype, m):
     window, filters, _, _ = case
     values = arrays(*case, dtype)
@@ -89,12 +98,12 @@ wide = st.tuples(st.integers(1, 8), st.integers(1, 8))
 @given(
     case=st.one_of(convolutions(wide, pairs, st.just(1), 1), convolutions(wide, st.just(1), pairs, 1)),
     dtype=DTYPES,
-    m=st.sampled_from([2, 4]),
+    tile=st.sampled_from([(m, r) for r in TILES for m in TILES[r]]),
 )
-def test_folded_images_agree_with_pixels_in_place(native, case, dtype, m):
-    window, filters, _, _ = case
+def test_folded_images_agree_with_pixels_in_place(native, case, dtype, tile):
+    (window, filters, _, _), (m, r) = case, tile
     a, W, b, delta = values = arrays(*case, dtype)
-    folded = FoldedPlan(native, window, filters, True, Folds(window, filters), m)
+    folded = FoldedPlan(native, window, filters, True, Folds(window, filters, r), m)
     expected, actual = run(NativePlan(native, window, filters, True), *values), run(folded, *values)
     assert_close(actual, expected, dtype, 16)
     prepared, dW, db = folded.prepare(W, b, Memory(native)), np.empty_like(W), np.empty_like(b)
@@ -105,9 +114,11 @@ def test_folded_images_agree_with_pixels_in_place(native, case, dtype, m):
 
 def test_windows_are_folded_where_that_saves_much(native):
     def folds(shape, filters, kernel, stride=1, dilation=1):
-        return best_fold(Window.of(shape, kernel, stride, kernel // 2 * dilation, dilation), filters) is not None
+        found = best_fold(Window.of(shape, kernel, stride, kernel // 2 * dilation, dilation), filters)
+        return found and found[1]
 
-    assert folds((16, 16, 32), 64, 5, stride=2) and folds((14, 14, 16), 32, 7) and folds((32, 32, 32), 32, 3, dilation=4)
+    assert folds((16, 16, 32), 64, 5, stride=2) == folds((32, 32, 32), 32, 3, dilation=4) == 4
+    assert folds((14, 14, 16), 32, 7) == 3
     assert not folds((32, 32, 3), 32, 5, stride=2)  # few channels
     assert not folds((32, 32, 32), 32, 3, stride=2)  # as many multiplications
     assert not folds((16, 16, 32), 64, 5, stride=2, dilation=2)  # neither
@@ -164,14 +175,19 @@ def test_products_of_any_strides(native, m, k, n, dtype, seed):
     np.testing.assert_allclose(out, expected, rtol=0, atol=64 * np.finfo(dtype).eps * max(1, k) ** 0.5)
 
 
-def test_a_large_product_is_cut_into_the_same_bits(native):
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
+def test_a_large_product_is_cut_into_the_same_bits(native, transposed):
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(shape).astype("float32") for shape in ((70, 1000), (1000, 515)))
-    results = []
+    shapes = ((70, 1000), (1000, 515))
+    a, b = (rng.standard_normal(s[::-1] if t else s).astype("f") for s, t in zip(shapes, transposed, strict=True))
+    a, b = (x.T if t else x for x, t in zip((a, b), transposed, strict=True))
+    bias, room = rng.standard_normal(515).astype("f"), np.zeros((70, 600), "f")
     for threads in (1, 2, 3):
         nn.set_num_threads(threads)
-        results.append(native.product(a, b, None))
-    assert all(np.array_equal(result, native.matmul(a, b)) for result in results)
+        assert np.array_equal(native.product(a, b, None), native.matmul(a, b))
+        native.biased_product(a, b, bias, room[:, 3:518], True)
+        assert np.array_equal(room[:, 3:518], np.maximum(native.matmul(a, b) + bias, 0))
+    assert not room[:, :3].any() and not room[:, 518:].any()
 
 
 def test_products_refuse_shapes_that_do_not_fit(native):

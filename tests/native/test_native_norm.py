@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nnlite as nn
+from nnlite.backend import Memory
+from nnlite.backend.cpu.numpy import get_numpy_backend
+from nnlite.layers.base import Context, Shard
 
 DTYPES = st.sampled_from(["float32", "float64"])
 SHAPES = st.tuples(st.integers(0, 40), st.integers(1, 70))
@@ -36,6 +39,72 @@ def test_maps_of_columns(native, displaced, shape, dtype, relu, center, place):
         np.testing.assert_allclose(result, wanted, rtol=0, atol=tolerance(dtype))
 
 
+@given(rows=st.integers(0, 700), channels=st.sampled_from([1, 2, 3, 17, 70, 341, 342, 1023, 1024, 1025, 2500]), dtype=DTYPES,
+       has_mean=st.booleans(), place=st.sampled_from(["new", "strided"]))  # fmt: skip
+def test_bytes_are_cast_and_standardized_in_one_sweep(native, displaced, rows, channels, dtype, has_mean, place):
+    """The same bits as one after another."""
+    a = np.random.default_rng(rows).integers(0, 256, (rows // max(1, channels // 16), channels), np.uint8)
+    minus_mean, inv_std = 100 * drawn((2, channels), dtype)
+    minus_mean = minus_mean if has_mean else None
+    expected = (a.astype(dtype) + (minus_mean if has_mean else 0)) * inv_std
+    for backend in (native, get_numpy_backend()) if a.size else (native,):
+        out = np.empty(a.shape, dtype) if place == "new" else np.empty(a.shape[::-1], dtype).T
+        assert backend.standardize(displaced(a), minus_mean, displaced(inv_std), out) is out
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_constants_of_other_channels_are_refused(native, channels):
+    a, rows = np.zeros((5, 2), "uint8"), np.ones(3, "float32")
+    with pytest.raises((ValueError, nn.ShapeError)):
+        native.standardize(a, rows, rows, np.empty((5, 2), "float32"))
+
+
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_a_network_of_bytes(both_kernels, rewrite):
+    """As of the same numbers; a batch that is cut, with dJ/dx; the bytes are not written."""
+    bytes_ = np.random.default_rng(0).integers(0, 256, (300, 9, 8, 3), np.uint8)
+    bytes_.flags.writeable = False
+    results = []
+    for x in (bytes_, bytes_.astype("float32"), bytes_.astype("int64")):
+        first = nn.Normalize((120, 110, 100), (60, 70, 80)), nn.Conv2D(4, 3), nn.BatchNorm()
+        model = nn.Sequential(*first, nn.ReLU(), nn.Flatten(), nn.Dense(3), input_shape=(9, 8, 3))
+        model.rewrite = rewrite
+        z = model.forward(x, training=True)
+        dx = model.backward(drawn(z.shape, "float32"))
+        loss = model.loss_and_grad(x, np.arange(300) % 3, nn.CrossEntropy())
+        results.append([z, dx, loss, model.grads.copy(), model(x[::2])])
+    for others in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], others, strict=True)) and abs(others[1]).max() > 0
+
+
+@pytest.mark.parametrize(("dtype", "rewrite", "given"), [("uint8", True, "uint8"), ("uint8", False, "float32"),
+                                                       ("int16", True, "float32"), ("float64", True, "float32")])  # fmt: skip
+def test_only_bytes_are_given_as_they_are(both_kernels, monkeypatch, dtype, rewrite, given):
+    seen, forward = set(), nn.Normalize.forward
+    monkeypatch.setattr(nn.Normalize, "forward", lambda self, a, ctx: seen.add(a.dtype.name) or forward(self, a, ctx))
+    model = nn.Sequential(nn.Normalize(3, 2), nn.Dense(3), input_shape=(12,))
+    model.rewrite = rewrite
+    x = np.arange(24).reshape(2, 12).astype(dtype)
+    model(x), model.loss_and_grad(x, np.arange(2), nn.CrossEntropy()), model.input_gradient(x, np.ones((2, 3), "float32"))
+    assert seen == {given}
+
+
+class OfReals(nn.Normalize):
+    """A layer of a user's, which expects the model's dtype."""
+
+    def forward(self, a, ctx):
+        assert a.dtype == "float32"
+        return super().forward(a, ctx)
+
+
+def test_others_still_get_the_models_dtype(both_kernels):
+    x = np.arange(24, dtype=np.uint8).reshape(2, 12)
+    for layers in ([OfReals(3, 2)], [nn.Residual(nn.Normalize(3, 2))], [nn.Flatten(), nn.Normalize(3, 2)], [nn.ReLU()]):
+        model = nn.Sequential(*layers, input_shape=(12,))
+        assert np.array_equal(model(x), model(x.astype("float32"))) and model(x).dtype == "float32"
+
+
 def trained(kernels, layer, shape, n, dtype):
     """What a training pass gives, and inference afterwards."""
     nn.set_kernels(kernels)
@@ -51,6 +120,61 @@ def trained(kernels, layer, shape, n, dtype):
     model.freeze("*")
     frozen = model.forward(x, training=True).copy()
     return [z, dx, model.grads, model.buffers, after, frozen, model.backward(drawn(z.shape, dtype, 3))]
+
+
+SAMPLE_NORMS = [
+    nn.LayerNorm(),
+    nn.LayerNorm(scale=False, shift=False),
+    nn.GroupNorm(1),
+    nn.GroupNorm(2),
+    nn.GroupNorm(2, scale=False),
+]
+
+
+@pytest.mark.parametrize("layer", SAMPLE_NORMS, ids=repr)
+@given(
+    size=st.sampled_from([(), (1, 1), (9,), (7, 5)]),
+    width=st.integers(1, 80),
+    n=st.integers(1, 9),
+    dtype=DTYPES,
+    offset=st.sampled_from([0, 1000]),
+)
+def test_norms_of_samples(native, displaced, layer, size, width, n, dtype, offset):
+    """Against the formula, forward and backward, of any arrays."""
+    shape, numpy = (n, *size, 2 * width), get_numpy_backend()
+    a, delta = drawn(shape, dtype) + np.asarray(offset, dtype), drawn(shape, dtype, 1)
+    results = []
+    for backend in (native, numpy):
+        own = type(layer)(**layer.config())
+        own.backend, own.in_shape = backend, shape[1:]
+        own.gamma, own.beta = drawn((2, 2 * width), dtype, 2)
+        ctx = Context(backend, 0, Shard(0), dtype)
+        ctx.shard.training, ctx.dgamma, ctx.dbeta = True, *np.zeros((2, 2 * width), dtype)
+        y = own.forward(displaced(a), ctx)
+        results.append([y, own.backward(displaced(delta), ctx), ctx.dgamma, ctx.dbeta])
+    for actual, expected in zip(*results, strict=True):
+        assert actual.dtype == expected.dtype and actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=200 * tolerance(dtype) * max(1, abs(expected).max(initial=0)))
+
+
+@pytest.mark.parametrize("value", [0.1, 1e30, -1e-42])
+@pytest.mark.parametrize("shape", [(2, 4), (3, 7, 5, 4), (1, 9, 60)])
+def test_equal_values_give_exactly_beta(native, value, shape):
+    a = np.full(shape, value, "float32")
+    for parts in ((a.size // shape[-1], 1, 1), (shape[0], a[0, ..., 0].size, 2)):
+        y, _, inv_std = native.sample_norm(a, parts, 1, 0.3, 1e-5, Memory(native), None)
+        assert (y == np.float32(0.3)).all() and (inv_std == 1 / np.sqrt(np.float32(1e-5))).all()
+
+
+@pytest.mark.parametrize(("first", "error"), [(1000.0, 2e-5), (0.0, 2e-4)])
+def test_a_long_sum_loses_no_digits(native, first, error):
+    """The mean and the variance of 10^6 values about 1,000, whatever the first of them is."""
+    a = (1000 + drawn((1, 1_000_001), "float64")).astype("float32")
+    a[0, 0] = first
+    exact = (a - a.mean(dtype="float64")) / a.std(dtype="float64")
+    for shape, parts in ((a.shape, (1, 1, 1)), ((1, 1_000_001, 1), (1, 1_000_001, 1))):
+        y, *_ = native.sample_norm(a.reshape(shape), parts, 1, 0, 0.0, Memory(native), None)
+        np.testing.assert_allclose(y.ravel()[1:], exact.ravel()[1:], rtol=0, atol=error)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +282,15 @@ def test_the_same_bits_at_every_width(same_bits, native):
                     gradients = by.combine_deltas([by.delta_sums(delta, a)], m, None, None)
                     yield from (by.forward(a, None, True), *gradients, by.backward(delta, a, *gradients, None))
                 yield from (native.by_column("add", a, mean, None), native.by_column("multiply", a, mean, None))
+                bytes_ = np.arange(a.size).astype("uint8").reshape(a.shape)
+                yield native.standardize(bytes_, mean, inv_std, np.empty_like(a))
 
-    assert same_bits(work, "sums", "norm")
+                for parts in ((rows, 1, 1), (1, rows, 1), (3, rows // 3, columns)) if rows % 3 == 0 else ((1, rows, columns),):
+                    memory = Memory(native, swept=True)
+                    y, x, inv_std = native.sample_norm(a, parts, mean, 1, 1e-5, memory, None)
+                    yield from (y, x, inv_std, native.sample_norm_delta(delta, x, inv_std, parts, mean, None))
+
+    assert same_bits(work, "sums", "norm", "samplenorm")
 
 
 class Wide(nn.Layer):
@@ -188,6 +319,12 @@ def test_what_is_wider_than_the_model_is_never_read_as_it_is(native, layer):
         model.loss_and_grad(x, t, nn.CrossEntropy())
         grads.append(model.grads.copy())
     np.testing.assert_allclose(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_of_another_dtype_are_converted(native):
+    for dtype in ("float32", "float64"):
+        for other in ("float32", "float64", "int32"):
+            assert native.given(np.ones(3, other), np.dtype(dtype)).dtype == dtype
 
 
 def test_a_normalisation_refuses_arrays_that_do_not_fit(native):

@@ -1,4 +1,4 @@
-"""Convolutions of wider windows, strides and dilations as 3 x 3 of stride 1, of images with more channels or samples."""
+"""Convolutions of wider windows, strides and dilations as r x r of stride 1, of images with more channels or samples."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from nnlite.backend.cpu.winograd import conv_algorithm
 from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels, padded
 from nnlite.backend.native.plans import Table
-from nnlite.backend.native.winograd import NativeWinogradPlan, cost
+from nnlite.backend.native.winograd import TILES, NativeWinogradPlan, cost
 from nnlite.backend.window import Array, Window
 
 _COPY = 4  # the cost of a copied value, in multiplications of a product
@@ -37,29 +37,29 @@ class Fold:
 
 
 class Folds:
-    """The folds of a window. Along an axis with stride s and dilation d, one of which is 1,
+    """The folds of a window, for r x r taps. Along an axis with stride s and dilation d, one of which is 1,
 
         pixel s d y + m + d e - padding  ->  pixel y of sample m < d, channels e      output d y + m  ->  output y of sample m
-        tap e + s w  ->  tap w < 3, channels e
+        tap e + s w  ->  tap w < r, channels e
 
-    for every e < k that is the first of three taps s apart.
+    for every e < k that is the first of r taps s apart.
     """
 
-    def __init__(self, window: Window, filters: int) -> None:
-        self.window, channels = window, window.in_shape[2]
+    def __init__(self, window: Window, filters: int, r: int) -> None:
+        self.window, self.r, channels = window, r, window.in_shape[2]
         self.inputs = Fold(window.in_shape, *map(self._pixels, (0, 1)))
         self.taps = Fold((*window.kernel, channels), *map(self._taps, (0, 1)))
         self.outputs = Fold((*window.out_size, filters), *map(self._outputs, (0, 1)))
-        self.inner = Window.of(self.inputs.shape, 3, 1)
+        self.inner = Window.of(self.inputs.shape, r, 1)
 
     def _pixels(self, axis: int) -> Array:
         stride, dilation = self.window.stride[axis], self.window.dilation[axis]
-        sample, place, group = np.ix_(range(dilation), range(self._size(axis) + 2), self._firsts(axis))
+        sample, place, group = np.ix_(range(dilation), range(self._size(axis) + self.r - 1), self._firsts(axis))
         at = stride * dilation * place + sample + dilation * group - self.window.padding[axis][0]
         return np.where((at >= 0) & (at < self.window.in_shape[axis]), at, -1)
 
     def _taps(self, axis: int) -> Array:
-        at = np.add.outer(np.arange(3) * self.window.stride[axis], self._firsts(axis))[None]
+        at = np.add.outer(np.arange(self.r) * self.window.stride[axis], self._firsts(axis))[None]
         return np.where(at < self.window.kernel[axis], at, -1)
 
     def _outputs(self, axis: int) -> Array:
@@ -72,7 +72,7 @@ class Folds:
         return -(-self.window.out_size[axis] // self.window.dilation[axis])
 
     def _firsts(self, axis: int) -> list[int]:
-        return [tap for tap in range(self.window.kernel[axis]) if tap // self.window.stride[axis] % 3 == 0]
+        return [tap for tap in range(self.window.kernel[axis]) if tap // self.window.stride[axis] % self.r == 0]
 
 
 class FoldedPlan(ConvPlan):
@@ -136,13 +136,17 @@ class FoldedPlan(ConvPlan):
 
 
 def best_fold(window: Window, filters: int) -> tuple[Folds, int] | None:
-    """The folds that make this convolution cheaper and m of their tiles, or None for pixels in place."""
-    (sh, sw), (dh, dw), (kh, kw) = window.stride, window.dilation, window.kernel
+    """The folds that make this convolution cheapest and m of their tiles, or None for pixels in place."""
+    (sh, sw), (dh, dw) = window.stride, window.dilation
     if conv_algorithm.name == "direct" or sh > 1 < dh or sw > 1 < dw:
         return None
-    folds = Folds(window, filters)
-    samples, values = folds.inputs.samples, math.prod(folds.inputs.shape) + math.prod(folds.outputs.shape)
-    m = min((2, 4), key=lambda m: cost(folds.inner, filters, m))
-    folded = samples * (cost(folds.inner, filters, m) + _COPY * values)
-    in_place = kh * kw * window.in_shape[2] * padded(filters) * math.prod(window.out_size)
-    return (folds, m) if folded < _WORTH * in_place else None
+    folds = {r: Folds(window, filters, r) for r in TILES}
+    costs = {(r, m): _cost(folds[r], m, filters) for r in TILES for m in TILES[r]}
+    r, m = min(costs, key=lambda tile: costs[tile])
+    in_place = math.prod(window.kernel) * window.in_shape[2] * padded(filters) * math.prod(window.out_size)
+    return (folds[r], m) if costs[r, m] < _WORTH * in_place else None
+
+
+def _cost(folds: Folds, m: int, filters: int) -> float:
+    copied: int = math.prod(folds.inputs.shape) + math.prod(folds.outputs.shape)
+    return folds.inputs.samples * (cost(folds.inner, filters, m) + _COPY * copied)

@@ -1,6 +1,8 @@
 // Normalisation: maps of each column. Arrays are (m, C).
 #include "norm.h"
 
+#define WIDE 1024
+
 // For each vector of each row: its place in the array, its first column j, and how many columns are left
 #define EACH_VECTOR(m, C)                                                                                                          \
     for (long row = 0; row < m * C; row += C)                                                                                      \
@@ -27,6 +29,25 @@ KERNEL affine(const REAL* a, const REAL* center, const REAL* scale, const REAL* 
         x = center ? x - load_up_to(center + j, left) : x;
         x = fused(x, load_up_to(scale + j, left), load_up_to(shift + j, left));
         store_up_to(y + place, rectify ? relu(x) : x, left);
+    }
+}
+
+// y = (a + minus_mean) inv_std of bytes, each rounded twice; minus_mean may be null, for 0. Narrow rows are many side by side, so that
+// the loop is long and compilers make vectors of it.
+KERNEL standardize_bytes(const uint8_t* restrict a, const REAL* minus_mean, const REAL* inv_std, REAL* restrict y, long m, long C)
+{
+    REAL shift[WIDE], scale[WIDE];
+    for (long c = 0; c < C; c += WIDE) {
+        const long part = at_most(WIDE, C - c), width = part == C ? WIDE / C * C : part;
+        for (long j = 0; j < width; j++) {
+            shift[j] = j >= C ? shift[j - C] : minus_mean ? minus_mean[c + j] : 0;
+            scale[j] = j >= C ? scale[j - C] : inv_std[c + j];
+        }
+        for (long row = c; row < m * C; row += at_least(C, width)) {
+            const long n = at_most(width, m * C - row);
+            for (long j = 0; j < n; j++)
+                y[row + j] = (a[row + j] + shift[j]) * scale[j];
+        }
     }
 }
 

@@ -1,16 +1,18 @@
-"""Normalisation by the kernels of `norm.c`."""
+"""Normalisation by the kernels of `norm.c` and `samplenorm.c`."""
 
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels
 from nnlite.backend.native.rectified import Columns, Rectified
 from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
 from nnlite.errors import ShapeError
 
+Parts = tuple[int, int, int]  # images, their pixels, groups of their channels
 _BESIDE = 16  # rows, of fewer values
 
 
@@ -37,6 +39,15 @@ class Norms(NativeOperations):
         kernels(a.dtype)["affine"](*places, *shape, relu)
         return self.written(y, out)
 
+    def standardize(self, a: Array, minus_mean: Array | None, inv_std: Array, out: Array) -> Array:
+        constants = [inv_std] if minus_mean is None else [inv_std, minus_mean]
+        if a.dtype.char != "B" or not are_real(out, *constants) or any(row.shape != a.shape[-1:] for row in constants):
+            return super().standardize(a, minus_mean, inv_std, out)
+        a, y, (inv_std, *rest) = self.given(a), self.room(out, a.shape, out.dtype), map(self.given, constants)
+        places = address(a), address(rest[0]) if rest else None, address(inv_std), address(y)
+        kernels(y.dtype)["standardize_bytes"](*places, *self.rows(a).shape)
+        return self.written(y, out)
+
     def by_column(self, name: str, a: Array, row: Array, out: Any) -> Array:
         if not are_real(a, row):
             return super().by_column(name, a, row, out)
@@ -51,6 +62,42 @@ class Norms(NativeOperations):
         scale = inv_std if gamma is None else gamma * inv_std
         shift = np.zeros_like(mean) if beta is None else beta
         return NativeNormalization(self, *map(self.given, (mean, inv_std, scale, shift)))
+
+    def sample_norm(
+        self, a: Array, parts: Parts, gamma: Array | float, beta: Array | float, eps: float, memory: Memory, out: Array | None
+    ) -> tuple[Array, Array | None, Array]:
+        """In one call; x is kept in `memory` if backward follows."""
+        a = self.given(a, None if are_real(a) else np.dtype("float64"))
+        y, inv_std = self.room(out, a.shape, a.dtype), np.empty(math.prod(parts[::2]), a.dtype)
+        x = memory.persist("x", a.shape, a.dtype) if memory.needs_backward else None
+        columns = [self._column(values, a) for values in (gamma, beta)]
+        places = address(a), *map(address, columns), eps, x if x is None else address(x), address(inv_std), address(y)
+        self._by_groups("norm", a, parts, *places)
+        return self.written(y, out), x, inv_std
+
+    def sample_norm_delta(
+        self, delta: Array, x: Array, inv_std: Array, parts: Parts, gamma: Array | float, out: Array | None
+    ) -> Array:
+        """In one call."""
+        if delta.shape != x.shape:
+            raise ShapeError(f"expects deltas like the inputs, got {delta.shape} for {x.shape}")
+        delta, da = self.given(delta, x.dtype), self.room(out, x.shape, x.dtype)
+        arrays = delta, x, self._column(gamma, x), inv_std, da
+        self._by_groups("norm_delta", x, parts, *map(address, arrays))
+        return self.written(da, out)
+
+    def _by_groups(self, name: str, a: Array, parts: Parts, *places: Any) -> None:
+        """A kernel for rows where each is a part, else for groups, with scratch memory."""
+        (images, pixels, groups), channels = parts, a.shape[-1]
+        if pixels == groups == 1:
+            kernels(a.dtype)[f"layer_{name}"](*places, images, channels)
+            return
+        scratch = np.empty((6, channels * (_BESIDE if channels < _BESIDE else 1)), a.dtype), np.empty((2, channels))
+        kernels(a.dtype)[f"group_{name}"](*places, images, pixels, channels, groups, *map(address, scratch))
+
+    def _column(self, values: Array | float, a: Array) -> Array:
+        """`values`, one for each channel of `a` or the same for all, in its dtype."""
+        return self.given(np.broadcast_to(values, a.shape[-1]), a.dtype)
 
 
 class NativeNormalization(NamedTuple):

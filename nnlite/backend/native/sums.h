@@ -100,7 +100,7 @@ static void sum_narrow(int kind, const REAL* x, const REAL* y, Norm by, long m, 
     REAL mean[PAD * PAD] = {0}, scale[PAD * PAD], shift[PAD * PAD];
     double first[PAD * PAD], second[PAD * PAD];
     for (long j = 0; j < width && kind >= DEVIATIONS; j++)
-        mean[j] = by.mean[j % n];
+        mean[j] = j < n ? by.mean[j] : mean[j - n];
     for (long j = 0; j < width && kind == RECTIFIED; j++)
         scale[j] = by.scale[j % n], shift[j] = by.shift[j % n];
     by = (Norm){mean, scale, shift};

@@ -49,9 +49,18 @@ typedef REAL unaligned __attribute__((vector_size(VB), aligned(sizeof(REAL)), ma
 #if defined __clang__
 #define fused(a, b, c) __builtin_elementwise_fma(a, b, c)
 #else
+// A vector that is in one register: without it GCC takes some sums apart, lane by lane
+#if defined __aarch64__
+#define WHOLE(x) __asm__("" : "+w"(x))
+#elif defined __AVX512F__
+#define WHOLE(x) __asm__("" : "+v"(x))
+#else
+#define WHOLE(x) __asm__("" : "+x"(x))
+#endif
 INLINE vec fused(vec a, vec b, vec c)
 {
     UNROLL for (int i = 0; i < LANES; i++) c[i] = FMA(a[i], b[i], c[i]);
+    WHOLE(c);
     return c;
 }
 #endif

@@ -1,4 +1,4 @@
-// Convolution 3 x 3 of stride 1 by Winograd's F(m x m, 3 x 3), with m = OUT, IN = m + 2 and POINTS = IN IN:
+// Convolution r x r of stride 1 by Winograd's F(m x m, r x r), with m = OUT, r = TAPS, IN = m + r - 1 and POINTS = IN IN:
 //
 //     image -> V = B'd B of each tile -> M_k = V_k U_k, k < POINTS -> z = A'M A        (Lavin and Gray 2015, equations 8 to 12)
 //     delta -> D = A delta A' -> dU_k = D_k' V_k, and da = B (D_k U_k') B' with overlapping tiles added
@@ -8,7 +8,7 @@
 #include "norm.h"
 #include "product.h"
 
-#define IN (OUT + 2)
+#define IN (OUT + TAPS - 1)
 #define POINTS (IN * IN)
 #define BLOCK 131072 // values of a block of V and M: half of an L2 of 1 MiB
 
@@ -34,7 +34,7 @@ static Shape shape_of(long H, long W, long C, long F, long top, long left, long 
 // Values of scratch: V, M and a strip.
 INLINE long scratch_size(const Shape* s)
 {
-    return POINTS * (s->plane_v + s->plane_m) + IN * (OUT * s->tiles_x + 2) * at_least(s->channels, s->filters);
+    return POINTS * (s->plane_v + s->plane_m) + IN * (OUT * s->tiles_x + TAPS - 1) * at_least(s->channels, s->filters);
 }
 
 // ---- both axes of each transform
@@ -154,7 +154,7 @@ static void points_of_rows(const REAL* a, Norm by, REAL* V, REAL* strip, const S
     for (long i = 0; i < count; i++) {
         const long n = (first + i) / s->tiles_y, y = OUT * ((first + i) % s->tiles_y);
         long row;
-        const REAL* p = read_strip(a + n * s->H * s->W * s->C, s->H, s->W, s->C, y - s->top, -s->left, IN, OUT * s->tiles_x + 2, by, strip, &row);
+        const REAL* p = read_strip(a + n * s->H * s->W * s->C, s->H, s->W, s->C, y - s->top, -s->left, IN, OUT * s->tiles_x + TAPS - 1, by, strip, &row);
         for (long x = 0; x < s->tiles_x; x++)
             for (long c = 0; c < s->channels; c += LANES)
                 tile_to_points(p + OUT * x * s->channels + c, row, s->channels, V + (i * s->tiles_x + x) * s->channels + c, s->plane_v);
@@ -184,15 +184,15 @@ KERNEL NAME(scratch)(long H, long W, long C, long F, long top, long left, long h
     *size = scratch_size(&s);
 }
 
-// Filters W (F, 3, 3, C) to U: POINTS planes (C, padded(F)) for forward, and UT: (F, padded(C)) for backward, PAD values between.
+// Filters W (F, TAPS, TAPS, C) to U: POINTS planes (C, padded(F)) for forward, and UT: (F, padded(C)) for backward, PAD values between.
 KERNEL NAME(filters)(const REAL* W, REAL* U, REAL* UT, long C, long F)
 {
     const long channels = padded(C), filters = padded(F);
     vec t[POINTS];
     for (long f = 0; f < F; f++)
         for (long c = 0; c < channels; c += LANES) {
-            EACH(3) t[IN * y + x] = c < C ? load_some(W + (f * 9 + 3 * y + x) * C + c, C - c, 0) : (vec){0};
-            BOTH(filter_axis, t, 3, IN)
+            EACH(TAPS) t[IN * y + x] = c < C ? load_some(W + ((f * TAPS + y) * TAPS + x) * C + c, C - c, 0) : (vec){0};
+            BOTH(filter_axis, t, TAPS, IN)
             EACH(IN) store(UT + (IN * y + x) * (F * channels + PAD) + f * channels + c, t[IN * y + x] * (SCALE(y) * SCALE(x)));
         }
     for (long k = 0; k < POINTS; k++)
@@ -238,7 +238,7 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
     const Shape s = shape_of(H, W, C, F, top, left, h, w);
     const Norm by = {mean, scale, shift};
     REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
-    const long columns = OUT * s.tiles_x + 2;
+    const long columns = OUT * s.tiles_x + TAPS - 1;
     for (long first = 0; first < images * s.tiles_y; first += s.rows) {
         const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
         if (dU)
@@ -276,7 +276,7 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
     }
 }
 
-// dU to dW (F, 3, 3, C)
+// dU to dW (F, TAPS, TAPS, C)
 KERNEL NAME(filter_gradient)(const REAL* dU, REAL* dW, long C, long F)
 {
     const long channels = padded(C), plane = F * channels + PAD;
@@ -284,7 +284,7 @@ KERNEL NAME(filter_gradient)(const REAL* dU, REAL* dW, long C, long F)
     for (long f = 0; f < F; f++)
         for (long c = 0; c < C; c += LANES) {
             EACH(IN) t[IN * y + x] = load(dU + (IN * y + x) * plane + f * channels + c) * (SCALE(y) * SCALE(x));
-            BOTH(filter_delta_axis, t, IN, 3)
-            EACH(3) store_some(dW + (f * 9 + 3 * y + x) * C + c, t[IN * y + x], C - c);
+            BOTH(filter_delta_axis, t, IN, TAPS)
+            EACH(TAPS) store_some(dW + ((f * TAPS + y) * TAPS + x) * C + c, t[IN * y + x], C - c);
         }
 }

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions of stride 1 by the C kernels of Winograd's F(m x m, 3 x 3)."""
+"""3 x 3 and 4 x 4 convolutions of stride 1 by the C kernels of Winograd's F(m x m, r x r)."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from nnlite.backend.native.operations import NativeOperations, address, kernels,
 from nnlite.backend.native.rectified import Columns, source
 from nnlite.backend.window import Array, Window
 
+TILES = {3: (2, 3, 4), 4: (3,)}  # m, by r
 _LANES = 16  # values between planes
 _TRANSFORM = 8  # the cost of a transformed value, in multiplications of a product: measured on a Zen 4 server
 
@@ -19,7 +20,7 @@ def best_tile(window: Window, filters: int) -> int | None:
     """The m that makes this convolution cheapest, or None for products without tiles; or as `nn.set_conv_algorithm` says."""
     if conv_algorithm.name == "direct" or not is_possible(window):
         return None
-    costs: dict[int | None, float] = {m: cost(window, filters, m) for m in (2, 4)}
+    costs: dict[int | None, float] = {m: cost(window, filters, m) for m in TILES[3]}
     if conv_algorithm.name == "auto":
         costs[None] = 9 * window.in_shape[2] * padded(filters) * window.out_size[0] * window.out_size[1]
     return min(costs, key=lambda m: costs[m])
@@ -27,8 +28,9 @@ def best_tile(window: Window, filters: int) -> int | None:
 
 def cost(window: Window, filters: int, m: int) -> float:
     """Of one image, in multiplications of a product."""
+    points = (m + window.kernel[0] - 1) ** 2
     tiles, channels, outputs = -(-window.out_size[0] // m) * -(-window.out_size[1] // m), window.in_shape[2], padded(filters)
-    return tiles * (m + 2) ** 2 * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
+    return tiles * points * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
 
 
 class NativeWinogradPlan(ConvPlan):
@@ -40,7 +42,8 @@ class NativeWinogradPlan(ConvPlan):
     def __init__(self, backend: NativeOperations, window: Window, filters: int, bias: bool, m: int) -> None:
         super().__init__(backend, window, filters, 1, bias)
         (top, _), (left, _) = window.padding
-        self.m, self.points = m, (m + 2) ** 2
+        r = window.kernel[0]
+        self.name, self.points = f"winograd{m}{r}", (m + r - 1) ** 2
         self.shape = (*window.in_shape, filters, top, left, *window.out_size)
         self.forward_plane, self.backward_plane = (
             self.channels * padded(filters) + _LANES,
@@ -116,4 +119,4 @@ class NativeWinogradPlan(ConvPlan):
         return self.backend.scratch("winograd", (self._scratch,), dtype)
 
     def _call(self, name: str, dtype: Any, *arguments: Any) -> None:
-        kernels(dtype)[f"winograd{self.m}_{name}"](*arguments)
+        kernels(dtype)[f"{self.name}_{name}"](*arguments)

@@ -1,6 +1,6 @@
-// Winograd's F(4 x 4, 3 x 3): evaluation at 0, 1, -1, 2, -2 and infinity.
-#define OUT 4
-#define NAME(function) winograd4_##function
+// Winograd's transforms at the points 0, 1, -1, 2, -2 and infinity, which serve F(4 x 4, 3 x 3) and F(3 x 3, 4 x 4): what evaluates
+// filters of one, but for the factors SCALE, is the adjoint of what makes outputs of the other.
+#pragma once
 #include "vector.h"
 
 // One axis of each transform, in place: x[0], x[step], ...
@@ -13,13 +13,13 @@ INLINE void input_axis(vec* x, int step) // B'd
     x[3 * step] = g + h, x[4 * step] = g - h, x[5 * step] = 4 * (b - d) + (f - d);
 }
 
-INLINE void output_axis(vec* x, int step) // A'm, 6 -> 4
+INLINE void from_points_4(vec* x, int step) // 6 -> 4
 {
     const vec s = x[step] + x[2 * step], d = x[step] - x[2 * step], t = x[3 * step] + x[4 * step], e = x[3 * step] - x[4 * step];
     x[0] = x[0] + s + t, x[step] = d + 2 * e, x[2 * step] = s + 4 * t, x[3 * step] = d + 8 * e + x[5 * step];
 }
 
-INLINE void delta_axis(vec* x, int step) // A y, 4 -> 6
+INLINE void to_points_4(vec* x, int step) // 4 -> 6, its adjoint
 {
     const vec a = x[0], b = x[step], c = x[2 * step], d = x[3 * step];
     const vec e = a + c, o = b + d, f = a + 4 * c, p = 2 * (b + 4 * d);
@@ -34,18 +34,16 @@ INLINE void input_delta_axis(vec* x, int step) // B v
     x[3 * step] = 2 * (s - 2 * f) + (q - f), x[4 * step] = a + p + r;
 }
 
-INLINE void filter_axis(vec* x, int step) // G w, 3 -> 6, without the factors SCALE
+INLINE void to_points_3(vec* x, int step) // 3 -> 6
 {
     const vec a = x[0], b = x[step], c = x[2 * step], e = a + c, f = a + 4 * c;
     x[step] = e + b, x[2 * step] = e - b, x[3 * step] = f + 2 * b, x[4 * step] = f - 2 * b, x[5 * step] = c;
 }
 
-INLINE void filter_delta_axis(vec* x, int step) // G'u, 6 -> 3, without the factors SCALE
+INLINE void from_points_3(vec* x, int step) // 6 -> 3, its adjoint
 {
     const vec p = x[step] + x[2 * step], q = x[step] - x[2 * step], r = x[3 * step] + x[4 * step], s = x[3 * step] - x[4 * step];
     x[0] = x[0] + p + r, x[step] = q + 2 * s, x[2 * step] = p + 4 * r + x[5 * step];
 }
 
 #define SCALE(i) ((REAL)((i) == 0 ? 1 / 4. : (i) < 3 ? -1 / 6. : (i) < 5 ? 1 / 24. : 1.))
-
-#include "winograd.h"

@@ -1,6 +1,7 @@
 // Winograd's F(2 x 2, 3 x 3): evaluation at 0, 1, -1 and infinity.
 #define OUT 2
-#define NAME(function) winograd2_##function
+#define TAPS 3
+#define NAME(function) winograd23_##function
 #include "vector.h"
 
 // One axis of each transform, in place: x[0], x[step], ...
