@@ -63,7 +63,8 @@ def activations_of(model: Sequential, x: Any, layer: int | str) -> NDArray[Any]:
     model(x)  # refuses what does not fit
     found: dict[str, Array] = {}
     engine = Engine(model.children(), model.in_shape, model.vectors, model.seed, rewrite=False)
-    with single_threaded_blas, model.lock.reading(), engine.wrapped(lambda *step: _Seen(*step, found), rewrite=False):
+    watched = engine.wrapped(lambda path, layer: _Seen(path, layer, found), rewrite=False)
+    with single_threaded_blas, model.lock.reading(), watched:
         engine.infer(x)
     if str(layer) not in found:
         raise ValueError(f"there is no layer {shortened(str(layer))}: the layers are {listing(found, most=20)}")
