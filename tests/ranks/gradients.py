@@ -15,8 +15,8 @@ from nnlite.engine.plan import cut_of
 # Several shards in small batches.
 nnlite.engine.cut.BUDGET, nnlite.engine.cut.WORTH_CUTTING = 200_000, 1_000_000
 
-SIZES = (  # 500: more than 32 shards, whose gradients are added in stretches
-    *((500, "native", "float32"), (97, "native", "float32"), (97, "numpy", "float64")),
+SIZES = (  # 800: more than 32 shards, whose gradients are added in stretches
+    *((800, "native", "float32"), (97, "native", "float32"), (97, "numpy", "float64")),
     *((3, "native", "float32"), (1, "numpy", "float64")),
 )
 
