@@ -25,7 +25,7 @@ TESTED_BY = {
     "product.h": "conv", "winograd.h": "conv", "winograd23.c": "conv", "winograd33.c": "conv", "winograd43.c": "conv",
     "winograd34.c": "conv",
     "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm", "norm.h": "norm", "optim.c": "optim",
-    "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm", "sums.c": "sums", "sums.h": "norm sums",
+    "activation.c": "pointwise", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm", "sums.c": "sums", "sums.h": "norm sums",
 }  # fmt: skip
 
 # (what, file, old text, new text, which of its places, from 0)
@@ -46,9 +46,9 @@ MUTANTS = [
     ("order: pieces of a long segment", "direct.c", "f.B = B + p * width", "f.B = B", 0),
     ("sum: an image's chains forgotten", "direct.c", "n == images - 1 && y + lines >= height", "0", 0),
     ("taps not reversed", "direct.c", "t / kw * kw + kw - 1 - t % kw", "t", 0),
-    ("taps of the depthwise mixed", "depthwise.c", "which[t] * C + c", "t * C + c", 0),
+    ("taps of the depthwise mixed", "depthwise.c", "s->which[t] * s->C", "t * s->C", 0),
     ("sum: chains forgotten", "depthwise.c", "n == images - 1 && last == outputs", "0", 0),
-    ("tail: taps beyond eight", "depthwise.c", "t0 += TAPS", "t0 += taps", 0),
+    ("tail: taps beyond nine", "depthwise.c", "t0 += TAPS", "t0 += taps", 0),
     ("pixels outside are not zero", "fold.c", "memset(folded, 0, C * sizeof(REAL));", ";", 0),
     ("copies are not added", "fold.c", "load_up_to(pixel + c, C - c) + values", "values", 0),
     ("groups of columns mixed", "fold.c", "* columns.groups + j", "* columns.groups", 0),
@@ -90,6 +90,12 @@ MUTANTS = [
     ("second moment from the first", "optim.c", "G * G", "G", 0),
     ("decay left out", "optim.c", "splat(decay) * load_up_to(p + i, left)", "load_up_to(p + i, left)", 0),
     ("nesterov without the gradient", "optim.c", "fused(splat(momentum), step, G) : step", "splat(momentum) * step : step", 0),
+    ("leaky: infinity times no slope", "activation.c", "slope == 0 ? (vec){0} : x * slope", "x * slope", 0),
+    ("ELU: the slope below zero", "activation.c", "x + alpha), delta", "x * alpha), delta", 0),
+    ("SiLU: infinity is not bounded", "activation.c", "within(x, STEEP) * (1 - s)", "x * (1 - s)", 0),
+    ("GELU without the density", "activation.c", "Phi(x) + x * vexp", "Phi(x) - x * vexp", 0),
+    ("tail: the last row of slopes", "activation.c", "at_most(C, n - row)", "at_most(C, n - row - 1)", 0),
+    ("stride: the slope of the first columns", "activation.c", "x * load_up_to(slopes + j, left)", "x * load_up_to(slopes, left)", 0),
     ("a dropped NaN stays", "pointwise.c", "choose(m > 0, load_up_to(a + i, left) * m, (vec){0})", "load_up_to(a + i, left) * m", 0),
     ("nine rounds of Philox", "pointwise.c", "round < 10", "round < 9", 0),
     ("the label's probability stays", "loss.c", "delta[t[row]] -= 1;", ";", 0),

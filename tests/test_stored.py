@@ -110,7 +110,7 @@ def test_a_private_map_keeps_its_changes(mapped):
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "uint8", (4096, 1 << 16))  # 256 MiB, sparse
+    array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "uint8", (2048, 1 << 16))  # 128 MiB, sparse
 
     def resident():
         with open("/proc/self/statm") as file:
@@ -118,14 +118,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("memory is read from /proc")
-    data, before, most = Dataset(array, np.zeros(4096)), resident(), 0
+    data, before, most = Dataset(array, np.zeros(2048)), resident(), 0
     for x, _ in data.batches(64, shuffle=False):
         most = max(most, resident())
         assert not x.any()
     data.digest()
-    assert max(most, resident()) - before < 64 << 20
+    assert max(most, resident()) - before < 56 << 20
     kept, held_out = data.split(0.5)
-    assert kept.in_files and held_out.in_files and resident() - before < 64 << 20
+    assert kept.in_files and held_out.in_files and resident() - before < 56 << 20
 
 
 def test_targets_of_many_numbers_stay_in_their_file(mapped, shards):
@@ -197,6 +197,15 @@ def test_shards_train_predict_and_validate(shards):
     assert trainer.evaluate(data, 9) == trainer.evaluate((X, T, W), 9)
     assert np.array_equal(trainer.predict(data, 9), trainer.predict(X, 9))
     assert trained(data, validation=0.2).history["val_loss"]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_one_of_several_processes_reads_its_own_part(shuffle, mapped, shards):
+    for data in (Dataset(open_map(mapped), T), npz_shards(shards, window=2)):
+        whole = data.batches(7, shuffle=shuffle)
+        own = data.batches(7, shuffle=shuffle, part=lambda n: slice(n // 3, n // 2))
+        for (x, t), (mine, every) in zip(whole, own, strict=True):
+            assert np.array_equal(mine, x[len(x) // 3 : len(x) // 2]) and np.array_equal(every, t)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -402,6 +411,29 @@ def test_no_thread_stays_after_an_error(act, error, kept, steps, mapped, tmp_pat
     if kept:
         resumed = trained((open_map(mapped), T), [KillAt(0)], steps_per_epoch=steps, resume=True, **options)
         same(resumed, trained((X, T), [KillAt(0)], steps_per_epoch=steps))
+
+
+def test_a_damaged_image_ends_training_with_its_name(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for i in range(21):
+        image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / f"{i:02}.png")
+    data = Dataset(nn.data.ImageFiles(sorted(tmp_path.glob("*.png"))), T[:21])
+    cut(tmp_path / "16.png")
+    trainer = nn.Trainer(nn.Sequential(nn.Flatten(), nn.Dense(3), input_shape=(4, 5, 3)), nn.CrossEntropy(), nn.Adam())
+    with pytest.raises(nn.DataError, match=r"the image .*16\.png cannot be read"):
+        trainer.fit(data, batch_size=7, shuffle=False, progress=False)
+    assert trainer.steps == 2 and not readers()
+
+
+def test_waiting_for_a_slow_file_can_be_interrupted(mapped, monkeypatch):
+    is_read = threading.Event()
+    monkeypatch.setattr(MappedArray, "__getitem__", lambda *args: is_read.wait() and X[:1])
+    timers = [threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)), threading.Timer(0.3, is_read.set)]
+    for timer in timers:
+        timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer().evaluate((open_map(mapped), T), 1)
+    assert not readers()
 
 
 def test_no_thread_stays_after_an_evaluation_of_a_few_batches(mapped):

@@ -47,8 +47,8 @@ class Operations(Functions):
     fuses_relu: whether it gains from ReLU as the `relu` argument of `add_bias`, `affine` and convolutions.
     rectifies_norms: whether batch norm includes the ReLU behind it in both directions, by `normalization(...).rectified`.
     sweep_values: how many values of the flat vectors an optimiser updates at a time.
-    gelu_tanh, gelu_tanh_delta, normalization, sample_norm, sample_norm_delta, adam, rmsprop, sgd: the formulas of these names
-    in `layers/activation.py`, `layers/norm.py` and `optim/` as kernels, if the backend has them.
+    normalization, sample_norm, sample_norm_delta, adam, rmsprop, sgd: the formulas of these names in `layers/norm.py` and
+    `optim/` as kernels, if the backend has them.
     """
 
     device: str
@@ -59,8 +59,6 @@ class Operations(Functions):
     waits_for_reads = False
     joins_pool = True
     fuses_relu = rectifies_norms = False
-    gelu_tanh: Callable[..., Array] | None = None
-    gelu_tanh_delta: Callable[..., Array] | None = None
     normalization: Callable[..., Any] | None = None
     sample_norm: Callable[..., Any] | None = None
     sample_norm_delta: Callable[..., Array] | None = None
@@ -267,6 +265,13 @@ class Operations(Functions):
         y = self.by_column("multiply", a if center is None else self.xp.subtract(a, center, out=out), scale, out)
         self.by_column("add", y, shift, y)
         return self.relu(y, y) if relu else y
+
+    def sweep(self, formula: Callable[..., Array], *arguments: Any, out: Array | None) -> Array:
+        """`formula(self, *arguments, out)`, value by value; a backend may have a kernel of the formula's name.
+
+        arguments: arrays of one shape, whose values may be overwritten by `out`; then numbers and rows (C,).
+        """
+        return formula(self, *arguments, out)
 
     def relu(self, a: Array, out: Any) -> Array:
         """max(a, 0)."""

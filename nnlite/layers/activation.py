@@ -1,7 +1,9 @@
-"""Activation functions: y = f(a), value by value (Softmax: over the last axis). The input is called a, the output y."""
+"""Activation functions: y = f(a), value by value (Softmax: over the last axis). The input is called a, the output y.
+
+The formulas are functions; `backend.sweep` computes them as they stand here, or by a kernel of the same name.
+"""
 
 import math
-from functools import partial
 from typing import Any, Literal
 
 from nnlite.arguments import choice, flag, number
@@ -40,14 +42,21 @@ class LeakyReLU(Elementwise):
         self.slope = number("slope", slope, least=0, below=1)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        ctx.y = self.xp.maximum(a, self._sloped(a), out=ctx.out)
+        ctx.y = self.backend.sweep(leaky_relu, a, float(self.slope), out=ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.where(ctx.y > 0, delta, self._sloped(delta))
+        return self.backend.sweep(leaky_relu_delta, delta, ctx.y, float(self.slope), out=ctx.out)
 
-    def _sloped(self, values: Array) -> Array | float:
-        return float(self.slope) * values if self.slope else 0.0  # 0 times infinity is NaN
+
+def leaky_relu(backend: Backend, a: Array, slope: float, out: Any) -> Array:
+    """y of `LeakyReLU`."""
+    return backend.xp.maximum(a, slope * a if slope else 0.0, out=out)  # 0 times infinity is NaN
+
+
+def leaky_relu_delta(backend: Backend, delta: Array, y: Array, slope: float, out: Any) -> Array:
+    """dJ/da of `LeakyReLU`."""
+    return backend.xp.where(y > 0, delta, slope * delta if slope else 0.0)
 
 
 class PReLU(Elementwise):
@@ -71,15 +80,25 @@ class PReLU(Elementwise):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        below = self.slopes * self.xp.minimum(a, 0)
-        return self.xp.add(below, self.xp.maximum(a, 0), out=ctx.out)
+        return self.backend.sweep(prelu, a, self.slopes, out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         if ctx.trained:
             below = self.backend.rows(self.xp.minimum(ctx.a, 0))
             sums = self.backend.column_products(self.backend.rows(delta), below)
             ctx.dslopes[...] = sums.sum() if self.shared else sums
-        return self.xp.multiply(delta, self.xp.where(ctx.a > 0, 1, self.slopes), out=ctx.out)
+        return self.backend.sweep(prelu_delta, delta, ctx.a, self.slopes, out=ctx.out)
+
+
+def prelu(backend: Backend, a: Array, slopes: Array, out: Any) -> Array:
+    """y of `PReLU`."""
+    below = slopes * backend.xp.minimum(a, 0)
+    return backend.xp.add(below, backend.xp.maximum(a, 0), out=out)
+
+
+def prelu_delta(backend: Backend, delta: Array, a: Array, slopes: Array, out: Any) -> Array:
+    """dJ/da of `PReLU`."""
+    return backend.xp.multiply(delta, backend.xp.where(a > 0, 1, slopes), out=out)
 
 
 class Sigmoid(Elementwise):
@@ -93,7 +112,12 @@ class Sigmoid(Elementwise):
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, ctx.y * (1 - ctx.y), out=ctx.out)
+        return self.backend.sweep(sigmoid_delta, delta, ctx.y, out=ctx.out)
+
+
+def sigmoid_delta(backend: Backend, delta: Array, y: Array, out: Any) -> Array:
+    """dJ/da of `Sigmoid`."""
+    return backend.xp.multiply(delta, y * (1 - y), out=out)
 
 
 class Tanh(Elementwise):
@@ -106,7 +130,12 @@ class Tanh(Elementwise):
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, 1 - ctx.y * ctx.y, out=ctx.out)
+        return self.backend.sweep(tanh_delta, delta, ctx.y, out=ctx.out)
+
+
+def tanh_delta(backend: Backend, delta: Array, y: Array, out: Any) -> Array:
+    """dJ/da of `Tanh`."""
+    return backend.xp.multiply(delta, 1 - y * y, out=out)
 
 
 class GELU(Elementwise):
@@ -124,23 +153,33 @@ class GELU(Elementwise):
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
         if self.approximate == "tanh":
-            return (self.backend.gelu_tanh or partial(gelu_tanh, self.backend))(a, _LINEAR, _CUBIC, ctx.out)
-        a = self.xp.clip(a, -_FAR, math.inf)
-        return self.xp.multiply(a, self._Phi(self.xp.clip(a, -_FAR, _FAR)), out=ctx.out)
+            return self.backend.sweep(gelu_tanh, a, _LINEAR, _CUBIC, out=ctx.out)
+        return self.backend.sweep(gelu, a, out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         if self.approximate == "tanh":
-            sweep = self.backend.gelu_tanh_delta or partial(gelu_tanh_delta, self.backend)
-            return sweep(delta, ctx.a, _LINEAR, _CUBIC, ctx.out)
-        a = self.xp.clip(ctx.a, -_FAR, _FAR)
-        slope = self._Phi(a) + a * self.backend.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
-        return self.xp.multiply(delta, slope, out=ctx.out)
+            return self.backend.sweep(gelu_tanh_delta, delta, ctx.a, _LINEAR, _CUBIC, out=ctx.out)
+        return self.backend.sweep(gelu_delta, delta, ctx.a, out=ctx.out)
 
-    def _Phi(self, a: Array) -> Array:
-        Phi = self.backend.erf(a * (1 / math.sqrt(2)))
-        Phi += 1
-        Phi *= 0.5
-        return Phi
+
+def gelu(backend: Backend, a: Array, out: Any) -> Array:
+    """y of `GELU`."""
+    a = backend.xp.clip(a, -_FAR, math.inf)
+    return backend.xp.multiply(a, _Phi(backend, backend.xp.clip(a, -_FAR, _FAR)), out=out)
+
+
+def gelu_delta(backend: Backend, delta: Array, a: Array, out: Any) -> Array:
+    """dJ/da of `GELU`."""
+    a = backend.xp.clip(a, -_FAR, _FAR)
+    slope = _Phi(backend, a) + a * backend.exp(-0.5 * a * a) * (1 / math.sqrt(2 * math.pi))
+    return backend.xp.multiply(delta, slope, out=out)
+
+
+def _Phi(backend: Backend, a: Array) -> Array:
+    Phi = backend.erf(a * (1 / math.sqrt(2)))
+    Phi += 1
+    Phi *= 0.5
+    return Phi
 
 
 def gelu_tanh(backend: Backend, a: Array, linear: float, cubic: float, out: Any) -> Array:
@@ -186,11 +225,21 @@ class SiLU(Elementwise):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         ctx.a = a
-        return self.xp.multiply(self.xp.clip(a, -_STEEP, math.inf), self.backend.sigmoid(a), out=ctx.out)
+        return self.backend.sweep(silu, a, out=ctx.out)
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        s, a = self.backend.sigmoid(ctx.a), self.xp.clip(ctx.a, -_STEEP, _STEEP)
-        return self.xp.multiply(delta, s * (1 + a * (1 - s)), out=ctx.out)
+        return self.backend.sweep(silu_delta, delta, ctx.a, out=ctx.out)
+
+
+def silu(backend: Backend, a: Array, out: Any) -> Array:
+    """y of `SiLU`."""
+    return backend.xp.multiply(backend.xp.clip(a, -_STEEP, math.inf), backend.sigmoid(a), out=out)
+
+
+def silu_delta(backend: Backend, delta: Array, a: Array, out: Any) -> Array:
+    """dJ/da of `SiLU`."""
+    s, a = backend.sigmoid(a), backend.xp.clip(a, -_STEEP, _STEEP)
+    return backend.xp.multiply(delta, s * (1 + a * (1 - s)), out=out)
 
 
 class ELU(Elementwise):
@@ -205,13 +254,22 @@ class ELU(Elementwise):
         self.alpha = number("alpha", alpha, above=0)
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        below = float(self.alpha) * self.backend.expm1(self.xp.minimum(a, 0))
-        ctx.y = self.xp.add(below, self.xp.maximum(a, 0), out=ctx.out)
+        ctx.y = self.backend.sweep(elu, a, float(self.alpha), out=ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        slope = self.xp.where(ctx.y > 0, 1, ctx.y + float(self.alpha))
-        return self.xp.multiply(delta, slope, out=ctx.out)
+        return self.backend.sweep(elu_delta, delta, ctx.y, float(self.alpha), out=ctx.out)
+
+
+def elu(backend: Backend, a: Array, alpha: float, out: Any) -> Array:
+    """y of `ELU`."""
+    below = alpha * backend.expm1(backend.xp.minimum(a, 0))
+    return backend.xp.add(below, backend.xp.maximum(a, 0), out=out)
+
+
+def elu_delta(backend: Backend, delta: Array, y: Array, alpha: float, out: Any) -> Array:
+    """dJ/da of `ELU`."""
+    return backend.xp.multiply(delta, backend.xp.where(y > 0, 1, y + alpha), out=out)
 
 
 class Softplus(Elementwise):
@@ -220,12 +278,22 @@ class Softplus(Elementwise):
     keeps = "output"
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        rest = self.backend.log1p(self.backend.exp(-abs(a)))  # of -|a|, so that nothing overflows
-        ctx.y = self.xp.add(rest, self.xp.maximum(a, 0), out=ctx.out)
+        ctx.y = self.backend.sweep(softplus, a, out=ctx.out)
         return ctx.y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
-        return self.xp.multiply(delta, -self.backend.expm1(-ctx.y), out=ctx.out)
+        return self.backend.sweep(softplus_delta, delta, ctx.y, out=ctx.out)
+
+
+def softplus(backend: Backend, a: Array, out: Any) -> Array:
+    """y of `Softplus`."""
+    rest = backend.log1p(backend.exp(-abs(a)))  # of -|a|, so that nothing overflows
+    return backend.xp.add(rest, backend.xp.maximum(a, 0), out=out)
+
+
+def softplus_delta(backend: Backend, delta: Array, y: Array, out: Any) -> Array:
+    """dJ/da of `Softplus`."""
+    return backend.xp.multiply(delta, -backend.expm1(-y), out=out)
 
 
 class Softmax(Layer):

@@ -95,7 +95,7 @@ class Trainer:
 
         data: (x, t), (x, t, w) with sample weights, a `nn.data.Dataset`, or any iterable of batches (x, t) or (x, t, w) that
         can be iterated once an epoch; batches by number, `data[0]` to `data[len(data) - 1]`, work too. x, t and w: arrays,
-        lists, data frames.
+        lists, data frames. Memory-mapped arrays and other samples in files stay there; a thread reads batches ahead.
         validation: the same kinds, or a share of the samples, such as 0.1: that many are drawn at random, by the seed,
         and not trained on. It gives the columns val_loss, val_<metric>.
         batch_size, shuffle, seed: for arrays and data sets; the order follows from (seed, epoch). The short last batch is kept.

@@ -67,6 +67,15 @@ def test_convolutions_agree_with_numpys(native, case, dtype):
     assert_close(run(native.conv_plan(window, filters, groups, True), *values), expected, dtype, 4)
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 4), (5, 5), (1, 7)])
+@pytest.mark.parametrize("channels", [5, 48])
+def test_depthwise_windows_of_any_number_of_taps(native, kernel, channels):
+    window = Window.of((11, 12, channels), kernel, (2, 1), 2, 1)
+    values = arrays(window, channels, channels, 3, "float32")
+    expected = run(get_numpy_backend().conv_plan(window, channels, channels, True), *values)
+    assert_close(run(native.conv_plan(window, channels, channels, True), *values), expected, "float32", 4)
+
+
 @settings(max_examples=40)
 @given(case=convolutions(st.just((3, 3)), st.just(1), st.just(1), 1), dtype=DTYPES, m=st.sampled_from([2, 3, 4]))
 def test_tiles_agree_with_pixels_in_place(native, case, dtype, m):

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.backend.cpu.numpy import get_numpy_backend
+from nnlite.backend.native.operations import kernels
+from nnlite.layers import activation
+from nnlite.layers.activation import prelu, prelu_delta
 
 DTYPES = st.sampled_from(["float32", "float64"])
 SIZES = st.sampled_from([(), (3, 5)])
@@ -16,6 +19,14 @@ NOTHING = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-42, -1e-42]
 ACTIVATIONS = [
     nn.ReLU(), nn.LeakyReLU(), nn.PReLU(), nn.ELU(), nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.Softplus(), nn.Softmax(),
     nn.GELU(), nn.GELU("tanh"), nn.Dropout(0.3), nn.SpatialDropout2D(0.3),
+]  # fmt: skip
+SWEEPS = [
+    (activation.leaky_relu, (0.3,), False), (activation.leaky_relu_delta, (0.3,), True), (activation.leaky_relu, (0.0,), False),
+    (activation.elu, (0.7,), False), (activation.elu_delta, (0.7,), True), (activation.sigmoid_delta, (), True),
+    (activation.tanh_delta, (), True), (activation.softplus, (), False), (activation.softplus_delta, (), True),
+    (activation.silu, (), False), (activation.silu_delta, (), True), (activation.gelu, (), False),
+    (activation.gelu_delta, (), True),
+    (activation.gelu_tanh, (0.8, 0.04), False), (activation.gelu_tanh_delta, (0.8, 0.04), True),
 ]  # fmt: skip
 
 
@@ -50,6 +61,43 @@ def test_functions_of_two_arrays(native, displaced, shape, dtype, place, name):
     result = getattr(native, name)(out if place == "in" else displaced(a), displaced(b), out)
     assert out is None or result is out
     agree(result, expected, dtype)
+
+
+@pytest.mark.parametrize(("formula", "numbers", "is_delta"), SWEEPS)
+@given(shape=SHAPES, dtype=DTYPES, place=PLACES, scale=st.sampled_from([1, 30]))
+def test_sweeps_are_the_formulas(native, displaced, formula, numbers, is_delta, shape, dtype, place, scale):
+    arrays = [np.asarray(scale, dtype) * drawn(shape, dtype, seed) for seed in range(1 + is_delta)]
+    swept(native, displaced, formula, arrays, numbers, dtype, place)
+
+
+@pytest.mark.parametrize(("formula", "is_delta"), [(prelu, False), (prelu_delta, True)])
+@given(shape=SHAPES, dtype=DTYPES, place=PLACES, shared=st.booleans())
+def test_sweeps_with_a_slope_for_each_column(native, displaced, formula, is_delta, shape, dtype, place, shared):
+    slopes = drawn(1 if shared else shape[-1], dtype, 2)
+    swept(native, displaced, formula, [drawn(shape, dtype, seed) for seed in range(1 + is_delta)], (slopes,), dtype, place)
+
+
+def swept(native, displaced, formula, arrays, numbers, dtype, place):
+    """Compare with the formula, by functions of NumPy's with more digits than its erf has."""
+    assert formula.__name__ in kernels(np.dtype(dtype))
+    with_erf = formula in (activation.gelu, activation.gelu_delta)  # NumPy's has an error of 1.5e-7, absolute
+    with np.errstate(over="ignore"):
+        expected = formula(native if with_erf else get_numpy_backend(), *arrays, *numbers, None)
+    shape = expected.shape
+    out = {"new": None, "in": arrays[0].copy(), "strided": np.empty(shape[::-1], dtype).T}[place]
+    first = out if place == "in" else displaced(arrays[0])
+    result = native.sweep(formula, first, *map(displaced, arrays[1:]), *numbers, out=out)
+    assert (out is None or result is out) and result.dtype == expected.dtype
+    largest = max(abs(a).max(initial=1) for a in arrays)  # of its size 1 + tanh u leaves few digits
+    np.testing.assert_allclose(result, expected, rtol=tolerance(dtype), atol=largest * tolerance(dtype))
+
+
+def test_a_sweep_of_other_arrays_is_the_formula(native):
+    """Of two dtypes, of integers, and of a formula that is nobody's kernel."""
+    a, y = np.ones((3, 5)), np.full((3, 5), 0.25, "float32")
+    assert (native.sweep(activation.sigmoid_delta, a, y, out=None) == 0.1875).all()
+    assert (native.sweep(prelu, a.astype("int64"), np.ones(5), out=None) == 1).all()
+    assert (native.sweep(lambda backend, a, out: backend.xp.add(a, 1, out=out), a, out=None) == 2).all()
 
 
 @given(shape=SHAPES, dtype=DTYPES, key=st.integers(0, (1 << 128) - 1), start=st.integers(0, 1 << 40), rate=st.floats(0, 0.99))
@@ -123,7 +171,7 @@ def test_gradients_of_losses(native, loss):
 def test_infinite_inputs_of_activations(native):
     """As NumPy's: 0 or infinite, nowhere NaN except for NaN."""
     a = np.array([*NOTHING, 1e30, -1e30, 300, -300], "float32")
-    for layer in ACTIVATIONS[:8] + ACTIVATIONS[9:11]:
+    for layer in [*ACTIVATIONS[:8], *ACTIVATIONS[9:11], nn.LeakyReLU(0.0)]:
         nn.set_kernels("native")
         try:
             model = nn.Sequential(type(layer)(**layer.config()), input_shape=a.shape)
@@ -138,11 +186,13 @@ def test_the_same_bits_at_every_width(same_bits, native):
         for dtype in ("float32", "float64"):
             for rows, columns in [(1, 1), (3, 7), (2, 16), (5, 37), (2, 200)]:
                 a, b = drawn((rows, columns), dtype), abs(drawn((rows, columns), dtype, 1))
-                yield from (native.gelu_tanh(a, 0.8, 0.04, None), native.gelu_tanh_delta(b, a, 0.8, 0.04, None))
+                for formula, numbers, is_delta in SWEEPS:
+                    yield native.sweep(formula, *(a, b)[: 1 + is_delta], *numbers, out=None)
+                yield from (native.sweep(prelu, a, b[0], out=None), native.sweep(prelu_delta, b, a, b[0], out=None))
                 yield from (native.softmax(a), native.softmax_delta(a, b), native.drop(a, b, None), native.relu(a, None))
                 yield from (*native.cross_entropy(a, b, False), *native.cross_entropy_of_labels(a, np.zeros(rows, int)))
                 yield native.dropout_mask(5, (1, 2), 3, (rows, columns), 0.4, dtype)
                 native.add_bias(a, b[0], True)
                 yield from (a, native.relu_delta(b, a, None))
 
-    assert same_bits(work, "pointwise", "loss")
+    assert same_bits(work, "activation", "pointwise", "loss")

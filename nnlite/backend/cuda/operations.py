@@ -177,17 +177,15 @@ class CudaOperations(Operations):
         """In one sweep."""
         self.kernels.rows("add_bias", z, z, b, z.size // z.shape[-1], z.shape[-1], relu)
 
-    def gelu_tanh(self, a: Array, linear: float, cubic: float, out: Any) -> Array:
-        """As in `layers/activation.py`, in one sweep."""
-        y = self._like(a, out)
-        self.kernels.values("gelu_tanh", a.dtype, a.size, a, y, linear, cubic, a.size)
+    def sweep(self, formula: Callable[..., Array], *arguments: Any, out: Array | None) -> Array:
+        """By a kernel for GELU's approximation."""
+        name = formula.__name__
+        if name not in ("gelu_tanh", "gelu_tanh_delta"):
+            return super().sweep(formula, *arguments, out=out)
+        *arrays, linear, cubic = arguments
+        y = self._like(arrays[0], out)
+        self.kernels.values(name, y.dtype, y.size, *arrays, y, linear, cubic, y.size)
         return y
-
-    def gelu_tanh_delta(self, delta: Array, a: Array, linear: float, cubic: float, out: Any) -> Array:
-        """As in `layers/activation.py`, in one sweep."""
-        da = self._like(a, out)
-        self.kernels.values("gelu_tanh_delta", a.dtype, a.size, delta, a, da, linear, cubic, a.size)
-        return da
 
     def erf(self, x: Array) -> Array:
         """The error function."""

@@ -14,6 +14,7 @@ from nnlite.backend.window import Array, Pair, Window
 
 SUMMED = 128  # outputs whose gradients are summed in one chain
 _MOST_LINES = 64  # rows of outputs in such a chain
+_NEAR = 1 << 18  # values of bordered images at a time: an L2 of 1 MiB
 _BLOCK = 48  # rows of outputs that `convolve` finishes at a time
 
 
@@ -142,7 +143,8 @@ class NativePlan(ConvPlan):
         W, _, b = filters
         a, by = source(self.backend, a, W.dtype, self.window.in_shape)
         z = self.backend.room(out, (len(a), *self.out_shape), a.dtype)
-        self._convolve(self._bordered(a, self.tables.border, by), self.tables.forward, W, b, relu, z)
+        for part in self._few(len(a), self.tables.border, a.shape[3]):
+            self._convolve(self._bordered(a[part], self.tables.border, by), self.tables.forward, W, b, relu, z[part])
         return z
 
     def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
@@ -163,9 +165,10 @@ class NativePlan(ConvPlan):
     def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
         delta = self.backend.given(delta, filters[1].dtype, self.out_shape)
         da = self.backend.room(out, (len(delta), *self.window.in_shape), delta.dtype)
-        delta = self._bordered(delta, self.tables.delta_border)
-        for part in self.tables.backward:
-            self._convolve(delta, part, filters[1], None, False, da)
+        for few in self._few(len(da), self.tables.delta_border, delta.shape[3]):
+            bordered = self._bordered(delta[few], self.tables.delta_border)
+            for part in self.tables.backward:
+                self._convolve(bordered, part, filters[1], None, False, da[few])
         return da
 
     @cached_property
@@ -188,6 +191,11 @@ class NativePlan(ConvPlan):
         image = self.backend.scratch("bordered", (n, *border.size, c), a.dtype)
         kernels(a.dtype)["add_border"](address(a), *by, address(image), n, h, w, c, border.top, border.left, *border.size)
         return image
+
+    def _few(self, images: int, border: Border, channels: int) -> list[slice]:
+        """As many images at a time as stay in the cache between their border and the convolution."""
+        few = max(1, _NEAR // self._bordered_size(border, channels))
+        return [slice(first, first + few) for first in range(0, images, few)]
 
     def _bordered_size(self, border: Border, channels: int) -> int:
         return border.size[0] * border.size[1] * channels

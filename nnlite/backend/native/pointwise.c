@@ -30,28 +30,6 @@ KERNEL add_bias(REAL* z, const REAL* b, long m, long C, long rectify)
         }
 }
 
-// y = a (1 + tanh u) / 2 with u = linear (a + cubic a^3)
-KERNEL gelu_tanh(const REAL* a, REAL* y, REAL linear, REAL cubic, long n)
-{
-    EACH_VECTOR(n)
-    {
-        const vec x = load_up_to(a + i, left), t = vtanh(x * linear * fused(x * cubic, x, splat(1))) + 1;
-        store_up_to(y + i, choose(t == 0, (vec){0}, x * t * (REAL)0.5), left); // a may be -infinity
-    }
-}
-
-// da = delta (1 + t + (1 - t) (1 + t) a du/da) / 2, t = tanh u; where t is 1 or -1, du/da may be infinite
-KERNEL gelu_tanh_delta(const REAL* delta, const REAL* a, REAL* da, REAL linear, REAL cubic, long n)
-{
-    EACH_VECTOR(n)
-    {
-        const vec x = load_up_to(a + i, left), t = vtanh(x * linear * fused(x * cubic, x, splat(1)));
-        const vec bend = (1 - t) * (1 + t), steep = x * linear * fused(x * (3 * cubic), x, splat(1));
-        const vec slope = 1 + t + choose(bend == 0, (vec){0}, bend * steep);
-        store_up_to(da + i, load_up_to(delta + i, left) * slope * (REAL)0.5, left);
-    }
-}
-
 // y = a mask, and 0 where mask is 0, whatever a is
 KERNEL drop_values(const REAL* a, const REAL* mask, REAL* y, long n)
 {

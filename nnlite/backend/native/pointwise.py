@@ -1,6 +1,7 @@
-"""Functions of each value, softmax, dropout and cross-entropy by the kernels of `pointwise.c` and `loss.c`."""
+"""Functions of each value, softmax, dropout and cross-entropy by the kernels of `pointwise.c`, `activation.c` and `loss.c`."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
 
 _WORD = (1 << 64) - 1
+_BESIDE = 16  # rows, of fewer values
 
 
 class Pointwise(NativeOperations):
@@ -42,11 +44,15 @@ class Pointwise(NativeOperations):
     def relu_delta(self, delta: Array, y: Array, out: Any) -> Array:
         return self._sweep("relu_delta", (delta, y), out) if _are_alike(delta, y) else super().relu_delta(delta, y, out)
 
-    def gelu_tanh(self, a: Array, linear: float, cubic: float, out: Any) -> Array:
-        return self._sweep("gelu_tanh", (a,), out, linear, cubic)
-
-    def gelu_tanh_delta(self, delta: Array, a: Array, linear: float, cubic: float, out: Any) -> Array:
-        return self._sweep("gelu_tanh_delta", (delta, a), out, linear, cubic)
+    def sweep(self, formula: Callable[..., Array], *arguments: Any, out: Array | None) -> Array:
+        arrays = [x for x in arguments if isinstance(x, np.ndarray)]
+        if not are_real(*arrays) or formula.__name__ not in kernels(arrays[0].dtype):
+            return super().sweep(formula, *arguments, out=out)
+        wide, numbers = [a for a in arrays if a.shape == arrays[0].shape], list[Any]()
+        rows = [long_row(row, wide[0].shape[-1]) for row in arrays[len(wide) :]]
+        for row in rows:
+            numbers += address(row), row.size
+        return self._sweep(formula.__name__, tuple(wide), out, *numbers, *arguments[len(arrays) :])
 
     def add_bias(self, z: Array, b: Array, relu: bool = False) -> None:
         if not are_real(z, b) or not z.flags.carray or b.shape != z.shape[-1:]:
@@ -102,6 +108,11 @@ class Pointwise(NativeOperations):
         y = self.room(out, given[0].shape, given[0].dtype)
         kernels(y.dtype)[name](*map(address, given), address(y), *self.rows(y).shape)
         return self.written(y, out)
+
+
+def long_row(row: Array, channels: int) -> Array:
+    """One value for each channel, or the same for all; for few channels repeated, so that no vector is cut."""
+    return np.tile(np.broadcast_to(row, channels), _BESIDE if channels < _BESIDE else 1)
 
 
 def _are_alike(*arrays: Array) -> bool:

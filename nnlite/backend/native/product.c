@@ -1,6 +1,7 @@
 // Products of matrices of any strides.
 #include "product.h"
 
+#define FEW 4 // rows: a tile of the transposed product would be mostly zeros
 #define SUMMED 128 // terms of a chain: more are summed in blocks, so that few digits are lost, and B's part stays in L2
 
 // C (m, n) = A B by blocks of terms; n is a multiple of PAD
@@ -17,7 +18,7 @@ static void in_blocks(const REAL* A, long row_a, long step_a, const REAL* B, lon
 KERNEL multiply(const REAL* A, long row_a, long column_a, const REAL* B, long row_b, long column_b, REAL* C, long row_c, const REAL* bias,
                 long rectify, long m, long n, long k, REAL* scratch)
 {
-    if (column_b != 1 && m <= n) { // C' = B' A': the smaller factor is transposed
+    if (column_b != 1 && m <= n && m > FEW) { // C' = B' A': the smaller factor is transposed
         const long width = padded(m);
         REAL *right = scratch, *result = scratch + k * width;
         transpose(A, row_a, column_a, m, k, right, width);

@@ -113,12 +113,28 @@ INLINE void pad_columns(const REAL* x, long row, REAL* to, long rows, long n)
     }
 }
 
+// Rows of 16 values of the transpose of x, from `m` rows of `n` values, zeros behind; of each row of it `some` values are stored.
+// Each row of x is read once: where a power of two is between them, few of them fit L1.
+INLINE void transpose_block(const REAL* x, long row, long column, long m, long n, REAL* to, long width, long some)
+{
+    REAL block[16][16] = {0};
+    for (long i = 0; i < m; i++)
+        for (long j = 0; j < n; j++)
+            block[j][i] = x[i * row + j * column];
+    for (long j = 0; j < n; j++)
+        for (long i = 0; i < some; i++)
+            to[j * width + i] = block[j][i];
+}
+
 // The transpose of x (m, n), whose values are (row, column) apart, to n rows of `width` values, zeros behind
 INLINE void transpose(const REAL* x, long row, long column, long m, long n, REAL* to, long width)
 {
-    for (long j0 = 0; j0 < n; j0 += 16) // in blocks that stay in L1
-        for (long i0 = 0; i0 < width; i0 += 16)
-            for (long j = j0; j < at_most(n, j0 + 16); j++)
-                for (long i = i0; i < at_most(width, i0 + 16); i++)
-                    to[j * width + i] = i < m ? x[i * row + j * column] : 0;
+    for (long i = 0; i < width; i += 16)
+        for (long j = 0; j < n; j += 16) {
+            const REAL* from = x + i * row + j * column;
+            if (i + 16 <= m && j + 16 <= n)
+                transpose_block(from, row, column, 16, 16, to + j * width + i, width, 16);
+            else
+                transpose_block(from, row, column, at_most(16, m - i), at_most(16, n - j), to + j * width + i, width, at_most(16, width - i));
+        }
 }
