@@ -87,6 +87,16 @@ def test_cifar10_without_data_says_so_loudly(tmp_path, monkeypatch, capsys):
         cifar10.main(["--data", "cifar10", "--epochs", "1", "--out", str(tmp_path / "out")])
 
 
+def test_maps_of_predictions(tmp_path, capsys):
+    import explain
+
+    arguments = ["--data", "shapes", "--limit", "200", "--epochs", "1", "--images", "2", "--out", str(tmp_path)]
+    maps = explain.main(arguments)
+    assert [found.shape for found in maps.values()] == [(2, 32, 32), (2, 32, 32), (2, 4, 4), (2, 32, 32)]
+    assert all(found.any() for found in maps.values())
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG") and "maps.png" in capsys.readouterr().out
+
+
 def run(*arguments, **options):
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)

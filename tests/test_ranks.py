@@ -63,6 +63,7 @@ def test_all_processes_have_the_same_bits_and_repeat_them(results):
 
 
 def test_the_work_is_shared(results):
+    assert results[0]["convolutions 800 ordered native"]["shards"] > 32
     for name in ("mlp 97 summed native", "convolutions 97 ordered native"):
         assert sum(cases[name]["samples"] for cases in results) == 97
         assert max(cases[name]["samples"] for cases in results) < 60, name

@@ -6,7 +6,7 @@ from typing import Any
 
 from nnlite.backend import Array
 from nnlite.backend.memory import Pool
-from nnlite.engine.exchange import ALONE, Exchange
+from nnlite.engine.exchange import ALONE, Exchange, Part
 from nnlite.engine.passes import Stage, TrainingPass, infer, input_gradient
 from nnlite.engine.plan import Plan, Run, Wrap, make_plan
 from nnlite.engine.vectors import Vectors, frozen_whole, is_trained, walk
@@ -26,7 +26,7 @@ class Engine:
         self.layers, self.in_shape, self.vectors, self.seed, self.rewrite = layers, in_shape, vectors, seed, rewrite
         self.layer_ids = {path: i for i, (path, _) in enumerate(walk(layers))}
         self.wrap: Wrap | None = None
-        self.exchange = ALONE
+        self.exchange: Exchange = ALONE
         self.make_plan()
 
     def make_plan(self) -> None:
@@ -78,7 +78,9 @@ class Engine:
     def forward(self, x: Array, pass_id: int) -> Array:
         """The outputs as in training; `backward` may follow."""
         self.drop()
-        current = self._pass(x.copy(), pass_id, ALONE, len(x), slice(0, len(x)))  # the user may write to x before backward
+        current = self._pass(
+            x.copy(), pass_id, Part(ALONE, len(x), slice(0, len(x)))
+        )  # the user may write to x before backward
         z = current.forward()
         self.under_way = current
         return z
@@ -108,7 +110,7 @@ class Engine:
             x = x[mine] if len(x) == n else x
             t, out = t[mine], None if out is None else out[mine]
             sample_weight = None if sample_weight is None else sample_weight[mine]
-        current = self._pass(x, pass_id, exchange, n, mine)
+        current = self._pass(x, pass_id, Part(exchange, n, mine))
         losses: list[Any] = [0.0] * len(current.last.cut)
 
         def loss_of(z: Array, i: int, rows: slice) -> Array:
@@ -130,10 +132,7 @@ class Engine:
             self.under_way.release()
             self.under_way = None
 
-    def _pass(self, x: Array, pass_id: int, exchange: Exchange, n: int, mine: slice) -> TrainingPass:
-        """A pass of the samples `mine` of a batch of n."""
+    def _pass(self, x: Array, pass_id: int, part: Part) -> TrainingPass:
         memories = [self.memory_of(run) for run in self.plan.training]
-        stages = [Stage(m.run, m, exchange.cut(m.run, n, mine, self.vectors), m.prepare()) for m in memories]
-        current = TrainingPass(self.plan, stages, self.vectors, self.pool, x, pass_id, exchange)
-        current.start, current.share = mine.start, len(x) / n
-        return current
+        stages = [Stage(m.run, m, part.exchange.cut(m.run, part, self.vectors), m.prepare()) for m in memories]
+        return TrainingPass(self.plan, stages, self.vectors, self.pool, x, pass_id, part)

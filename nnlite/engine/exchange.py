@@ -4,7 +4,7 @@ Each process has the whole model and computes its part of every batch. Nothing e
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from nnlite.backend import Array, length
 from nnlite.engine.plan import Run, cut_of
@@ -53,9 +53,9 @@ class Exchange:
         """Its part of a batch of n, for passes through these runs."""
         return slice(0, n)
 
-    def cut(self, run: Run, n: int, mine: slice, vectors: Vectors) -> list[slice]:
+    def cut(self, run: Run, part: "Part", vectors: Vectors) -> list[slice]:
         """The shards of its part, counted from the part's first sample."""
-        return cut_of(run, n, vectors)
+        return cut_of(run, part.n, vectors)
 
     def samples(self, x: Any, t: Any, runs: Sequence[Run], vectors: Vectors) -> int:
         """The length of a batch, of which x may be the part."""
@@ -68,15 +68,23 @@ class Exchange:
     def add_in_order(self, memory: RunMemory, gradients: list[GradientVector]) -> None:
         """If `ordered`: add the gradients of a run's shards, of all processes, to the total, and take their vectors back."""
 
-    def add_gradients(self, vectors: Vectors, barriers: Sequence[str], n: int) -> None:
+    def add_gradients(self, vectors: Vectors, barriers: frozenset[str], n: int) -> None:
         """At the end of a pass of n samples: add the gradients of all. barriers: paths of the layers that need the batch."""
 
     def losses(self, losses: list[Any], out: Array | None, mine: slice) -> list[Any]:
         """The losses of all shards; `out`, of which its own part is filled, receives all outputs."""
         return losses
 
-    def average(self, vectors: Vectors, barriers: Sequence[str], share: float) -> None:
+    def average(self, vectors: Vectors, barriers: frozenset[str], share: float) -> None:
         """Make the running statistics of these layers the same everywhere. share: of this process in the batch."""
+
+
+class Part(NamedTuple):
+    """The samples `rows` of a batch of n, which this process computes."""
+
+    exchange: Exchange
+    n: int
+    rows: slice
 
 
 ALONE = Exchange()
@@ -99,11 +107,12 @@ class Together(Exchange):
         common = sorted({0}.union(set.intersection(*ends)))
         return slice(*(min(common, key=lambda end: abs(end * self.size - rank * n)) for rank in (self.rank, self.rank + 1)))
 
-    def cut(self, run: Run, n: int, mine: slice, vectors: Vectors) -> list[slice]:
+    def cut(self, run: Run, part: Part, vectors: Vectors) -> list[slice]:
+        start, stop = part.rows.start, part.rows.stop
         if not self.ordered:
-            return cut_of(run, mine.stop - mine.start, vectors) if mine.start < mine.stop else []
-        inside = (shard for shard in cut_of(run, n, vectors) if mine.start <= shard.start and shard.stop <= mine.stop)
-        return [slice(shard.start - mine.start, shard.stop - mine.start) for shard in inside]
+            return cut_of(run, stop - start, vectors) if start < stop else []
+        inside = (shard for shard in cut_of(run, part.n, vectors) if start <= shard.start and shard.stop <= stop)
+        return [slice(shard.start - start, shard.stop - start) for shard in inside]
 
     def samples(self, x: Any, t: Any, runs: Sequence[Run], vectors: Vectors) -> int:
         n = length(t)
@@ -124,7 +133,7 @@ class Together(Exchange):
             gradient.vector[...] = asarray(vector)
             memory.add(i, gradient, last=i == len(every) - 1)
 
-    def add_gradients(self, vectors: Vectors, barriers: Sequence[str], n: int) -> None:
+    def add_gradients(self, vectors: Vectors, barriers: frozenset[str], n: int) -> None:
         if self.ordered:
             return
         if n == 0:
@@ -147,7 +156,7 @@ class Together(Exchange):
                 start += len(part)
         return [loss for losses, _ in every for loss in losses]
 
-    def average(self, vectors: Vectors, barriers: Sequence[str], share: float) -> None:
+    def average(self, vectors: Vectors, barriers: frozenset[str], share: float) -> None:
         places = [slot.place for slot in vectors.kept if slot.path in barriers]
         if self.synchronised or not places:
             return

@@ -11,7 +11,7 @@ from typing import Any
 from nnlite.backend import Array, Turnstile
 from nnlite.backend.memory import Pool
 from nnlite.engine.batches import Batch
-from nnlite.engine.exchange import Exchange
+from nnlite.engine.exchange import Part
 from nnlite.engine.plan import Plan, Run, cut_of
 from nnlite.engine.steps import Step, Values
 from nnlite.engine.vectors import Vectors
@@ -107,15 +107,14 @@ class TrainingPass:
     """Forward, keeping everything that backward needs, then backward.
 
     values, deltas: of the whole batch, by number, if other runs need them.  wanted: the values whose deltas are wanted.
-    exchange: with other processes.  start: the place of x in the batch.  share: of x in it.
+    part: x, of a batch that several processes may share.
     """
 
     def __init__(
-        self, plan: Plan, stages: list[Stage], vectors: Vectors, pool: Pool, x: Array, pass_id: int, exchange: Exchange
+        self, plan: Plan, stages: list[Stage], vectors: Vectors, pool: Pool, x: Array, pass_id: int, part: Part
     ) -> None:
-        self.plan, self.stages, self.vectors, self.pool, self.exchange = plan, stages, vectors, pool, exchange
-        self.n, self.pass_id, self.last = len(x), pass_id, stages[-1]
-        self.start, self.share = 0, 1.0
+        self.plan, self.stages, self.vectors, self.pool, self.part = plan, stages, vectors, pool, part
+        self.n, self.pass_id, self.last, self.exchange = len(x), pass_id, stages[-1], part.exchange
         self.input_dtype = dtype_of_input(plan, x, vectors)
         self.values: Values = {0: x}
         self.deltas: Values = {}
@@ -152,7 +151,7 @@ class TrainingPass:
             self.stages[k + 1].batch = run.exit.does.combine(parts) if parts else None
 
     def _run_forward(self, stage: Stage, rows: slice, space: Workspace, targets: Values, swept: bool = False) -> Values:
-        space.begin(rows, self.pass_id, stage.prepared, training=True, swept=swept, first=self.start)
+        space.begin(rows, self.pass_id, stage.prepared, training=True, swept=swept, first=self.part.rows.start)
         values = {v: load(self.values[v], f"value {v}", rows, space, self.input_dtype) for v in stage.run.loads}
         if stage.run.entry is not None:
             ctx = space.contexts[stage.run.entry.makes]
@@ -175,10 +174,7 @@ class TrainingPass:
         for stage in self.stages:
             if stage.run.entry is not None and stage.batch is not None:
                 stage.run.entry.does.commit(stage.batch)
-        self.exchange.average(self.vectors, self._barriers(), self.share)
-
-    def _barriers(self) -> list[str]:
-        return [stage.run.entry.path for stage in self.stages if stage.run.entry is not None]
+        self.exchange.average(self.vectors, self.plan.barriers, self.n / self.part.n)
 
     # ---- backward
 
@@ -209,7 +205,7 @@ class TrainingPass:
         for k in reversed(range(len(self.stages) - 1)):
             if not self.wanted.isdisjoint(step.makes for step in self.stages[k].run.backward.steps):
                 self._backward(k)
-        self.exchange.add_gradients(self.vectors, self._barriers(), self.n)
+        self.exchange.add_gradients(self.vectors, self.plan.barriers, self.n)
         self._end()
 
     def _backward(self, k: int, loss_of: LossOf | None = None) -> None:

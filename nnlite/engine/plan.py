@@ -82,6 +82,7 @@ class Plan(NamedTuple):
 
     output: the number of the last value.  shapes: of one sample of each value, in training.  images: values that are images.
     takes_integers: whether all layers that read the input take integers unconverted.   takes_bytes: the same of uint8.
+    barriers: the paths of those that need the batch.
     """
 
     training: list[Run]
@@ -91,6 +92,7 @@ class Plan(NamedTuple):
     images: frozenset[int]
     takes_integers: bool
     takes_bytes: bool
+    barriers: frozenset[str]
 
 
 def make_plan(
@@ -129,7 +131,9 @@ def make_plan(
                 step.does = wrap(step.path, step.layer)
     shapes = {0: in_shape, **{step.makes: step.layer.out_shape for step in training}}
     takes_integers = all(step.layer.takes_integers for step in inference if 0 in step.reads)
-    return Plan(runs, whole[0], output, shapes, images, takes_integers, rewrite and reads_bytes(inference))
+    takes_bytes = rewrite and reads_bytes(inference)
+    barriers = frozenset(run.entry.path for run in runs if run.entry is not None)
+    return Plan(runs, whole[0], output, shapes, images, takes_integers, takes_bytes, barriers)
 
 
 def flatten(layers: dict[str, Layer]) -> list[Step]:

@@ -1,5 +1,5 @@
-"""Views of training: `nn.insight.plots`."""
+"""Views of training and of predictions: `nn.insight.plots`, `nn.insight.explain`."""
 
-from nnlite.insight import plots
+from nnlite.insight import explain, plots
 
-__all__ = ["plots"]
+__all__ = ["explain", "plots"]

@@ -10,9 +10,15 @@ import numpy as np
 import nnlite as nn
 import nnlite.engine.cut
 from nnlite.engine.exchange import Together
+from nnlite.engine.plan import cut_of
 
 # Several shards in small batches.
 nnlite.engine.cut.BUDGET, nnlite.engine.cut.WORTH_CUTTING = 200_000, 1_000_000
+
+SIZES = (  # 800: more than 32 shards, whose gradients are added in stretches
+    *((800, "native", "float32"), (97, "native", "float32"), (97, "numpy", "float64")),
+    *((3, "native", "float32"), (1, "numpy", "float64")),
+)
 
 
 def mlp(dtype):
@@ -59,6 +65,7 @@ def compare(make, n, weighted, deterministic, dtype):
         "outputs": distance(out, z),
         "repeats": bool((model.grads == again).all()),
         "same bits": bool(loss == one and (again == alone.grads).all() and (out == z).all()),
+        "shards": len(cut_of(model.plan.training[-1], n, model.vectors)),
         "samples": mine.stop - mine.start,
     }
 
@@ -79,12 +86,11 @@ def train(make, deterministic, sync, steps, alone=False):
 def main(folder):
     results, communicator = {}, nn.distributed.mpi(deadline=30.0)
     for make in (mlp, convolutions, normalised):
-        for n in (97, 3, 1):
+        for n, kernels, dtype in SIZES:
+            nn.set_kernels(kernels)
             for deterministic in (False, True):
-                for kernels, dtype in (("native", "float32"), ("numpy", "float64")):
-                    nn.set_kernels(kernels)
-                    case = compare(make, n, n % 2 == 1, deterministic, dtype)
-                    results[f"{make.__name__} {n} {'ordered' if deterministic else 'summed'} {kernels}"] = case
+                case = compare(make, n, n != 3, deterministic, dtype)
+                results[f"{make.__name__} {n} {'ordered' if deterministic else 'summed'} {kernels}"] = case
     nn.set_kernels("native")
     for deterministic, sync, steps in ((False, False, 100), (False, True, 20), (True, True, 20)):
         values = train(normalised, deterministic, sync, steps)
