@@ -25,7 +25,8 @@ TESTED_BY = {
     "product.h": "conv", "winograd.h": "conv", "winograd23.c": "conv", "winograd33.c": "conv", "winograd43.c": "conv",
     "winograd34.c": "conv",
     "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm", "norm.h": "norm", "optim.c": "optim",
-    "activation.c": "pointwise", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm", "sums.c": "sums", "sums.h": "norm sums",
+    "activation.c": "pointwise", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm", "sums.c": "sums",
+    "sums.h": "norm sums",
 }  # fmt: skip
 
 # (what, file, old text, new text, which of its places, from 0)
@@ -109,6 +110,8 @@ MUTANTS = [
     ("reflected at the last row twice", "augment.c", "2 * (H - 1) - at", "2 * H - 1 - at", 0),
     ("bounds: far at the left", "augment.c", "at_most(W, at_least(-W, f->left))", "at_least(-W, f->left)", 0),
     ("hidden: a row too many", "augment.c", "i < f->end_row", "i <= f->end_row", 0),
+    ("binary: of z, not of |z|", "loss.c", "e = vexp(-vabs(x))", "e = vexp(-x)", 0),
+    ("binary: the other side of zero", "loss.c", "choose(x >= 0, splat(1), e) / (1 + e)", "1 / (1 + e)", 0),
     ("bounds: a label that is none", "loss.c", "t[row] >= 0 && t[row] < k", "t[row] <= k && t[row] >= -1", 0),
 ]  # fmt: skip
 

@@ -44,7 +44,7 @@ class Loss(Configured):
             losses, delta = self.per_sample(backend, _of_those_there(backend, z, sample_weight), t)
             losses = losses * _spread(sample_weight, losses)
             delta *= _spread((sample_weight / total).astype(z.dtype), z)
-        return backend.number(losses.sum(dtype="float64")) / total, delta
+        return backend.total(losses) / total, delta
 
     def prepare(
         self, z_shape: Shape, dtype: Any, t: Any, sample_weight: Any, backend: Backend
@@ -182,13 +182,13 @@ class BinaryCrossEntropy(Loss):
         self.class_weight = None if class_weight is None else class_weights("class_weight", class_weight)
 
     def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
-        xp = backend.xp
+        if self.pos_weight is None and self.class_weight is None:
+            return _mean(backend, *backend.binary_cross_entropy(z, t))
+        xp, (q_0, q_1) = backend.xp, self._weighted_targets(backend, t)
         e = backend.exp(-abs(z))  # of -|z|, so that nothing overflows
         y, rest = xp.where(z >= 0, 1, e) / (1 + e), backend.log1p(e)
-        if self.pos_weight is None and self.class_weight is None:
-            return _mean(xp.maximum(z, 0) - z * t + rest, y - t)
-        q_0, q_1 = self._weighted_targets(backend, t)
-        return _mean(q_1 * (xp.maximum(-z, 0) + rest) + q_0 * (xp.maximum(z, 0) + rest), y * (q_0 + q_1) - q_1)
+        losses = q_1 * (xp.maximum(-z, 0) + rest) + q_0 * (xp.maximum(z, 0) + rest)
+        return _mean(backend, losses, y * (q_0 + q_1) - q_1)
 
     def total(self, backend: Backend, t: Array, sample_weight: Array | None) -> float:
         if self.class_weight is None:
@@ -216,7 +216,7 @@ class MSE(Loss):
 
     def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         d = z - t
-        return _mean(d * d, 2 * d)
+        return _mean(backend, d * d, 2 * d)
 
 
 class MAE(Loss):
@@ -224,7 +224,7 @@ class MAE(Loss):
 
     def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         d = z - t
-        return _mean(abs(d), backend.xp.sign(d))
+        return _mean(backend, abs(d), backend.xp.sign(d))
 
 
 class Huber(Loss):
@@ -240,7 +240,7 @@ class Huber(Loss):
     def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         d, threshold = z - t, float(self.threshold)
         clipped = backend.xp.clip(d, -threshold, threshold)
-        return _mean(clipped * (d - 0.5 * clipped), clipped)
+        return _mean(backend, clipped * (d - 0.5 * clipped), clipped)
 
 
 def softmax(z: Any) -> Array:
@@ -267,10 +267,13 @@ def _reals(z: Array) -> Array:
     return z if z.dtype.kind == "f" else z.astype("float64")
 
 
-def _mean(losses: Array, delta: Array) -> tuple[Array, Array]:
+def _mean(backend: Backend, losses: Array, delta: Array) -> tuple[Array, Array]:
     """From losses and slopes of each output to those of each sample."""
-    delta /= max(1, delta[0].size)
-    return losses.reshape(len(losses), -1).mean(axis=1), delta
+    outputs = delta[0].size
+    if outputs == 1:
+        return losses.reshape(-1), delta
+    delta /= max(1, outputs)
+    return backend.row_means(losses.reshape(len(losses), -1))[:, 0], delta
 
 
 def _by_class(weight: Any, classes: int) -> list[float]:

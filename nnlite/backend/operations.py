@@ -341,6 +341,16 @@ class Operations(Functions):
         """`cross_entropy` where q is 1 at the checked labels t (N,) and 0 elsewhere."""
         return self.cross_entropy(z, self.one_hot(t, z.shape[1], z.dtype), True)
 
+    def binary_cross_entropy(self, z: Array, t: Array) -> tuple[Array, Array]:
+        """J = -t log y - (1 - t) log(1 - y) and dJ/dz = y - t, value by value, with y = 1 / (1 + exp(-z))."""
+        e = self.exp(-abs(z))  # of -|z|, so that nothing overflows
+        y = self.xp.where(z >= 0, 1, e) / (1 + e)
+        return self.xp.maximum(z, 0) - z * t + self.log1p(e), y - t
+
+    def total(self, a: Array) -> Any:
+        """The sum of all values, in float64."""
+        return self.number(a.sum(dtype="float64"))
+
     def norm(self, vector: Array) -> Any:
         """sqrt(sum of squares) of a vector: finite if all values are, whatever their size; those below 1e-20 may count as 0."""
         with self.xp.errstate(over="ignore", invalid="ignore"):

@@ -25,7 +25,8 @@ def mpi(
     the longest difference between their times of reading data. Writing a checkpoint may take ten times that.
     device: of the model, "cpu" or "cuda"; there gradients are added by NCCL.
     From here on an uncaught exception of one process ends all.
-    Raises StateError without a launcher, and where that started more processes than MPI finds; ImportError without mpi4py.
+    Raises StateError without a launcher, and where that started more processes than MPI finds; ImportError without mpi4py,
+    DeviceError without NCCL.
     """
     try:
         from mpi4py import MPI

@@ -4,12 +4,25 @@ from functools import cached_property
 from typing import Any
 
 from nnlite.distributed.communicator import MPICommunicator
+from nnlite.errors import DeviceError
 
 
 class NCCLCommunicator(MPICommunicator):
     """Each process has a GPU of its own, chosen before, by CUDA_VISIBLE_DEVICES or `cupy.cuda.Device(i).use()`."""
 
     device = "cuda"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        try:
+            from cupy.cuda import nccl
+        except ImportError as error:
+            raise DeviceError("sums of device arrays need CuPy: see docs/gpu.md") from error
+        if not nccl.available:
+            raise DeviceError(
+                "sums of device arrays need NCCL: pip install nvidia-nccl-cu12 or nvidia-nccl-cu13, as CuPy's CUDA"
+            )
+        self._nccl = nccl
 
     def sum_(self, flat: Any) -> None:
         """Replace the array by the sum of those of all processes, the same bits in each."""
@@ -18,12 +31,6 @@ class NCCLCommunicator(MPICommunicator):
     def broadcast_(self, flat: Any) -> None:
         """Replace the array by that of process 0."""
         self._call("the broadcast of values", "broadcast", flat, 0)
-
-    @cached_property
-    def _nccl(self) -> Any:
-        from cupy.cuda import nccl
-
-        return nccl
 
     @cached_property
     def _group(self) -> Any:

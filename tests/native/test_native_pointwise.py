@@ -142,6 +142,28 @@ def test_cross_entropy(native, displaced, rows, classes, dtype):
             np.testing.assert_allclose(a, b, rtol=4 * tolerance(dtype), atol=40 * tolerance(dtype))
 
 
+@given(shape=SHAPES, dtype=DTYPES, scale=st.sampled_from([1, 30]))
+def test_binary_cross_entropy(native, displaced, shape, dtype, scale):
+    z, t = np.asarray(scale, dtype) * drawn(shape, dtype), np.random.default_rng(1).random(shape).astype(dtype)
+    results = native.binary_cross_entropy(displaced(z), displaced(t)), get_numpy_backend().binary_cross_entropy(z, t)
+    for actual, expected in zip(*results, strict=True):
+        agree(actual, expected, dtype)
+    assert native.binary_cross_entropy(z, t.astype("float64"))[1].dtype == "float64"
+
+
+def test_binary_cross_entropy_of_large_logits(native):
+    z, t = np.array([200.0, -200, 200, -200, 0, np.nan]), np.array([1.0, 0, 0, 1, 0.5, 0])
+    losses, delta = native.binary_cross_entropy(z, t)
+    np.testing.assert_allclose(losses, [0, 0, 200, 200, np.log(2), np.nan], atol=1e-80)
+    np.testing.assert_allclose(delta, [0, 0, 1, -1, 0, np.nan], atol=1e-80)
+
+
+@given(rows=st.integers(1, 5000), dtype=DTYPES)
+def test_total(native, rows, dtype):
+    a = drawn(rows, dtype)
+    assert native.total(a) == pytest.approx(get_numpy_backend().total(a), rel=0, abs=float(tolerance(dtype)) * rows)
+
+
 def test_cross_entropy_of_what_is_not_finite(native):
     """A class of logit minus infinity and probability 0 costs nothing; NaN is seen; a label that is none gives NaN."""
     z, q = np.zeros((4, 21), "float32"), np.zeros((4, 21), "float32")
@@ -191,6 +213,7 @@ def test_the_same_bits_at_every_width(same_bits, native):
                 yield from (native.sweep(prelu, a, b[0], out=None), native.sweep(prelu_delta, b, a, b[0], out=None))
                 yield from (native.softmax(a), native.softmax_delta(a, b), native.drop(a, b, None), native.relu(a, None))
                 yield from (*native.cross_entropy(a, b, False), *native.cross_entropy_of_labels(a, np.zeros(rows, int)))
+                yield from (*native.binary_cross_entropy(a, b / b.max()),)
                 yield native.dropout_mask(5, (1, 2), 3, (rows, columns), 0.4, dtype)
                 native.add_bias(a, b[0], True)
                 yield from (a, native.relu_delta(b, a, None))

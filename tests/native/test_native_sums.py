@@ -110,4 +110,4 @@ def test_the_same_bits_at_every_width(same_bits, native):
                 yield from (native.column_sums(a), native.column_products(a, b), native.row_means(a), *native.moments(a))
                 yield native.pixel_sums(a[None, :, None])
 
-    assert same_bits(work, "sums")
+    assert same_bits(work, "samplenorm", "sums")

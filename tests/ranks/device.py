@@ -71,7 +71,12 @@ def view(address, count, kind):
 
 
 nccl = SimpleNamespace(
-    NCCL_FLOAT32=7, NCCL_FLOAT64=8, NCCL_SUM=0, NcclCommunicator=Group, get_unique_id=lambda: ("name", MPI.COMM_WORLD.rank)
+    available=True,
+    NCCL_FLOAT32=7,
+    NCCL_FLOAT64=8,
+    NCCL_SUM=0,
+    NcclCommunicator=Group,
+    get_unique_id=lambda: ("name", MPI.COMM_WORLD.rank),
 )
 cuda = SimpleNamespace(nccl=nccl, Event=Event, get_current_stream=lambda: STREAM)
 sys.modules |= {"cupy": SimpleNamespace(cuda=cuda), "cupy.cuda": cuda, "cupy.cuda.nccl": nccl}

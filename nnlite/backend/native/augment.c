@@ -1,6 +1,8 @@
 // Pictures cut out of images: moved, mirrored and partly hidden in one sweep. Pixels have P bytes, of any dtype, and are only copied.
 #include "vector.h"
 
+#define LINE 64 // bytes of a cache line
+
 // FRAME of backend/frames.py
 typedef struct {
     int64_t image, top, left, mirrored, first_row, end_row, first_column, end_column;
@@ -25,6 +27,8 @@ INLINE void copy(const uint8_t* a, uint8_t* y, long n, long reversed, long P)
         memcpy(y, a, n * P);
     else if (P == 1)
         reverse_by(a, y, n, P, 1);
+    else if (P == 3)
+        reverse_by(a, y, n, 3, 4); // of colours
     else if (P <= 4)
         reverse_by(a, y, n, P, 4);
     else if (P <= 8)
@@ -55,10 +59,12 @@ KERNEL cut_frames(const uint8_t* images, const int64_t* frames, long n, long H, 
 {
     const frame* f = (const frame*)frames;
     for (const frame* end = f + n; f < end; f++) {
-        const uint8_t* a = images + f->image * H * W * P;
+        const uint8_t *a = images + f->image * H * W * P, *next = images + f[f + 1 < end].image * H * W * P;
         const long left = at_most(W, at_least(-W, f->left));
         for (long i = 0; i < H; i++, y += W * P) {
             const long at = f->top + i, row = !reflect ? at : at < 0 ? -at : at < H ? at : 2 * (H - 1) - at;
+            for (long b = 0; b < W * P; b += LINE)
+                __builtin_prefetch(next + i * W * P + b); // images are drawn from all over the memory
             if (row < 0 || row >= H)
                 memset(y, 0, W * P);
             else

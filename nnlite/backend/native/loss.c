@@ -94,3 +94,14 @@ KERNEL cross_entropy(const REAL* z, const REAL* q, REAL* losses, REAL* delta, lo
         }
     }
 }
+
+// J = max(z, 0) - z t + log(1 + exp(-|z|)) and delta = 1 / (1 + exp(-z)) - t, value by value
+KERNEL binary_cross_entropy(const REAL* z, const REAL* t, REAL* losses, REAL* delta, long n)
+{
+    for (long at = 0, left = n; left > 0; at += LANES, left -= LANES) {
+        const vec x = load_up_to(z + at, left), target = load_up_to(t + at, left), e = vexp(-vabs(x));
+        const vec y = choose(x >= 0, splat(1), e) / (1 + e), loss = relu(x) - x * target + vlog1p(e);
+        store_up_to(losses + at, loss, left);
+        store_up_to(delta + at, y - target, left);
+    }
+}

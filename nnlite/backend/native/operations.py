@@ -21,7 +21,7 @@ _LEAST_ROOM = 1 << 15  # values of scratch memory of a product: small ones share
 _ROWS = 1 << 13  # of a product over rows
 _LANES = 16  # columns of scratch matrices are rounded up to it
 _WORTH_A_THREAD = 1 << 21  # multiplications of a block of a product: 40 us, of which waking a thread takes up to 35
-_BLOCKS, _LEAST_COLUMNS = 4, 64  # at most so many blocks, of multiples of so many columns
+_ALIGNED = 64  # columns of a block: a multiple of it
 
 
 @cache
@@ -147,8 +147,8 @@ class NativeOperations(Host):
             here = right + at * cb, rb // size, cb // size, target + at * size, rc // size, added and added + at * size
             multiply(*left, *here, relu, m, width, k, scratch)
 
-        if shared and m * n * k >= 2 * _WORTH_A_THREAD and get_num_threads() > 1 and not is_one_of_many():
-            blocks = _blocks(m * k, n)
+        if shared and m * n * k >= 2 * _WORTH_A_THREAD and not is_one_of_many():
+            blocks = _blocks(m * k, n, get_num_threads())
             map_shards(lambda i: block(blocks[i]), len(blocks))
         else:
             block(slice(0, n))
@@ -156,8 +156,8 @@ class NativeOperations(Host):
 
 
 @cache
-def _blocks(multiplications: int, columns: int) -> list[slice]:
+def _blocks(multiplications: int, columns: int, threads: int) -> list[slice]:
     """The columns of a product, of so many multiplications each, for threads; an output is the same bits in any block."""
-    count = max(1, min(_BLOCKS, multiplications * columns // _WORTH_A_THREAD, columns // _LEAST_COLUMNS))
-    starts = [columns * i // count // _LEAST_COLUMNS * _LEAST_COLUMNS for i in range(count)]
+    count = max(1, min(threads, multiplications * columns // _WORTH_A_THREAD, columns // _ALIGNED))
+    starts = [columns * i // count // _ALIGNED * _ALIGNED for i in range(count)]
     return [slice(*both) for both in pairwise([*starts, columns])]

@@ -90,6 +90,13 @@ class Pointwise(NativeOperations):
             return super().cross_entropy_of_labels(z, t)
         return self._losses("cross_entropy_of_labels", z, self.given(t, np.dtype("int64")))
 
+    def binary_cross_entropy(self, z: Array, t: Array) -> tuple[Array, Array]:
+        if not _are_alike(z, t):
+            return super().binary_cross_entropy(z, t)
+        z, t, losses, delta = self.given(z), self.given(t), np.empty(z.shape, z.dtype), np.empty(z.shape, z.dtype)
+        kernels(z.dtype)["binary_cross_entropy"](*map(address, (z, t, losses, delta)), z.size)
+        return losses, delta
+
     def _losses(self, name: str, z: Array, target: Array, *numbers: int) -> tuple[Array, Array]:
         z, losses, delta = self.given(z), np.empty(len(z), z.dtype), np.empty(z.shape, z.dtype)
         kernels(z.dtype)[name](address(z), address(target), address(losses), address(delta), *z.shape, *numbers)

@@ -1,5 +1,5 @@
-// LayerNorm and GroupNorm: y = gamma x + beta, x = (a - mean) / sqrt(var + eps), with mean and variance of a row, or of an image
-// over all its pixels and a group of channels.
+// Means of rows. LayerNorm and GroupNorm: y = gamma x + beta, x = (a - mean) / sqrt(var + eps), with mean and variance of a row, or
+// of an image over all its pixels and a group of channels.
 //
 // Means are taken about the first of the values, so that equal ones are exactly 0. A sum over a row has 16 lanes: LEAF values one
 // after another in REAL, these partial sums one after another in double; then lanes i and i + 8, i + 4, i + 2, i + 1 are added.
@@ -63,7 +63,7 @@ INLINE double fold(double* sums)
 }
 
 // The two sums of a row of k values, over k
-INLINE void row_means(const int kind, const REAL* a, const REAL* b, const REAL* c, vec first, vec mean, long k,
+INLINE void two_means(const int kind, const REAL* a, const REAL* b, const REAL* c, vec first, vec mean, long k,
                       double* first_mean, double* second_mean)
 {
     double sums[2][PAD] = {{0}};
@@ -81,15 +81,25 @@ INLINE void row_means(const int kind, const REAL* a, const REAL* b, const REAL* 
     *first_mean = fold(sums[0]) / k, *second_mean = fold(sums[1]) / k;
 }
 
+// The mean of each of m rows
+KERNEL row_means(const REAL* a, REAL* means, long m, long k)
+{
+    for (long row = 0; row < m; row++) {
+        double mean, none;
+        two_means(MEAN, a + row * k, a, a, (vec){0}, (vec){0}, k, &mean, &none);
+        means[row] = mean;
+    }
+}
+
 // y, x and 1 / sqrt(var + eps) of each of m rows of k values; x may be null
 KERNEL layer_norm(const REAL* a, const REAL* gamma, const REAL* beta, REAL eps, REAL* x, REAL* inv_std, REAL* y, long m, long k)
 {
     for (long row = 0; row < m; row++, a += k, y += k) {
         const vec first = splat(*a);
         double sum, var, none;
-        row_means(MEAN, a, a, a, first, first, k, &sum, &none);
+        two_means(MEAN, a, a, a, first, first, k, &sum, &none);
         const vec mean = splat(sum);
-        row_means(VARIANCE, a, a, a, first, mean, k, &none, &var);
+        two_means(VARIANCE, a, a, a, first, mean, k, &none, &var);
         const REAL scale = inv_std[row] = 1 / SQRT((REAL)var + eps);
         REAL* kept = x ? x + row * k : y;
         EACH_VECTOR(k)
@@ -108,7 +118,7 @@ KERNEL layer_norm_delta(const REAL* delta, const REAL* x, const REAL* gamma, con
     const vec zero = {0};
     for (long row = 0; row < m; row++, delta += k, x += k, da += k) {
         double mean, slope;
-        row_means(SLOPE, x, delta, gamma, zero, zero, k, &mean, &slope);
+        two_means(SLOPE, x, delta, gamma, zero, zero, k, &mean, &slope);
         const vec means = splat(mean), falls = splat(-slope);
         const REAL scale = inv_std[row];
         EACH_VECTOR(k)

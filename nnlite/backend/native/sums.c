@@ -31,16 +31,6 @@ KERNEL pixel_sums(const REAL* a, long images, long pixels, long C, double* sums)
         column_sums(a + i * pixels * C, pixels, C, sums + i * C);
 }
 
-// The mean of each row
-KERNEL row_means(const REAL* a, REAL* means, long m, long C)
-{
-    for (long i = 0; i < m; i++) {
-        double sum, none;
-        sum_vector(VALUES, a + i * C, a, (Norm){a}, C, &sum, &none);
-        means[i] = sum / C;
-    }
-}
-
 // Of each column of delta and of delta (a - mean), and with `rectified` of delta where max( , 0) of the normalised a is not 0:
 // sums (2, C)
 KERNEL delta_sums(const REAL* delta, const REAL* a, const REAL* mean, const REAL* scale, const REAL* shift, long rectified, long m,

@@ -137,11 +137,3 @@ static void sum_columns(int kind, const REAL* x, const REAL* y, Norm by, long ro
 #define EACH_BLOCK(C)                                                                                                              \
     for (long block = 0, at = 0, n = at_most(BLOCK, C); block < C;                                                                 \
          block += BLOCK, at = at_least(0, at_most(block, C - PAD)), n = at_most(BLOCK, C - at))
-
-// The two sums of a vector
-INLINE void sum_vector(int kind, const REAL* x, const REAL* y, Norm by, long n, double* first, double* second)
-{
-    Sums s;
-    sum_narrow(kind, x, y, by, n, 1, &s);
-    *first = s.first[0], *second = s.second[0];
-}

@@ -42,6 +42,9 @@ class Sums(NativeOperations):
         kernels(a.dtype)["pixel_sums"](address(a), n, h * w, c, address(sums))
         return sums
 
+    def total(self, a: Array) -> Any:
+        return float(self.column_sums(a.reshape(-1, 1))[0])
+
     def row_means(self, a: Array) -> Array:
         if not are_real(a):
             return super().row_means(a)

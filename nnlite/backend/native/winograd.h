@@ -184,19 +184,31 @@ KERNEL NAME(scratch)(long H, long W, long C, long F, long top, long left, long h
     *size = scratch_size(&s);
 }
 
+// A vector of filters to the points
+INLINE void filter_to_points(vec* t, REAL* to, long plane)
+{
+    BOTH(filter_axis, t, TAPS, IN)
+    EACH(IN) store(to + (IN * y + x) * plane, t[IN * y + x] * (SCALE(y) * SCALE(x)));
+}
+
 // Filters W (F, TAPS, TAPS, C) to U: POINTS planes (C, padded(F)) for forward, and UT: (F, padded(C)) for backward, PAD values between.
 KERNEL NAME(filters)(const REAL* W, REAL* U, REAL* UT, long C, long F)
 {
-    const long channels = padded(C), filters = padded(F);
+    const long channels = padded(C), filters = padded(F), taps = TAPS * TAPS, plane = C * filters + PAD;
     vec t[POINTS];
     for (long f = 0; f < F; f++)
         for (long c = 0; c < channels; c += LANES) {
             EACH(TAPS) t[IN * y + x] = c < C ? load_some(W + ((f * TAPS + y) * TAPS + x) * C + c, C - c, 0) : (vec){0};
-            BOTH(filter_axis, t, TAPS, IN)
-            EACH(IN) store(UT + (IN * y + x) * (F * channels + PAD) + f * channels + c, t[IN * y + x] * (SCALE(y) * SCALE(x)));
+            filter_to_points(t, UT + f * channels + c, F * channels + PAD);
         }
-    for (long k = 0; k < POINTS; k++)
-        transpose(UT + k * (F * channels + PAD), channels, 1, F, C, U + k * (C * filters + PAD), filters);
+    // U from the transposed filters, which wait in its last planes: fewer planes to transpose than its own
+    REAL* last = U + (POINTS - taps) * plane;
+    for (long k = 0; k < taps; k++)
+        transpose(W + k * C, taps * C, 1, F, C, last + k * plane, filters);
+    for (long i = 0; i < C * filters; i += LANES) {
+        EACH(TAPS) t[IN * y + x] = load(last + (TAPS * y + x) * plane + i);
+        filter_to_points(t, U + i, plane);
+    }
 }
 
 // z = W * a + bias, and with `rectify` max(z, 0), of `images` images; bias has padded(F) values; with mean, scale and shift, a is
