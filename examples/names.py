@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     model = network(len(alphabet) + 2, args.seed)
     trainer = nn.Trainer(model, nn.CrossEntropy(), nn.AdamW(nn.schedules.cosine(4e-3, args.epochs * -(-cut // 64))))
     trainer.fit((x[:cut], t[:cut]), epochs=args.epochs, batch_size=64, seed=args.seed, progress=False)
-    grams = make_pipeline(CountVectorizer(analyzer="char_wb", ngram_range=(1, 4)), LogisticRegression(C=3, max_iter=500))
+    grams = make_pipeline(CountVectorizer(analyzer="char_wb", ngram_range=(1, 3)), LogisticRegression(C=3, max_iter=500))
     grams.fit(names[:cut], t[:cut])
 
     results = {
