@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 import nnlite as nn
@@ -27,7 +26,7 @@ def pictures(trainer: nn.Trainer, data: nn.data.Datasets, epochs: int) -> dict[s
     history = trainer.fit(data.train, epochs=epochs, validation=test)
     z, matrix = trainer.predict(test.images), nn.ConfusionMatrix()
     matrix.update(z, test.labels)
-    first = np.arange(16)
+    first = slice(16)
     axes = {
         "learning_rates": plots.learning_rates(found),
         "curves": plots.curves(history),

@@ -115,6 +115,7 @@ def test_samples_and_mistakes_say_what_was_predicted():
     assert texts(plots.samples(IMAGES[:3], [0, 1, 2], z, classes=NAMES)) == ["ant 70%", "ant 50%\n(bee)", "bee 80%\n(cat)"]
     mistakes = plots.misclassified(IMAGES[:3], [0, 1, 2], z, classes=NAMES, most=1)
     assert texts(mistakes) == ["bee 80%\n(cat)"] and np.array_equal(mistakes.images[0].get_array(), IMAGES[2])
+    assert texts(plots.samples(IMAGES[:1], [0], z[:1], classes=["a" * 50, "b", "c"])) == [f"{'a' * 13}… 70%"]
     assert texts(plots.misclassified(IMAGES[:3], [0, 0, 1], z)) == ["all 3 predictions are right"]
 
 

@@ -30,6 +30,7 @@ BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = ["#0072B2", "#D55E00", "#009E73"
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 _NUMBERS = 20  # classes of a confusion matrix that has numbers in it, and of a legend
 _INSIDE = 6  # entries of a legend that is inside the Axes
+_LONGEST = 14  # characters of a class above a picture
 _CELL = 1.1  # inches of a picture in a figure of many
 
 
@@ -187,6 +188,7 @@ def samples(images: Any, t: Any, z: Any, *, classes: Classes = None, columns: in
     if len(images) != len(t):
         raise DataError(f"{len(images)} images, but {len(t)} targets")
     names = as_classes(classes, max(2, z.shape[1]))
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
     probability = softmax(np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z)
     guess = probability.argmax(axis=1)
     titles = [f"{names[g]} {100 * p[g]:.0f}%" for g, p in zip(guess, probability, strict=True)]
