@@ -88,7 +88,7 @@ def input_gradient(plan: Plan, memory: RunMemory, x: Array, delta: Array) -> Arr
     stage = Stage(run, memory, cut_of(run, len(x), vectors), memory.keep_prepared())
     if plan.takes_integers:
         raise StateError("the first layer takes integers as they are, which have no gradient")
-    wanted = frozenset({0, *(step.makes for step in run.steps)})
+    dtype, wanted = dtype_of_input(plan, x, vectors), frozenset({0, *(step.makes for step in run.steps)})
     dx: Array = vectors.backend.xp.empty((len(x), *plan.shapes[0]), vectors.dtype)
 
     def work(i: int, rows: slice) -> None:
@@ -96,7 +96,7 @@ def input_gradient(plan: Plan, memory: RunMemory, x: Array, delta: Array) -> Arr
         space.allow(wanted)
         space.write_to(gradient)
         space.begin(rows, 0, stage.prepared, training=False, swept=True)
-        space.forward({0: load(x, "input", rows, space, vectors.dtype)}, {})
+        space.forward({0: load(x, "input", rows, space, dtype)}, {})
         dx[rows] = space.backward({plan.output: delta[rows]}, {})[0]
         memory.workspaces.append(space)
         memory.gradients.append(gradient)

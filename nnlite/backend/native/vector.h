@@ -8,6 +8,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if !defined __clang__
+#pragma GCC optimize("no-tree-sra") // which takes a lone sum of a register tile apart, lane by lane
+#endif
+
 #if !defined __FMA__ && !defined __aarch64__
 #error "the kernels need a processor with fused multiply-add"
 #endif
