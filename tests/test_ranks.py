@@ -205,6 +205,7 @@ REFUSED = {
     "order": ("StateError: rank 1 of 2 and rank 0 differ in what fit was given: ", ""),
     "batch": ("ok", ""),
     "folder": ("FileError: no checkpoints can be written", "StateError: rank 0 of 2 failed: FileError: no checkpoints can be "),
+    "values": ("DivergedError: rank 1 of 2 has other parameters or statistics than rank 0", ""),
     "device": ("DeviceError: the model is on cpu, the communicator takes arrays of cuda", ""),
 }
 
