@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 MACHINE ?= here
 
-.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search clean
+.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -29,6 +29,7 @@ help:
 	@echo "make soak      train for 2,000 steps and watch the memory"
 	@echo "make stream    train from a sparse file of 20 GB and print the peak of memory (10 minutes)"
 	@echo "make search    a grid search in one, two and more worker processes: its time, and the same scores"
+	@echo "make gallery   train a small CNN and draw the pictures of docs/insight.md (a minute)"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime; MACHINE=zen4 names the file (20 minutes)"
 
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
@@ -38,6 +39,9 @@ $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 
 cifar10: $(VENV)/.examples
 	$(BIN)/python examples/cifar10.py --model tutorial
+
+gallery: $(VENV)/.examples
+	$(BIN)/python examples/gallery.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pictures import confusion_picture, sample_picture, write
 from recipes import RECIPES, Recipe, fit, make_trainer
 
 import nnlite as nn
-from nnlite.atomic import write_whole
+from nnlite.atomic import replacing, write_whole
 
 IMAGES_A_CHECKPOINT = 10_000  # some seconds' work
 OPTIMIZERS = {
@@ -94,6 +93,27 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
+def draw(
+    out: Path,
+    history: nn.History,
+    matrix: np.ndarray,
+    logits: np.ndarray,
+    test: nn.data.Dataset,
+    classes: tuple[str, ...],
+) -> None:
+    """The curves, the confusion matrix, and two rows of right and two of wrong predictions."""
+    plots, hits = nn.insight.plots, logits.argmax(axis=1) == test.labels
+    picks = np.concatenate([np.flatnonzero(hits == right)[:16] for right in (True, False)])
+    pictures = {
+        "curves": plots.curves(history),
+        "confusion": plots.confusion_matrix(matrix, classes=classes),
+        "samples": plots.samples(test.images[picks], test.labels[picks], logits[picks], classes=classes),
+    }
+    for name, ax in pictures.items():
+        with replacing(out / f"{name}.png") as file:
+            ax.figure.savefig(file, dpi=110)
+
+
 def hash_of_weights(model: nn.Sequential) -> str:
     """Of the bits of all trained and kept values: with native kernels the same on every machine."""
     values = (model.backend.to_host(vector).tobytes() for vector in (model.params, model.buffers))
@@ -147,9 +167,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     write_whole(args.out / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
     history.to_csv(args.out / "history.csv")
     model.save(args.out / "model.safetensors")
-    write(nn.insight.plots.curves(history).figure, args.out / "curves.png")
-    confusion_picture(matrix, data.classes, args.out / "confusion.png")
-    sample_picture(test.images, test.labels, nn.softmax(logits), data.classes, args.out / "samples.png")
+    draw(args.out, history, matrix, logits, test, data.classes)
     print("\n" + nn.metrics.classification_report(matrix, data.classes))
     print(f"test accuracy {scores['test_accuracy']:.4f} on {data.name}; {seconds:.0f} s; results in {args.out}")
     print(f"weights {metrics['weights']}, trained by {model.kernels} kernels")

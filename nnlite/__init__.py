@@ -65,7 +65,7 @@ from nnlite.optim import SGD, Adam, AdamW, Muon, Optimizer, ParameterGroups, RMS
 from nnlite.tools.debug import debug
 from nnlite.tools.gradcheck import gradcheck
 from nnlite.tools.profile import profile
-from nnlite.training.callbacks import EarlyStopping, ReduceOnPlateau, WeightAverage
+from nnlite.training.callbacks import EarlyStopping, LogTo, ReduceOnPlateau, WeightAverage
 from nnlite.training.csvlog import CSVLog
 from nnlite.training.history import History
 from nnlite.training.hooks import Callback
@@ -131,6 +131,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LogTo",
     "Loss",
     "MaxPool1D",
     "MaxPool2D",

@@ -216,6 +216,11 @@ CONSTRUCTORS = {
         {"path": "log.csv"},
         {"path": (st.sampled_from(["log.csv", Path("log.csv")]), STRANGE.filter(lambda v: not isinstance(v, str)))},
     ),
+    nn.LogTo: (
+        {"log": print},
+        {"log": (st.sampled_from([print, list.append]), STRANGE.filter(lambda v: not callable(v) or isinstance(v, type))),
+         "every": or_none(POSITIVE_WHOLE)},
+    ),
     nn.WeightAverage: ({}, {"decay": or_none(SHARE), "start": WHOLE}),
     nn.data.RandomCrop: ({}, {"padding": POSITIVE_WHOLE, "mode": choices("zeros", "reflect")}),
     nn.data.Cutout: ({}, {"size": POSITIVE_WHOLE}),

@@ -97,6 +97,36 @@ def test_maps_of_predictions(tmp_path, capsys):
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG") and "maps.png" in capsys.readouterr().out
 
 
+def test_a_search_with_optuna(capsys):
+    optuna = pytest.importorskip("optuna", reason="the example needs Optuna: pip install 'nnlite-numpy[optuna]'")
+    import optuna_search
+
+    first, again = (optuna_search.main(["--trials", "8", "--epochs", "3", "--limit", "200"]) for _ in range(2))
+    states = [trial.state for trial in first.trials]
+    assert optuna.trial.TrialState.PRUNED in states and first.best_value > 0.1
+    assert [trial.params for trial in again.trials] == [trial.params for trial in first.trials]
+    pruned = [trial for trial in first.trials if trial.state == optuna.trial.TrialState.PRUNED]
+    assert all(len(trial.intermediate_values) < 3 for trial in pruned) and "trials pruned" in capsys.readouterr().out
+
+
+def test_without_optuna_the_search_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "optuna_search", raising=False)
+    with pytest.raises(SystemExit, match=r"pip install 'nnlite-numpy\[optuna\]'"):
+        importlib.import_module("optuna_search")
+
+
+def test_the_gallery_has_the_pictures_of_its_page(tmp_path):
+    import gallery
+
+    gallery.main(["--limit", "60", "--epochs", "1", "--out", str(tmp_path)])
+    page = (ROOT / "docs/insight.md").read_text()
+    made = {path.name for path in tmp_path.iterdir()}
+    assert (
+        made == set(re.findall(r"images/gallery/([\w.]+)", page)) == {p.name for p in (ROOT / "docs/images/gallery").iterdir()}
+    )
+
+
 def run(*arguments, **options):
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)

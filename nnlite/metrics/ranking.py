@@ -39,21 +39,13 @@ class _OfRanks(OfLabels):
             raise DataError(f"{self.name}: no sample was counted")
         self._join()
         (z,), (t,), (weight,) = self.kept
-        scores, positive = self._scores(z.astype(np.float64), t)
+        scores, positive = (z.astype(np.float64), t) if self.multilabel else one_against_rest(z, t)
         if np.isnan(scores).any():
             return math.nan
-        return float(np.mean([self.figure(*_by_score(*column, weight)) for column in zip(scores.T, positive.T, strict=True)]))
+        return float(np.mean([self.figure(*by_score(*column, weight)) for column in zip(scores.T, positive.T, strict=True)]))
 
     def _join(self) -> None:
         self.kept = [[np.concatenate(parts)] if parts else [] for parts in self.kept]
-
-    def _scores(self, z: NDArray[np.float64], t: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """What ranks the samples, and which of them are positive: a column for each label or class, one for two classes."""
-        if self.multilabel:
-            return z, t
-        if z.shape[1] > 2:
-            return softmax(z), t[:, None] == np.arange(z.shape[1])
-        return z if z.shape[1] == 1 else z[:, 1:] - z[:, :1], t[:, None] == 1
 
     @staticmethod
     def figure(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> float:
@@ -92,7 +84,18 @@ class AveragePrecision(_OfRanks):
         return float((hits * precision).sum() / hits.sum()) if hits.any() else 0.0
 
 
-def _by_score(
+def one_against_rest(z: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What ranks the samples, and which of them are positive: a column for each class, one for two classes.
+
+    z: (M, C) or (M, 1) logits   t: (M,) labels
+    """
+    z = z.astype(np.float64)
+    if z.shape[1] > 2:
+        return softmax(z), t[:, None] == np.arange(z.shape[1])
+    return z if z.shape[1] == 1 else z[:, 1:] - z[:, :1], t[:, None] == 1
+
+
+def by_score(
     score: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The weights of positive and of negative samples of each score, the highest first."""

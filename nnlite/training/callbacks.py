@@ -1,13 +1,18 @@
-"""Callbacks: early stopping, learning rates reduced on a plateau, weight averaging."""
+"""Callbacks: early stopping, learning rates reduced on a plateau, weight averaging, logs kept by other programs."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from nnlite.arguments import choice, flag, number, shortened, whole
+from nnlite.atomic import shown, write_whole
+from nnlite.errors import FileError
 from nnlite.model import Sequential
-from nnlite.optim.groups import by_column
+from nnlite.optim.groups import by_column, last_rates
+from nnlite.training.checkpoint import LOGGED
 from nnlite.training.hooks import Callback, Mode, Monitor, Training
 
 _LEAST_REDUCTION = 1e-8  # smaller reductions are skipped, as in PyTorch
@@ -206,3 +211,68 @@ class WeightAverage(Callback):
 
     def state(self) -> dict[str, Any]:
         return {"count": self.count, "average": self.average}
+
+
+class LogTo(Callback):
+    """log(values, step=trainer.steps) after each epoch, with its row of the history; no value twice in a run.
+
+    log: any function of a dict of numbers by name and step=: `wandb.log`, `trackio.log`, `mlflow.log_metrics`.
+    every: also log "step/loss" and "step/learning_rate", those of the step itself, after every so many steps; default None.
+    A run with checkpoints stores how far its logs are beside them, in `logged.txt`, so that what is done again after an
+    interruption is not logged again, in a new process neither. That is written before `log` is called: if the process is
+    killed in between, these values are in no log. What `log` raises ends training as in any callback; a row of an epoch is
+    then logged when the run is resumed.
+    Raises ValueError for what is not a function, FileError for a damaged `logged.txt`.
+    """
+
+    only_first = True
+
+    def __init__(self, log: Callable[..., Any], *, every: int | None = None) -> None:
+        if not callable(log) or isinstance(log, type):
+            raise ValueError(f"log must be a function of a dict and step=, such as wandb.log, not {shortened(log)}")
+        self.log, self.every = log, None if every is None else whole("every", every, 1)
+        self.logged = (0, 0)  # the steps and epochs at the last call
+
+    def on_fit_begin(self, trainer: Training) -> None:
+        note = None if trainer.checkpoints is None else trainer.checkpoints / LOGGED
+        if not trainer.steps:
+            self.logged = (0, 0)
+            if note is not None:
+                note.unlink(missing_ok=True)
+        elif note is not None and note.exists():
+            self.logged = _read(note)
+
+    def on_step_end(self, trainer: Training) -> None:
+        if self.every and trainer.steps % self.every == 0:
+            values = {"loss": float(trainer.last_loss), **last_rates(trainer.optimizer)}
+            self._once(trainer, {f"step/{name}": value for name, value in values.items()})
+
+    def on_epoch_end(self, trainer: Training, row: Mapping[str, float]) -> None:
+        self._once(trainer, dict(row))
+
+    def _once(self, trainer: Training, values: dict[str, float]) -> None:
+        here, before = (trainer.steps, trainer.epochs), self.logged
+        if here <= before:
+            return
+        self._note(trainer, here)
+        try:
+            self.log(values, step=trainer.steps)
+        except Exception:
+            self._note(trainer, before)
+            raise
+
+    def _note(self, trainer: Training, here: tuple[int, int]) -> None:
+        self.logged = here
+        if trainer.checkpoints is not None:
+            try:
+                write_whole(trainer.checkpoints / LOGGED, "{} {}\n".format(*here).encode())
+            except FileError as error:
+                warnings.warn(f"{error}; training continues", RuntimeWarning, stacklevel=2)
+
+
+def _read(note: Path) -> tuple[int, int]:
+    try:
+        steps, epochs = map(int, note.read_text().split())
+    except (OSError, ValueError) as error:
+        raise FileError(f"{shown(note)} does not say how far a run is in its logs: {shortened(error)}; remove it") from error
+    return steps, epochs

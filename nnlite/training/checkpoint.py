@@ -28,6 +28,7 @@ from nnlite.training.history import History
 from nnlite.training.hooks import Training
 
 FORMAT = 3
+LOGGED = "logged.txt"  # beside the checkpoints: how far a run is in its logs
 
 
 class Folder:
@@ -90,7 +91,7 @@ class Folder:
         """Move the checkpoints and the best model to a new folder inside this one, whose path is returned."""
         aside = next(path for n in itertools.count(1) if not (path := self.path / f"earlier-{n}").exists())
         aside.mkdir()
-        for file in (*self.files(), *self.path.glob("best.safetensors")):
+        for file in (*self.files(), *self.path.glob("best.safetensors"), *self.path.glob(LOGGED)):
             file.rename(aside / file.name)
         return aside
 

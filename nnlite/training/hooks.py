@@ -1,6 +1,7 @@
 """The hooks that `Trainer.fit` calls, the trainer as callbacks see it, and the column of the history that they watch."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from nnlite.arguments import Configured, listing, shortened
@@ -79,6 +80,8 @@ class Training(Protocol):
     history: History
     stopped: bool
     is_counting: bool
+    last_loss: Any
+    checkpoints: Path | None
     communicator: Communicator | None
     ranks: Ranks
 

@@ -139,7 +139,7 @@ class Guard:
         """Between the pass and the update: count the loss; raise NonFiniteError, saying where it comes from, if it is bad."""
         self.counts.tally.add(loss, total)
         reason = self._located(batch) if self.counts.tally.is_bad else None
-        self.loss = loss  # from here on a step that fails is incomplete
+        self.loss = self.trainer.last_loss = loss  # from here on a step that fails is incomplete
         if reason is not None:
             raise NonFiniteError(reason)
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -70,6 +71,8 @@ class Trainer:
         self.epochs = self.steps = 0
         self.history = History()
         self.stopped = self.is_counting = False  # is_counting: the metrics count the batches of an epoch
+        self.last_loss: Any = math.nan  # of the last step, on the model's device
+        self.checkpoints: Path | None = None  # the folder of this call of `fit`
         # By folder of checkpoints: the values that may change in training, as a call of `fit` left them.
         self.folders: dict[Path, Print] = {}
 
@@ -141,7 +144,7 @@ class Trainer:
                 "steps_per_epoch=, or an iterable that begins anew, such as a list"
             )
         validation_steps = None if validation_steps is None else int(whole("validation_steps", validation_steps, 1))
-        self.stopped = False
+        self.stopped, self.checkpoints = False, None if checkpoint is None else Path(checkpoint)
         order: dict[str, Any] = {"batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
         source, held_out, places = apart(source, validation, seed)
         keeper, progress, backend = Keeper(self), progress and self.ranks.is_first, self.model.backend

@@ -1,0 +1,87 @@
+"""What pictures show, as arrays: images, filters, activations, names of classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlite.arguments import listing, shortened
+from nnlite.backend import Array, single_threaded_blas
+from nnlite.engine.engine import Engine
+from nnlite.errors import DataError
+from nnlite.layers.base import Context, Layer
+from nnlite.metrics.base import to_host
+from nnlite.model import Sequential
+
+
+def as_classes(classes: Sequence[str] | None, n: int) -> list[str]:
+    """The names of n classes, by default their numbers. Raises DataError for another number of names."""
+    if classes is None:
+        return [str(i) for i in range(n)]
+    if isinstance(classes, str) or len(classes) != n:
+        raise DataError(f"classes must be the names of {n} classes, not {shortened(classes)}")
+    return [str(name) for name in classes]
+
+
+def as_pictures(images: Any) -> NDArray[Any]:
+    """Images as matplotlib draws them: bytes as they are, other values stretched from the least to the largest."""
+    images = to_host(images)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if not len(images) or (images.ndim != 3 and images.shape[3:] != (3,)):
+        raise DataError(f"images are (N, H, W), (N, H, W, 1) or (N, H, W, 3), at least one, got {images.shape}")
+    return images if images.dtype == np.uint8 else _stretched(images, None)
+
+
+def _stretched(values: NDArray[Any], axes: tuple[int, ...] | None) -> NDArray[np.float64]:
+    """From 0 to 1, over all values or along these axes."""
+    values = np.asarray(values, np.float64)
+    least, largest = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
+    return np.asarray((values - least) / np.maximum(largest - least, 1e-30))
+
+
+def first_filters(model: Sequential) -> NDArray[np.float64]:
+    """The weights of the first layer that has any, as pictures (n, h, w) or (n, h, w, 3), each from 0 to 1."""
+    name, W = next(((name, to_host(W)) for name, W in model.named_params().items() if name.endswith("W")), ("", np.zeros(0)))
+    if W.ndim == 2 and len(model.in_shape) == 3 and W.shape[1] == np.prod(model.in_shape):
+        W = W.reshape(-1, *model.in_shape)
+    if W.ndim != 4:
+        found = f"the first weights are {name} {W.shape}" if name else "the model has no weights"
+        raise DataError(f"{found}: filters are those of a Conv2D, or of a Dense layer that reads whole images")
+    if W.shape[-1] != 3:
+        W = np.moveaxis(W, -1, 1).reshape(-1, *W.shape[1:3])
+    return _stretched(W, tuple(range(1, W.ndim)))
+
+
+def activations_of(model: Sequential, x: Any, layer: int | str) -> NDArray[Any]:
+    """What a layer gives for one sample in inference, without the batch axis. Raises ValueError for another layer."""
+    x = model.backend.asarray(x)
+    x = x[None] if x.ndim == len(model.in_shape) else x
+    if len(x) != 1:
+        raise DataError(f"activations are those of one sample, got {len(x)}")
+    model(x)  # refuses what does not fit
+    found: dict[str, Array] = {}
+    engine = Engine(model.children(), model.in_shape, model.vectors, model.seed, rewrite=False)
+    watched = engine.wrapped(lambda path, layer: _Seen(path, layer, found), rewrite=False)
+    with single_threaded_blas, model.lock.reading(), watched:
+        engine.infer(x)
+    if str(layer) not in found:
+        raise ValueError(f"there is no layer {shortened(str(layer))}: the layers are {listing(found, most=20)}")
+    values: NDArray[Any] = to_host(found[str(layer)])[0]
+    return values
+
+
+class _Seen(Layer):
+    """A layer whose output is kept."""
+
+    def __init__(self, path: str, layer: Layer, found: dict[str, Array]) -> None:
+        self.path, self.layer, self.found = path, layer, found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        result = self.layer.forward(a, ctx)
+        self.found[self.path] = result.copy()
+        return result
