@@ -4,7 +4,7 @@ python examples/explain.py                    # trains the tutorial CNN for 3 ep
 python examples/explain.py --model out/cifar10/model.safetensors
 python examples/explain.py --limit 1000 --epochs 1 --data shapes    # a quick look, offline
 
-Needs matplotlib: pip install ".[examples]"
+Needs matplotlib: pip install ".[plots]"
 """
 
 import argparse

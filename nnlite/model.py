@@ -149,8 +149,8 @@ class Sequential(Valued):
         """dJ/dx from delta = dJ/dz at the outputs of `model(x)`, as in inference: by running statistics, without dropout.
 
         x: (N, *input_shape)   delta: (N, *out_shape)   dJ/dx: as x. Leaves `grads`, `buffers`, `passes` and a pass between
-        forward and backward alone. Raises ShapeError for what does not fit, StateError for a layer of your own that needs the
-        whole batch and has no frozen form.
+        forward and backward alone. Raises ShapeError for what does not fit, StateError for ids, which have no gradient, and for
+        a layer of your own that needs the whole batch and has no frozen form.
         """
         x = self._input(x)
         delta = self.backend.asarray(delta, self.dtype)

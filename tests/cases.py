@@ -157,6 +157,10 @@ def sequence_net():
     ]
 
 
+def embedding_net():
+    return [nn.Embedding(4, 3), nn.Conv1D(4, 3, padding=1), nn.BatchNorm(), nn.Tanh(), nn.GlobalMaxPool1D(), nn.Dense(3)]
+
+
 def residual_net():
     return [
         nn.Conv2D(4, 3, padding=1, bias=False),
@@ -260,6 +264,7 @@ CASES = {
     "AvgPool1D": sequences(
         lambda draw, size, _, options: nn.AvgPool1D(size, ceil_mode=draw(yes_no), count_padding=draw(yes_no), **options)
     ),
+    "GlobalMaxPool1D": fixed(lambda: [nn.GlobalMaxPool1D()], (5, 2), (1, 3), (7, 1)),
     "MaxPool2D": pooling(nn.MaxPool2D),
     "MaxPool2D large": large_pooling(),
     "AvgPool2D": pooling(nn.AvgPool2D),
@@ -293,7 +298,13 @@ CASES = {
     ),
     "U-Net": fixed(unet, (2, 4, 2)),
     "sequences": fixed(sequence_net, (9, 2)),
+    "Embedding": st.tuples(st.integers(1, 5), small, st.sampled_from([(), (1,), (4,), (2, 3)])).map(
+        lambda v: ([nn.Embedding(v[0], v[1])], v[2])
+    ),
+    "Embedding net": fixed(embedding_net, (6,)),
     "small CNN": fixed(small_cnn, (6, 7, 3)),
     "residual net": fixed(residual_net, (6, 5, 3)),
     "nested": fixed(nested, (4,)),
 }
+OF_IDS = {"Embedding", "Embedding net"}
+OF_REALS = sorted(CASES.keys() - OF_IDS)

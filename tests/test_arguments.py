@@ -130,6 +130,7 @@ CONSTRUCTORS = {
     nn.LeakyReLU: ({}, {"slope": SHARE}),
     nn.GELU: ({}, {"approximate": choices("none", "tanh")}),
     nn.Dense: ({"units": 3}, {"units": POSITIVE_WHOLE, "bias": FLAG, "init": INIT}),
+    nn.Embedding: ({"n": 5, "dim": 3}, {"n": POSITIVE_WHOLE, "dim": POSITIVE_WHOLE, "init": INIT}),
     nn.Conv2D: (
         {"filters": 3, "kernel_size": 3},
         {"filters": POSITIVE_WHOLE, "kernel_size": pairs_of(1), "stride": pairs_of(1), "padding": PADDING}

@@ -8,6 +8,7 @@ import nnlite as nn
 
 DEFAULTS = {
     nn.Dense: {"bias": True, "init": "he_normal"},
+    nn.Embedding: {"init": "lecun_normal"},
     nn.Conv2D: {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "init": "he_normal"},
     nn.MaxPool2D: {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False},
     nn.AvgPool2D: {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "count_padding": True},

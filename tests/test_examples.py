@@ -97,6 +97,16 @@ def test_maps_of_predictions(tmp_path, capsys):
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG") and "maps.png" in capsys.readouterr().out
 
 
+def test_languages_of_names(capsys):
+    pytest.importorskip("sklearn", minversion="1.6")
+    pytest.importorskip("faker", reason="the names need the package faker")
+    import names
+
+    results = names.main(["--limit", "30", "--epochs", "14", "--ask", "Virtanen"])
+    assert min(results.values()) > 0.3  # of ten languages
+    assert "Virtanen: Finnish" in capsys.readouterr().out
+
+
 def test_a_search_with_optuna(capsys):
     optuna = pytest.importorskip("optuna", reason="the example needs Optuna: pip install 'nnlite-numpy[optuna]'")
     import optuna_search

@@ -37,6 +37,8 @@ def draw_batch(data, model, n=None):
     rng = np.random.default_rng(data.draw(st.integers(0, 100)))
     n = n or data.draw(st.integers(1, 7))
     x = rng.standard_normal((n, *model.in_shape)).astype(model.dtype)
+    if model.plan.takes_integers:
+        x = rng.integers(0, model[0].n, x.shape)
     return x, rng.standard_normal((n, *model.out_shape)).astype(model.dtype)
 
 
@@ -92,10 +94,11 @@ def test_arguments_are_not_written_to(case, data):
 def test_any_real_input(case, data):
     model, _ = draw_model(data, case, "float32")
     x, t = draw_batch(data, model)
-    x = (10 * x).astype(np.int16)
-    expected = train(model, x.astype(np.float32), t)
+    of_ids = model.plan.takes_integers
+    x = (x if of_ids else 10 * x).astype(np.int16)
+    expected = train(model, x if of_ids else x.astype(np.float32), t)
     strided = np.repeat(x, 2, axis=0)[::2]
-    fortran = np.asfortranarray(x.astype(np.float64))
+    fortran = np.asfortranarray(x.astype(np.uint64 if of_ids else np.float64))
     for variant in (x, strided, fortran):
         assert same(expected[:4], train(model, variant, t)[:4])
     wide = np.repeat(t, 2, axis=-1)[..., ::2]
@@ -269,5 +272,5 @@ def test_softmax_has_the_values_of_its_equation():
 def test_every_layer_of_images_says_so():
     layers = [kind for kind in vars(nn.layers).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
     others = {kind.__name__ for kind in layers if kind.images is False and not kind.elementwise}
-    of_sequences = {"Conv1D", "MaxPool1D", "AvgPool1D"}
-    assert others == {"Layer", "BatchLayer", "Dense", "Flatten", "Reshape", "Residual", "Concat", *of_sequences}
+    of_sequences = {"Conv1D", "MaxPool1D", "AvgPool1D", "GlobalMaxPool1D"}
+    assert others == {"Layer", "BatchLayer", "Dense", "Flatten", "Reshape", "Residual", "Concat", "Embedding", *of_sequences}

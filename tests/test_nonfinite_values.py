@@ -103,6 +103,7 @@ MASKS = {
     "MaxPool2D": ([nn.MaxPool2D(2)], (6, 6, 3)),
     "MaxPool2D, overlapping": ([nn.MaxPool2D(3, 2)], (7, 7, 2)),
     "MaxPool2D, padded": ([nn.MaxPool2D(3, 1, padding=1)], (5, 6, 2)),
+    "GlobalMaxPool1D": ([nn.GlobalMaxPool1D()], (6, 3)),
     "GlobalMaxPool2D": ([nn.GlobalMaxPool2D()], (6, 6, 3)),
     "Dropout": ([nn.Dropout(0.5)], (6, 6, 3)),
     "Conv2D and MaxPool2D": ([nn.Conv2D(1, 1, init="ones"), nn.MaxPool2D(2)], (6, 6, 1)),

@@ -48,6 +48,7 @@ def agree(model, path, layout="NHWC"):
     is_image, turned = len(model.in_shape) == 3, len(model.out_shape) == 3
     for n in (1, 7):
         x = rng.standard_normal((n, *model.in_shape)).astype("float32")
+        x = rng.integers(0, model[0].n, x.shape) if model.plan.takes_integers else x
         given = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if is_image and layout == "NCHW" else x
         z = infer(path, given)
         z = z.transpose(0, 2, 3, 1) if turned and layout == "NCHW" else z

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from nnlite.backend.frames import places_of
 from nnlite.backend.functions import Functions
 from nnlite.backend.masks import masked
@@ -311,6 +313,13 @@ class Operations(Functions):
         q: Array = self.xp.zeros((len(t), classes), dtype)
         q[self.xp.arange(len(t)), t] = 1
         return q
+
+    def add_rows(self, ids: Array, rows: Array, out: Array) -> None:
+        """out[i] = the sum of the rows whose id is i, in float64 in their order.  ids: (M,)   rows: (M, D)   out: (n, D)"""
+        n, columns = out.shape
+        places = self.to_host(ids).astype(np.intp)[:, None] * columns + np.arange(columns)
+        sums = np.bincount(places.ravel(), self.to_host(rows).astype(np.float64).ravel(), n * columns)
+        out[...] = self.asarray(sums.reshape(n, columns))
 
     def cross_entropy(self, z: Array, q: Array, sums_to_one: bool) -> tuple[Array, Array]:
         """J_n = -sum over c of q_c log y_c and dJ_n/dz = y sum(q) - q,  y = softmax(z); z, q: (N, C)."""

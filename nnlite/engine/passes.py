@@ -81,12 +81,14 @@ def infer(plan: Plan, memory: RunMemory, x: Array) -> Array:
 
 
 def input_gradient(plan: Plan, memory: RunMemory, x: Array, delta: Array) -> Array:
-    """dJ/dx from delta = dJ/dz, through a plan of frozen forms. Raises StateError where a layer needs the batch."""
+    """dJ/dx from delta = dJ/dz, by a plan of frozen forms. Raises StateError where a layer needs the batch or reads ids."""
     run, vectors = memory.run, memory.vectors
     if len(plan.training) > 1 or run.whole:
         raise StateError("a layer needs the whole batch and has no frozen form: there is no gradient of the inputs")
     stage = Stage(run, memory, cut_of(run, len(x), vectors), memory.keep_prepared())
-    dtype, wanted = dtype_of_input(plan, x, vectors), frozenset({0, *(step.makes for step in run.steps)})
+    if plan.takes_integers:
+        raise StateError("the first layer takes integers as they are, which have no gradient")
+    wanted = frozenset({0, *(step.makes for step in run.steps)})
     dx: Array = vectors.backend.xp.empty((len(x), *plan.shapes[0]), vectors.dtype)
 
     def work(i: int, rows: slice) -> None:
@@ -94,7 +96,7 @@ def input_gradient(plan: Plan, memory: RunMemory, x: Array, delta: Array) -> Arr
         space.allow(wanted)
         space.write_to(gradient)
         space.begin(rows, 0, stage.prepared, training=False, swept=True)
-        space.forward({0: load(x, "input", rows, space, dtype)}, {})
+        space.forward({0: load(x, "input", rows, space, vectors.dtype)}, {})
         dx[rows] = space.backward({plan.output: delta[rows]}, {})[0]
         memory.workspaces.append(space)
         memory.gradients.append(gradient)

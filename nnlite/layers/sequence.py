@@ -25,20 +25,20 @@ class OfSequences(Layer):
 
     shares_memory = False
 
-    def of_rows(self) -> Any:
-        """The layer of images."""
+    def of_rows(self, length: int) -> Any:
+        """The layer of images, for sequences of this length."""
         raise NotImplementedError
 
     def build(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 2:
             raise ShapeError(f"expects sequences of shape (length, channels), got {shortened(in_shape)}")
-        self.inner = self.of_rows()
+        self.inner = self.of_rows(in_shape[0])
         self.inner.backend = self.backend
         out_shape: Shape = self.inner.declare_shapes((1, *in_shape))
         return out_shape[1:]
 
     def forward(self, a: Array, ctx: Context) -> Array:
-        ctx.aim(ctx.persist_batch("rows", (len(a), 1, *self.out_shape), a.dtype))
+        ctx.aim(ctx.persist_batch("rows", (len(a), *self.inner.out_shape), a.dtype))
         return self.inner.forward(a[:, None], ctx)[:, 0]
 
     def backward(self, delta: Array, ctx: Context) -> Array | None:
@@ -90,7 +90,7 @@ class Conv1D(OfSequences):
         )
         self.groups, self.bias, self.init = whole("groups", groups, 1), flag("bias", bias), initialiser(init)
 
-    def of_rows(self) -> Conv2D:
+    def of_rows(self, length: int) -> Conv2D:
         return Conv2D(
             self.filters,
             (1, self.kernel_size),
@@ -145,7 +145,7 @@ class MaxPool1D(_Pooling1D):
         self.padding, self.dilation = sequence_padding(padding), whole("dilation", dilation, 1)
         self.ceil_mode = flag("ceil_mode", ceil_mode)
 
-    def of_rows(self) -> Layer:
+    def of_rows(self, length: int) -> Layer:
         layer: MaxPool2D = self._of_rows(MaxPool2D)
         return layer
 
@@ -173,6 +173,26 @@ class AvgPool1D(_Pooling1D):
         self.padding, self.dilation = sequence_padding(padding), whole("dilation", dilation, 1)
         self.ceil_mode, self.count_padding = flag("ceil_mode", ceil_mode), flag("count_padding", count_padding)
 
-    def of_rows(self) -> Layer:
+    def of_rows(self, length: int) -> Layer:
         layer: AvgPool2D = self._of_rows(AvgPool2D, count_padding=self.count_padding)
         return layer
+
+
+class GlobalMaxPool1D(_Pooling1D):
+    """y = the largest a along the sequence, channel by channel.     a: (N, T, C)   y: (N, C)
+
+    Backward: each delta goes to the place that was largest; among equal ones the first.
+    Raises ShapeError for inputs that are not sequences.
+    """
+
+    def of_rows(self, length: int) -> Layer:
+        return MaxPool2D((1, length))
+
+    def build(self, in_shape: Shape) -> Shape:
+        return super().build(in_shape)[1:]
+
+    def forward(self, a: Array, ctx: Context) -> Array:
+        return super().forward(a, ctx)[:, 0]
+
+    def backward(self, delta: Array, ctx: Context) -> Array | None:
+        return super().backward(delta[:, None], ctx)

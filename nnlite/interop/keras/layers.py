@@ -121,8 +121,8 @@ def _pool(kind: Callable[..., Layer], **options: Any) -> Any:
 
 def _global_pool(kind: Callable[[], Layer]) -> Any:
     def pool(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
-        """A sequence is an image of one row."""
-        before = [layers.Reshape((1, *in_shape))] if len(in_shape) == 2 else []
+        """A sequence is an image of one row for a layer of images."""
+        before = [layers.Reshape((1, *in_shape))] if len(in_shape) == 2 and kind is not layers.GlobalMaxPool1D else []
         ones = (1,) * (len(in_shape) - 1)
         return [*before, kind(), *([layers.Reshape((*ones, in_shape[-1]))] if config.get("keepdims") else [])]
 
@@ -252,7 +252,7 @@ READERS: dict[str, Callable[[Config, Shape, list[Array]], list[Layer]]] = {
     "Flatten": _flatten,
     "GlobalAveragePooling1D": _global_pool(layers.GlobalAvgPool2D),
     "GlobalAveragePooling2D": _global_pool(layers.GlobalAvgPool2D),
-    "GlobalMaxPooling1D": _global_pool(layers.GlobalMaxPool2D),
+    "GlobalMaxPooling1D": _global_pool(layers.GlobalMaxPool1D),
     "GlobalMaxPooling2D": _global_pool(layers.GlobalMaxPool2D),
     "GroupNormalization": _group_norm,
     "Identity": _nothing,

@@ -274,6 +274,7 @@ WRITERS: dict[type[Layer], Callable[[Step], list[Entry]]] = {
     layers.Flatten: _always("Flatten"),
     layers.GELU: _gelu,
     layers.GlobalAvgPool2D: _always("GlobalAveragePooling2D"),
+    layers.GlobalMaxPool1D: _always("GlobalMaxPooling1D"),
     layers.GlobalMaxPool2D: _always("GlobalMaxPooling2D"),
     layers.GroupNorm: _group_norm,
     layers.LayerNorm: _layer_norm,

@@ -30,7 +30,7 @@ TO_IMAGES, FROM_IMAGES = [0, 3, 1, 2], [0, 2, 3, 1]  # (N, H, W, C) to (N, C, H,
 def export(model: Sequential, path: str | PathLike[str], *, layout: str = "NHWC") -> None:
     """Write the model, as it infers, to a file.
 
-    The graph has one input "x" and one output "z", of any number of samples, in the model's dtype.
+    The graph has one input "x" and one output "z", of any number of samples, in the model's dtype; ids are int64.
     layout: of images at the border: "NHWC", as in nnlite, or "NCHW".
     Raises ValueError for another layout, StateError for a layer of your own, FileError where the file cannot be written.
     """
@@ -81,6 +81,7 @@ class _Graph:
     def _border(self, name: str, shape: Shape, layout: str) -> Any:
         shape = (shape[2], *shape[:2]) if len(shape) == 3 and layout == "NCHW" else shape
         kind = TensorProto.DOUBLE if self.dtype == np.float64 else TensorProto.FLOAT
+        kind = TensorProto.INT64 if name == "x" and self.model.plan.takes_integers else kind
         return helper.make_tensor_value_info(name, kind, ["N", *shape])
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
@@ -178,6 +179,15 @@ def _rounded_up(window: Window) -> tuple[int, ...]:
 
 def _global_pool(kind: str) -> Any:
     return lambda graph, step, layer, a: graph.add("Flatten", graph.add(kind, a))
+
+
+def _largest(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    return graph.add("Flatten", graph.add("GlobalMaxPool", graph.add("Transpose", a, perm=TURN)))
+
+
+def _embedding(graph: _Graph, step: Step, layer: Any, a: str) -> str:
+    y = graph.add("Gather", graph.constant(f"{step.path}.W", layer.W), a)
+    return graph.add("Transpose", y, perm=TO_IMAGES) if len(layer.out_shape) == 3 else y
 
 
 @_turned
@@ -280,6 +290,7 @@ def _upsample(graph: _Graph, step: Step, layer: Any, a: str) -> str:
 
 WRITERS: dict[type[Layer], Any] = {
     layers.Dense: _dense,
+    layers.Embedding: _embedding,
     layers.Conv2D: _conv,
     layers.DepthwiseConv2D: _conv,
     layers.Conv1D: _conv,
@@ -288,6 +299,7 @@ WRITERS: dict[type[Layer], Any] = {
     layers.AvgPool2D: _average_pool,
     layers.AvgPool1D: _average_pool,
     layers.GlobalAvgPool2D: _global_pool("GlobalAveragePool"),
+    layers.GlobalMaxPool1D: _largest,
     layers.GlobalMaxPool2D: _global_pool("GlobalMaxPool"),
     layers.BatchNorm: _batch_norm,
     layers.LayerNorm: _layer_norm,
