@@ -76,6 +76,8 @@ def test_a_resumed_run_is_shown_as_an_uninterrupted_one(tmp_path, kills):
 
 def test_a_new_run_hides_the_one_before(tmp_path):
     train([nn.insight.TensorBoard(tmp_path)])
+    (file,) = tmp_path.iterdir()
+    file.rename(tmp_path / "events.out.tfevents.1000000000.here")  # of an earlier second
     trainer = train([nn.insight.TensorBoard(tmp_path, histograms=False)], epochs=2)
     trainer.fit((X, T), batch_size=8, progress=False)
     found = read(tmp_path)
