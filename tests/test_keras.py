@@ -326,6 +326,15 @@ def branched(seed=0):
     return stirred(model)
 
 
+def of_ids(seed=0):
+    layers = nn.Embedding(5, 5), nn.Conv1D(4, 3, padding="same"), nn.ReLU(), nn.GlobalMaxPool1D(), nn.Dense(2)
+    return stirred(nn.Sequential(*layers, input_shape=(7,), seed=seed))
+
+
+def inputs(model, n):
+    return rng.integers(0, 5, (n, 7)) if model.plan.takes_integers else values(n, *model.in_shape)
+
+
 def stirred(model):
     model.params += 0.1 * values(len(model.params))
     model.buffers += rng.random(len(model.buffers)).astype("float32")
@@ -333,12 +342,12 @@ def stirred(model):
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5", ".hdf5"])
-@pytest.mark.parametrize("make", [cnn, branched])
+@pytest.mark.parametrize("make", [cnn, branched, of_ids])
 def test_there_and_back(make, ending, tmp_path):
     model = make()
     save(model, tmp_path / f"m{ending}")
     again = load(tmp_path / f"m{ending}")
-    x = values(3, *model.in_shape)
+    x = inputs(model, 3)
     close(again(x), model(x))
     assert again.named_params().keys() == model.named_params().keys()  # nested alike
     other = make(1)

@@ -139,10 +139,17 @@ def densely():
 
 def same(theirs, model):
     x = (rng.random((5, *model.in_shape)) * 2 - 1).astype("float32")
+    x = rng.integers(0, model[0].n, x.shape) if model.plan.takes_integers else x
     np.testing.assert_allclose(model(x), np.asarray(theirs(x)).reshape(5, -1), atol=2e-5, rtol=1e-5)
 
 
+def of_ids():
+    a = keras.Input((7,), dtype="int32")
+    return settled(keras.Model(a, L.Dense(3)(L.GlobalMaxPooling1D()(L.Conv1D(4, 3, activation="relu")(L.Embedding(6, 6)(a))))))
+
+
 MODELS = {
+    "ids": of_ids,
     "tutorial": lambda: chain(tutorial),
     "padded": lambda: chain(padded),
     "separable": lambda: chain(separable),
@@ -176,6 +183,9 @@ def ours(*layers, shape=(13, 12, 4)):
 
 
 OURS = {
+    "ids": lambda: ours(
+        nn.Embedding(6, 6), nn.Conv1D(4, 3, padding="same"), nn.ReLU(), nn.GlobalMaxPool1D(), nn.Dense(2), shape=(7,)
+    ),
     "plain": lambda: ours(
         nn.Normalize([1, 2, 3, 4], [1, 2, 1, 2]),
         nn.Conv2D(6, 3, padding=1),

@@ -163,11 +163,12 @@ MESSAGES = {
     "exception": "rank 1 of 3: RuntimeError: the disk is on fire",
     "exit": "rank 1 did not come to the sum of gradients within 3 s",
     "stop": "rank 1 did not come to the sum of gradients within 3 s",
+    "writer": "rank 0 did not come to an exchange of values within 3 s",
     "diverge": "rank 1 of 3 has other parameters or statistics than rank 0",
 }
 
 
-@pytest.mark.parametrize("fault", ["exception", "exit", "stop", "diverge", "kill"])
+@pytest.mark.parametrize("fault", ["exception", "exit", "stop", "writer", "diverge", "kill"])
 def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path):
     begun = time.monotonic()
     run = launch(3, "faults.py", fault, tmp_path)
@@ -178,7 +179,14 @@ def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path
     else:
         assert MESSAGES[fault] in run.stderr
     arrays, description = checkpoint.Folder(tmp_path, 2).load()
-    assert description["steps"] == 4 and np.isfinite(arrays["params"]).all()
+    assert description["steps"] == (8 if fault == "writer" else 4) and np.isfinite(arrays["params"]).all()
+
+
+def test_all_wait_for_one_that_writes(tmp_path):
+    begun = time.monotonic()
+    run = launch(3, "faults.py", "slow", tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert time.monotonic() - begun > 5
 
 
 def test_a_process_that_cannot_write_ends_all(tmp_path):
@@ -197,6 +205,7 @@ REFUSED = {
     "order": ("StateError: rank 1 of 2 and rank 0 differ in what fit was given: ", ""),
     "batch": ("ok", ""),
     "folder": ("FileError: no checkpoints can be written", "StateError: rank 0 of 2 failed: FileError: no checkpoints can be "),
+    "values": ("DivergedError: rank 1 of 2 has other parameters or statistics than rank 0", ""),
     "device": ("DeviceError: the model is on cpu, the communicator takes arrays of cuda", ""),
 }
 

@@ -3,7 +3,10 @@
 import os
 import pickle
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +16,8 @@ _SPINS = 1.0  # seconds that a waiting process polls before it sleeps between po
 _SLEEP = 1e-3
 _LENGTH, _FIRST = 8, 1024  # bytes of a value's length, and of the value, that are exchanged first
 _READ = 0.5  # seconds in which a launcher reads a last message
-_HERE = 77  # the tag of the notes by which waiting processes tell each other that they are there
+_HERE = 77  # the tag of notes: (rank, the meeting in which it waits)
+_WORKS = -1  # instead of a meeting: it works, the others wait for it
 
 
 class MPICommunicator:
@@ -26,6 +30,7 @@ class MPICommunicator:
         self.deterministic, self.sync_batch_norm, self.deadline = deterministic, sync_batch_norm, deadline
         self.meetings = 0
         self.notes: list[Any] = []  # that it has sent
+        self.beaten = 0.0  # when another one said that it works, by the clock of this one
         self.seen: dict[int, int] = {}  # the last meeting at which other processes said that they are there
         self._end_all_on_errors()
 
@@ -40,19 +45,18 @@ class MPICommunicator:
 
         self._meet("the sum of gradients", self._comm.Iallreduce(MPI.IN_PLACE, flat))
 
-    def gather(self, value: Any, patience: float = 1.0) -> list[Any]:
-        """The values of all processes, in their order; anything that pickles. patience: how many deadlines to wait."""
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in their order; anything that pickles."""
         own = pickle.dumps(value, protocol=5)
         head = np.frombuffer(len(own).to_bytes(_LENGTH, "little") + own[:_FIRST].ljust(_FIRST, b"\0"), np.uint8)
         heads = np.empty((self.size, len(head)), np.uint8)
-        self._meet("an exchange of values", self._comm.Iallgather(head, heads), patience)
+        self._meet("an exchange of values", self._comm.Iallgather(head, heads))
         lengths = [int.from_bytes(each[:_LENGTH].tobytes(), "little") for each in heads]
         rests = [max(0, length - _FIRST) for length in lengths]
         tails = np.empty(sum(rests), np.uint8)
         if len(tails):  # one collective is enough for small values
-            self._meet(
-                "an exchange of values", self._comm.Iallgatherv(np.frombuffer(own[_FIRST:], np.uint8), (tails, rests)), patience
-            )
+            tail = np.frombuffer(own[_FIRST:], np.uint8)
+            self._meet("an exchange of values", self._comm.Iallgatherv(tail, (tails, rests)))
         parts = zip(heads[:, _LENGTH:], lengths, np.split(tails, np.cumsum(rests[:-1])), strict=True)
         return [pickle.loads(first[:length].tobytes() + tail.tobytes()) for first, length, tail in parts]
 
@@ -70,24 +74,42 @@ class MPICommunicator:
     def _comm(self) -> Any:
         """Apart from messages of the user's own."""
         comm, request = self.world.Idup()
-        self._wait("the first exchange", request, self.deadline)
+        self._wait("the first exchange", request)
         return comm
 
-    def _meet(self, what: str, request: Any, patience: float = 1.0) -> None:
-        self.meetings += 1
-        self._wait(what, request, self.deadline * patience)
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While the block runs, in one process, the others wait for it as long as it takes, unless it is stopped."""
+        ended = threading.Event()
 
-    def _wait(self, what: str, request: Any, limit: float) -> None:
-        """Until the request is done; after `limit` seconds end all processes."""
-        begun, said = time.monotonic(), False
+        def beat() -> None:
+            while not ended.wait(self.deadline / 4):
+                self._tell(_WORKS)
+
+        thread = threading.Thread(target=beat, name="nnlite", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _meet(self, what: str, request: Any) -> None:
+        self.meetings += 1
+        self._wait(what, request)
+
+    def _wait(self, what: str, request: Any) -> None:
+        """Until the request is done; after the deadline end all processes."""
+        limit, begun, said = self.deadline, time.monotonic(), False
         while not request.Test():
-            waited = time.monotonic() - begun
+            waited = time.monotonic() - max(begun, self.beaten)
             time.sleep(0 if waited < _SPINS else _SLEEP)
             if waited > min(_SPINS, limit / 2) and self.meetings:
                 # All that wait here say so once one of them has waited for long: the others are missing.
                 said = self._call_roll(said, waited > limit / 2)
             if waited > limit:
-                missing = [rank for rank in range(self.size) if rank != self.rank and self.seen.get(rank) != self.meetings]
+                others = [rank for rank in range(self.size) if rank != self.rank] if self.meetings else []
+                missing = [rank for rank in others if self.seen.get(rank) != self.meetings]
                 self.end_all(f"{_names(missing)} did not come to {what} within {limit:g} s")
 
     def _call_roll(self, said: bool, late: bool) -> bool:
@@ -95,14 +117,20 @@ class MPICommunicator:
         while self._comm.Iprobe(tag=_HERE):
             note = np.empty(2, np.int64)
             self._comm.Recv(note, tag=_HERE)
-            self.seen[int(note[0])] = int(note[1])
+            if note[1] == _WORKS:
+                self.beaten = time.monotonic()
+            else:
+                self.seen[int(note[0])] = int(note[1])
         if said or not (late or self.meetings in self.seen.values()):
             return said
+        self._tell(self.meetings)
+        return True
+
+    def _tell(self, what: int) -> None:
         for rank in range(self.size):
             if rank != self.rank:
-                note = np.array([self.rank, self.meetings])
+                note = np.array([self.rank, what])
                 self.notes.append((note, self._comm.Isend(note, rank, _HERE)))
-        return True
 
     # ---- the end of all
 

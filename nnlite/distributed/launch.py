@@ -22,7 +22,7 @@ def mpi(
     sync_batch_norm: whether batch norm uses the statistics of the whole batch; otherwise each process uses those of its part,
     and the running statistics are their means.
     deadline: in seconds, how long a process waits for the others before it ends all, naming those that are missing; longer than
-    the longest difference between their times of reading data. Writing a checkpoint may take ten times that.
+    the longest difference between their times of reading data. Writing a checkpoint may take longer.
     device: of the model, "cpu" or "cuda"; there gradients are added by NCCL.
     From here on an uncaught exception of one process ends all.
     Raises StateError without a launcher, and where that started more processes than MPI finds; ImportError without mpi4py,

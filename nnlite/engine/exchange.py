@@ -4,6 +4,7 @@ Each process has the whole model and computes its part of every batch. Nothing e
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from nnlite.backend import Array, length
@@ -31,14 +32,17 @@ class Communicator(Protocol):
     def sum_(self, flat: Array) -> None:
         """Replace the array by the sum of those of all processes, the same bits in each."""
 
-    def gather(self, value: Any, patience: float = ...) -> list[Any]:
-        """The values of all processes, in their order; anything that pickles. patience: how many deadlines to wait."""
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in their order; anything that pickles."""
 
     def broadcast_(self, flat: Array) -> None:
         """Replace the array by that of process 0."""
 
     def barrier(self) -> None:
         """Wait for all."""
+
+    def working(self) -> AbstractContextManager[None]:
+        """While the block runs, in one process, the others wait for it as long as it takes."""
 
 
 class Exchange:

@@ -14,7 +14,7 @@ from nnlite.training.history import numbers
 from nnlite.training.hooks import Training, show_step
 from nnlite.training.keeper import Keeper
 from nnlite.training.progress import Progress, show
-from nnlite.training.ranks import PATIENCE, DivergedError
+from nnlite.training.ranks import DivergedError
 from nnlite.training.sources import Epochs
 
 _UNSAVED = NonFiniteError, DivergedError  # after these nothing is worth saving
@@ -71,9 +71,10 @@ class Loop:
             trainer.epochs += 1
             trainer.history.append(row)
             bar.end(row)
-            for callback in trainer.callbacks:
-                callback.on_epoch_end(trainer, row)
-            trainer.stopped = any(ranks.gather(trainer.stopped, PATIENCE))  # one may have written for long
+            with ranks.working():
+                for callback in trainer.callbacks:
+                    callback.on_epoch_end(trainer, row)
+            trainer.stopped = any(ranks.gather(trainer.stopped))
             keeper.after_epoch(row)
             counts = None
 

@@ -5,7 +5,7 @@ import os
 import platform
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,6 @@ from nnlite.model import Sequential
 from nnlite.tools.debug import locate
 
 T = TypeVar("T")
-PATIENCE = 10.0  # deadlines that the others wait while one writes
 _LISTED = 16  # processes that are shown
 
 
@@ -42,9 +41,13 @@ class Ranks:
         """Whether this process shows progress, calls what writes, and writes checkpoints."""
         return self.rank == 0
 
-    def gather(self, value: T, patience: float = 1.0) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """The values of all processes."""
-        return [value] if self.communicator is None else self.communicator.gather(value, patience)
+        return [value] if self.communicator is None else self.communicator.gather(value)
+
+    def working(self) -> AbstractContextManager[None]:
+        """While the block runs in process 0, which writes and shows, the others wait for it as long as it takes."""
+        return self.communicator.working() if self.communicator is not None and self.is_first else nullcontext()
 
     # ---- before training
 
@@ -79,14 +82,15 @@ class Ranks:
             return work()
         failure, result = None, None
         try:
-            result = work() if self.is_first else None
+            with self.working():
+                result = work() if self.is_first else None
         except Exception as error:
             failure = error
-        self._fail_together(failure, PATIENCE)
+        self._fail_together(failure)
         return self.gather(result)[0]  # type: ignore[return-value]
 
-    def _fail_together(self, failure: Exception | None, patience: float = 1.0) -> None:
-        texts = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}", patience)
+    def _fail_together(self, failure: Exception | None) -> None:
+        texts = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
         if failure is not None:
             failure.add_note(f"raised by rank {self.rank} of {self.size}")
             raise failure

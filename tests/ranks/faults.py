@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,29 @@ class Fault(nn.Callback):
         """Now checks/hosts.py cuts the cable."""
         Path(sys.argv[2]).touch()
 
+    def slow(self, trainer):
+        """Process 0 takes longer than the deadline to write: see below."""
+
+    def writer(self, trainer):
+        """Process 0 stops while it writes: see below."""
+
     def log(self, trainer):
         """The log of process 0 cannot be written: see below."""
+
+
+class Writer(nn.Callback):
+    """Writes at the end of the second epoch: for longer than the deadline, or until it is stopped."""
+
+    only_first = True
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def on_epoch_end(self, trainer, row):
+        if trainer.epochs == 2 and self.fault == "slow":
+            time.sleep(5)
+        if trainer.epochs == 2 and self.fault == "writer":
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def main(fault, folder):
@@ -48,7 +70,7 @@ def main(fault, folder):
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(64, 8)), rng.integers(0, 3, 64)
     communicator = nn.distributed.mpi(deadline=3.0)
-    callbacks = [Fault(fault), *([nn.CSVLog(folder)] if fault == "log" else [])]
+    callbacks = [Fault(fault), Writer(fault), *([nn.CSVLog(folder)] if fault == "log" else [])]
     trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(1e-2), callbacks=callbacks, communicator=communicator)
     options = {"steps_per_epoch": 1_000_000} if fault == "long" else {"checkpoint": Path(folder)}
     trainer.fit((x, t), 3, 16, **options)

@@ -9,6 +9,13 @@ import numpy as np
 import nnlite as nn
 
 
+class Change(nn.Callback):
+    """Changes a parameter in the first step."""
+
+    def on_step_end(self, trainer):
+        trainer.model.params[0] += trainer.steps == 1
+
+
 def message(communicator, folder, case):
     last = communicator.rank == communicator.size - 1
     nn.set_kernels("numpy" if last and case == "kernels" else "native")
@@ -25,15 +32,16 @@ def message(communicator, folder, case):
     if case == "folder":
         Path(folder, "file").touch()
         settings["checkpoint"] = Path(folder, "file")
+    changes = [Change()] if last and case == "values" else []
     try:
         communicator.device = "cuda" if case == "device" else "cpu"
-        trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(rate), communicator=communicator)
+        trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(rate), callbacks=changes, communicator=communicator)
         trainer.fit((x, t), 1, **settings)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
-CASES = ("model", "seed", "kernels", "length", "labels", "rate", "order", "batch", "folder", "device", "nothing")
+CASES = ("model", "seed", "kernels", "length", "labels", "rate", "order", "batch", "folder", "device", "values", "nothing")
 
 
 def main(folder):

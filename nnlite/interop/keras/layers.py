@@ -68,6 +68,12 @@ def _dense(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
     return [(layers.Conv2D if len(in_shape) == 3 else layers.Conv1D)(units, 1, **options)]
 
 
+def _embedding(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
+    if config.get("mask_zero"):
+        raise Unsupported("mask_zero")
+    return [layers.Embedding(config["input_dim"], config["output_dim"])]
+
+
 def _conv(kind: Callable[..., Layer]) -> Any:
     def conv(config: Config, in_shape: Shape, arrays: list[Array]) -> list[Layer]:
         bias, groups = config.get("use_bias", True), config.get("groups", 1)
@@ -249,6 +255,7 @@ READERS: dict[str, Callable[[Config, Shape, list[Array]], list[Layer]]] = {
     "DepthwiseConv2D": _depthwise,
     "Dropout": _dropout(layers.Dropout),
     "ELU": _elu,
+    "Embedding": _embedding,
     "Flatten": _flatten,
     "GlobalAveragePooling1D": _global_pool(layers.GlobalAvgPool2D),
     "GlobalAveragePooling2D": _global_pool(layers.GlobalAvgPool2D),
@@ -280,7 +287,7 @@ def ours(array: Array, layer: Layer, name: str) -> Array:
     shape = layer.declared[name].shape
     if array.size != math.prod(shape):
         return array
-    if name != "W":
+    if name != "W" or isinstance(layer, layers.Embedding):
         return array.reshape(shape) if array.shape[-1:] == shape else array
     if array.ndim == 4 and shape[-1] == 1 != array.shape[2]:
         array = array.reshape(*array.shape[:2], 1, -1)

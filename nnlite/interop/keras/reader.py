@@ -24,6 +24,7 @@ OURS = {  # by the names of Keras 2; those of Keras 3 are numbers
     "kernel": "W",
     "depthwise_kernel": "W",
     "pointwise_kernel": "W",
+    "embeddings": "W",
     "bias": "b",
     "gamma": "gamma",
     "beta": "beta",
@@ -33,6 +34,7 @@ OURS = {  # by the names of Keras 2; those of Keras 3 are numbers
 }
 KINDS: dict[str, Any] = {  # by the groups of Keras 3
     "dense": layers.Dense | layers.Conv2D | layers.Conv1D,
+    "embedding": layers.Embedding,
     "conv1d": layers.Conv1D,
     "conv2d": layers.Conv2D,
     "depthwise_conv2d": layers.Conv2D,

@@ -108,13 +108,15 @@ class _Graph:
 
     def _arrays(self, name: str) -> list[Named]:
         layer = self._nodes[name].layer
+        if isinstance(layer, layers.Embedding):
+            return [Named("embeddings", self._theirs(layer, "W"))]
         return [Named(THEIRS.get(own, own), self._theirs(layer, own)) for own in layer.declared] if layer else []
 
     def _theirs(self, layer: Layer, name: str) -> Array:
         array = self.model.backend.to_host(getattr(layer, name))
         if name == "slopes":
             return array.reshape((1,) * (len(layer.in_shape) - 1) + array.shape)
-        if name != "W":
+        if name != "W" or isinstance(layer, layers.Embedding):
             return array
         array = np.moveaxis(array, 0, -1)
         if _is_depthwise(layer):
@@ -243,6 +245,11 @@ def _gelu(step: Step) -> list[Entry]:
     return [("Activation", {"activation": "gelu"})]
 
 
+def _embedding(step: Step) -> list[Entry]:
+    layer: Any = step.layer
+    return [("Embedding", {"input_dim": int(layer.n), "output_dim": int(layer.dim)})]
+
+
 def _always(kind: str, **options: Any) -> Callable[[Step], list[Entry]]:
     return lambda step: [(kind, options)]
 
@@ -271,6 +278,7 @@ WRITERS: dict[type[Layer], Callable[[Step], list[Entry]]] = {
     layers.DepthwiseConv2D: _conv,
     layers.Dropout: _with("Dropout", rate="rate"),
     layers.ELU: _with("ELU", alpha="alpha"),
+    layers.Embedding: _embedding,
     layers.Flatten: _always("Flatten"),
     layers.GELU: _gelu,
     layers.GlobalAvgPool2D: _always("GlobalAveragePooling2D"),
