@@ -9,6 +9,7 @@ import nnlite as nn
 from nnlite.backend import get_backend
 from nnlite.backend.base import Backend
 from nnlite.backend.masks import masked
+from nnlite.data.augment import Pictures
 
 bad_values = st.sampled_from([np.inf, -np.inf, np.nan])
 pytestmark = [pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"), pytest.mark.usefixtures("both_kernels")]
@@ -157,9 +158,9 @@ def test_what_is_cut_out_of_images_is_zero(value):
     images, index = np.full((8, 6, 6, 2), value, "float32"), np.arange(8)
     cut = nn.data.Cutout(4)(images, index, 0, 0)
     assert (cut == 0).any() and (np.isfinite(cut) == (cut == 0)).all() and not np.isfinite(images).any()
-    moved = nn.data.RandomCrop(2)
-    top, left = np.full(8, 4), np.zeros(8, int)
-    shifted = moved._gather(nn.Dense.backend, images, top, left)
+    pictures = Pictures(images)
+    pictures.move(np.full(8, 4), np.zeros(8, int))
+    shifted = pictures.array()
     assert (shifted == 0).any() and (np.isfinite(shifted) == (shifted == 0)).all()
 
 

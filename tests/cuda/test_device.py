@@ -18,6 +18,7 @@ import nnlite as nn
 from nnlite.backend import get_backend
 from nnlite.backend.cpu.numpy import NumpyBackend
 from nnlite.backend.cuda.cupy import CupyBackend
+from nnlite.backend.native.backend import NativeBackend
 from nnlite.backend.operations import Operations
 
 pytestmark = pytest.mark.usefixtures("cuda")
@@ -406,7 +407,7 @@ def test_both_backends_offer_the_same():
         methods = inspect.getmembers(kind, inspect.isfunction)
         return {name: list(inspect.signature(m).parameters) for name, m in methods if not name.startswith("_")}
 
-    cpu, gpu = offered(NumpyBackend), offered(CupyBackend)
+    cpu, gpu, native = offered(NumpyBackend), offered(CupyBackend), offered(NativeBackend)
     optional = {name for name, value in vars(Operations).items() if value is None}
     assert cpu == {name: parameters for name, parameters in gpu.items() if name not in optional}
-    assert optional <= gpu.keys()
+    assert optional <= gpu.keys() | native.keys()
