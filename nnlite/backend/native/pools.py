@@ -1,7 +1,8 @@
 """Pooling by the kernels of `pool.c`: tables say which places each result depends on."""
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -10,23 +11,35 @@ from nnlite.backend.native.operations import NativeOperations, address, kernels
 from nnlite.backend.pool import AveragePoolPlan, MaxPoolPlan
 from nnlite.backend.window import Array, Window
 
+_NARROW = 8  # channels: of fewer, those of all images are pooled side by side
+
 
 class Places(NamedTuple):
     """The results (H, W, C) of one image, and tables of the places that they depend on in an image of another shape."""
 
     shape: tuple[int, int, int]
-    source: tuple[int, int, int]
     rows: Array
     columns: Array
 
     def gather(self, name: str, sources: list[Array], *results: Array | None) -> None:
-        """Call the kernel of this name for a batch."""
-        height, width, channels = self.shape
-        kernels(sources[0].dtype)[name](
+        """Call the kernel of this name for a batch; of the results, batches are written and other arrays read."""
+        n, channels = len(sources[0]), self.shape[2]
+        if n < 2 or channels >= _NARROW:
+            self._call(name, sources, results)
+            return
+        beside = [np.empty((1, *self.shape[:2], n * channels), r.dtype) if _is_batch(r) else r for r in results]
+        self._call(name, [_beside(a) for a in sources], beside)
+        for result, made in zip(results, beside, strict=True):
+            if _is_batch(result) and made is not None:
+                result[...] = made.reshape(*self.shape[:2], n, channels).transpose(2, 0, 1, 3)
+
+    def _call(self, name: str, sources: list[Array], results: Sequence[Any]) -> None:
+        (height, width), source = self.shape[:2], sources[0]
+        kernels(source.dtype)[name](
             *map(address, sources),
-            math.prod(self.source),
-            len(sources[0]),
-            channels,
+            source[0].size,
+            len(source),
+            source.shape[3],
             address(self.rows),
             height,
             address(self.columns),
@@ -35,16 +48,25 @@ class Places(NamedTuple):
         )
 
 
+def _is_batch(a: Any) -> TypeGuard[Array]:
+    return a is not None and a.ndim == 4
+
+
+def _beside(a: Array) -> Array:
+    """Images (N, H, W, C) as one of N C channels."""
+    return np.ascontiguousarray(a.transpose(1, 2, 0, 3)).reshape(1, *a.shape[1:3], -1)
+
+
 def places_of(window: Window) -> tuple[Places, Places]:
     """Of each output its pixels, and of each pixel its outputs."""
     inputs, outputs = window.in_shape, (*window.out_size, window.in_shape[2])
     forward, backward = list[Array](), list[Array]()
     for axis, number in ((0, window.kernel[1]), (1, 1)):
         taps, places, pixels = _meetings(window, axis)
-        of_pixel, of_output = (math.prod(shape[axis + 1 :]) for shape in (inputs, outputs))
+        of_pixel, of_output = (math.prod(shape[axis + 1 : 2]) for shape in (inputs, outputs))
         forward.append(_table(outputs[axis], places, of_pixel * pixels, number * taps))
         backward.append(_table(inputs[axis], pixels, of_output * places, number * taps))
-    return Places(outputs, inputs, *forward), Places(inputs, outputs, *backward)
+    return Places(outputs, *forward), Places(inputs, *backward)
 
 
 def _meetings(window: Window, axis: int) -> Any:
