@@ -8,8 +8,8 @@ import pytest
 
 import nnlite as nn
 
-SHAPES = "011a1852d4b8b905"
-CIFAR10 = "d1893a5618d9bb9d"
+SHAPES = "905ebba0d59a2df5"
+CIFAR10 = "cf2e52e5a4191264"
 
 
 @pytest.fixture(autouse=True)
