@@ -22,7 +22,7 @@ MODULES = {  # others: their names
 }
 IMPORTS = {"keras": "keras", "sklearn": "sklearn.neural_network"}  # others: as above
 DISTRIBUTIONS = {
-    "nnlite": ("nnlite",),
+    "nnlite": ("nnlite-numpy",),
     "torch": ("torch",),
     "keras": ("tensorflow-cpu", "tensorflow"),
     "jax": ("jax",),
@@ -149,7 +149,7 @@ def distribution_bytes(name: str) -> int:
     distribution = importlib.metadata.distribution(name)
     files = {Path(str(file.locate())) for file in distribution.files or []}
     if is_editable(distribution):
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name.removesuffix("-numpy"))
         assert spec is not None and spec.submodule_search_locations is not None
         files |= {file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*")}
     return sum(file.stat().st_size for file in files if file.suffix != ".pyc" and file.is_file())
