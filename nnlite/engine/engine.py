@@ -78,9 +78,8 @@ class Engine:
     def forward(self, x: Array, pass_id: int) -> Array:
         """The outputs as in training; `backward` may follow."""
         self.drop()
-        current = self._pass(
-            x.copy(), pass_id, Part(ALONE, len(x), slice(0, len(x)))
-        )  # the user may write to x before backward
+        x = x.copy()  # the user may write to x before backward
+        current = self._pass(x, pass_id, Part(ALONE, len(x), slice(0, len(x))))
         z = current.forward()
         self.under_way = current
         return z
