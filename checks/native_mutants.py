@@ -56,7 +56,7 @@ MUTANTS = [
     ("padding above", "winograd.h", "y - s->top, -s->left", "y, -s->left", 0),
     ("padding at the left", "winograd.h", "y - s->top, -s->left", "y - s->top, 0", 0),
     ("bounds: strips read behind the image", "winograd.h", "y + rows <= H && x >= 0 && x + columns <= W", "y + rows <= H + 1 && x >= 0 && x + columns <= W + 1", 0),
-    ("tail: channels of a strip", "winograd.h", "pad_columns(from, C, to + skipped * channels, width, C);", "pad_columns(from, C, to + skipped * channels, width, C - 1);", 0),
+    ("tail: channels of a strip", "winograd.h", "pad_columns(from, C, to, pixels, C);", "pad_columns(from, C, to, pixels, C - 1);", 0),
     ("overlapping tiles are not added", "winograd.h", "to[c] += from[c];", "to[c] = from[c];", 0),
     ("ReLU left out", "winograd.h", "rectify ? relu(v) : v", "v", 0),
     ("the transform of the inputs", "points.h", "vec even = e - 4 * c", "vec even = e - 3 * c", 0),

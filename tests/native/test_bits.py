@@ -1,4 +1,4 @@
-"""What `make processors` compares, and `make sanitize` in short."""
+"""What `make processors` compares, `make sanitize` in short, and the places of `make kernels`."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import bits
+import kernel_mutants
+import native_mutants
 import processors
 import pytest
 import sanitize
@@ -65,3 +67,10 @@ def test_no_kernel_leaves_its_arrays(native):
     command = [sys.executable, sanitize.__file__, "--widths", "16", "--dtypes", "float32", "--tests"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.stdout == "vectors of 16 bytes: nothing found\n", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(("module", "folder"), [(native_mutants, "native"), (kernel_mutants, "cuda")])
+def test_each_planted_bug_has_its_place(module, folder):
+    sources = bits.ROOT / "nnlite" / "backend" / folder
+    missing = [what for what, file, old, _, place in module.MUTANTS if (sources / file).read_text().count(old) <= place]
+    assert not missing
