@@ -166,7 +166,9 @@ def test_products_of_any_strides(native, m, k, n, dtype, seed):
 
     def matrix(rows, columns):
         x = rng.standard_normal((rows, columns)).astype(dtype)
-        kinds = [x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], np.repeat(x, 3, axis=0)[::-3][::-1]]
+        unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(dtype).reshape(x.shape)
+        unaligned[...] = x
+        kinds = [x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], np.repeat(x, 3, axis=0)[::-3][::-1], unaligned]
         return kinds[rng.integers(len(kinds))]
 
     a, b, out = matrix(m, k), matrix(k, n), matrix(m, n)

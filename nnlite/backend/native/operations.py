@@ -131,20 +131,19 @@ class NativeOperations(Host):
         if a.dtype != dtype or b.dtype != dtype:
             a, b = a.astype(dtype), b.astype(dtype)
         (ra, ca), (rb, cb), (rc, cc) = a.strides, b.strides, result.strides
-        if result.size and (cc != size or (ra | ca | rb | cb | rc) % size):
-            a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+        left, right, target = address(a.T if ra < ca else a), address(b.T if rb < cb else b), address(result)
+        if result.size and (cc != size or (ra | ca | rb | cb | rc | left | right | target) % size):
+            a, b = self.given(a), self.given(b)
             result[...] = self._multiply(a, b, None, bias, relu, shared)
             return result
-        left = address(a.T if ra < ca else a), ra // size, ca // size
-        right, target, added = address(b.T if rb < cb else b), address(result), 0 if bias is None else address(bias)
-        multiply = kernels(dtype)["multiply"]
+        multiply, added = kernels(dtype)["multiply"], 0 if bias is None else address(bias)
 
         def block(columns: slice) -> None:
             at, width = columns.start, columns.stop - columns.start
             room = max((k + width) * padded(m), k * padded(width) + _LANES * m, _LEAST_ROOM)
             scratch = address(self.scratch("product", (room,), dtype))
-            here = right + at * cb, rb // size, cb // size, target + at * size, rc // size, added and added + at * size
-            multiply(*left, *here, relu, m, width, k, scratch)
+            factors = left, ra // size, ca // size, right + at * cb, rb // size, cb // size
+            multiply(*factors, target + at * size, rc // size, added and added + at * size, relu, m, width, k, scratch)
 
         if shared and m * n * k >= 2 * _WORTH_A_THREAD and not is_one_of_many():
             blocks = _blocks(m * k, n, get_num_threads())
