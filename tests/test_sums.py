@@ -86,6 +86,16 @@ def test_norms(size, data):
     assert_close(backend.norm(v), np.sqrt((exact(v) ** 2).sum()))
 
 
+@pytest.mark.parametrize("size", [3, 5_000, 300_000])
+@pytest.mark.parametrize(("dtype", "large"), [("float32", 1e37), ("float64", 1e305)])
+def test_norms_of_values_whose_squares_overflow(size, dtype, large):
+    v = np.full(size, large, dtype)
+    np.testing.assert_allclose(backend.norm(v), large * np.sqrt(size), rtol=1e-6)
+    for bad in (np.inf, np.nan):
+        v[size // 2] = bad
+        assert not np.isfinite(backend.norm(v))
+
+
 LAYERS = {
     "Dense": (lambda: nn.Dense(2), (3,), 300_000, "z dx W b"),
     "GlobalAvgPool2D": (lambda: nn.GlobalAvgPool2D(), (700, 700, 2), 1, "z dx"),

@@ -353,8 +353,7 @@ class Operations(Functions):
 
     def norm(self, vector: Array) -> Any:
         """sqrt(sum of squares) of a vector: finite if all values are, whatever their size; those below 1e-20 may count as 0."""
-        with self.xp.errstate(over="ignore", invalid="ignore"):
-            squares = self.sum_of_squares(vector)
+        squares = self.sum_of_squares(vector)
         if math.isfinite(squares):
             return math.sqrt(squares)
         largest = float(abs(vector).max())  # the squares may overflow where the values do not
@@ -362,7 +361,8 @@ class Operations(Functions):
 
     def sum_of_squares(self, vector: Array) -> float:
         """The sum of the squares of a vector, in float64."""
-        return float((vector * vector).sum(dtype="float64"))
+        with self.xp.errstate(over="ignore", invalid="ignore"):
+            return float((vector * vector).sum(dtype="float64"))
 
     def scale_to_norm(self, vector: Array, norm: Any, most: float) -> None:
         """Scale a vector of this norm down so that its norm is at most `most`."""

@@ -166,7 +166,8 @@ class NumpyBackend(Host, Backend):
 
     def sum_of_squares(self, vector: Array) -> float:
         """Without an array of squares."""
-        return squared_norm(vector)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return squared_norm(vector)
 
     def wide_row(self, row: Array, rows: int) -> Array:
         """As many copies side by side as `by_column` can use."""

@@ -17,7 +17,7 @@ from nnlite.backend.native.loader import load
 from nnlite.backend.window import Array
 from nnlite.errors import ShapeError
 
-_LEAST_ROOM = 1 << 15  # values of scratch memory of a product: small ones share a view of it
+_OWN_ROOM = 1 << 12  # values of scratch memory that the kernel of products has, as product.c
 _ROWS = 1 << 13  # of a product over rows
 _LANES = 16  # columns of scratch matrices are rounded up to it
 _WORTH_A_THREAD = 1 << 21  # multiplications of a block of a product: 40 us, of which waking a thread takes up to 35
@@ -65,8 +65,10 @@ class NativeOperations(Host):
         """`a`, or a copy of it that is contiguous and of this dtype. Raises ShapeError unless its samples have this shape."""
         if shape is not None and a.shape[1:] != shape:
             raise ShapeError(f"expects samples of shape {shape}, got {a.shape[1:]}")
-        flags, is_alike = a.flags, dtype is None or dtype == a.dtype  # None equals float64
-        return a if flags.c_contiguous and flags.aligned and is_alike else np.array(a, dtype, order="C")
+        is_alike = dtype is None or dtype == a.dtype  # None equals float64
+        flags = a.flags
+        is_fit = is_alike and (flags.carray or (flags.c_contiguous and flags.aligned))
+        return a if is_fit else np.array(a, dtype, order="C")
 
     def room(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         """`out` if a kernel can write to it, else a new array."""
@@ -137,20 +139,24 @@ class NativeOperations(Host):
             result[...] = self._multiply(a, b, None, bias, relu, shared)
             return result
         multiply, added = kernels(dtype)["multiply"], 0 if bias is None else address(bias)
+        factors = left, ra // size, ca // size, right, rb // size, cb // size
+        if not shared or m * n * k < 2 * _WORTH_A_THREAD or is_one_of_many():
+            multiply(*factors, target, rc // size, added, relu, m, n, k, self._scratch_of_product(m, n, k, dtype))
+            return result
 
-        def block(columns: slice) -> None:
-            at, width = columns.start, columns.stop - columns.start
-            room = max((k + width) * padded(m), k * padded(width) + _LANES * m, _LEAST_ROOM)
-            scratch = address(self.scratch("product", (room,), dtype))
-            factors = left, ra // size, ca // size, right + at * cb, rb // size, cb // size
-            multiply(*factors, target + at * size, rc // size, added and added + at * size, relu, m, width, k, scratch)
+        def block(i: int) -> None:
+            at, width = blocks[i].start, blocks[i].stop - blocks[i].start
+            part = *factors[:3], right + at * cb, *factors[4:], target + at * size, rc // size, added and added + at * size
+            multiply(*part, relu, m, width, k, self._scratch_of_product(m, width, k, dtype))
 
-        if shared and m * n * k >= 2 * _WORTH_A_THREAD and not is_one_of_many():
-            blocks = _blocks(m * k, n, get_num_threads())
-            map_shards(lambda i: block(blocks[i]), len(blocks))
-        else:
-            block(slice(0, n))
+        blocks = _blocks(m * k, n, get_num_threads())
+        map_shards(block, len(blocks))
         return result
+
+    def _scratch_of_product(self, m: int, n: int, k: int, dtype: Any) -> int:
+        """The address of scratch memory for the kernel; 0: it has enough of its own."""
+        room = max((k + n) * padded(m), k * padded(n) + _LANES * m)
+        return 0 if room <= _OWN_ROOM else address(self.scratch("product", (room,), dtype))
 
 
 @cache

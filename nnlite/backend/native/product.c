@@ -2,6 +2,7 @@
 #include "product.h"
 
 #define FEW 4 // rows: a tile of the transposed product would be mostly zeros
+#define OWN 4096 // values of scratch memory on the stack: small products need no other
 #define SUMMED 128 // terms of a chain: more are summed in blocks, so that few digits are lost, and B's part stays in L2
 
 // C (m, n) = A B by blocks of terms; n is a multiple of PAD
@@ -14,10 +15,12 @@ static void in_blocks(const REAL* A, long row_a, long step_a, const REAL* B, lon
 }
 
 // C (m, n) = A B for A (m, k) and B (k, n), whose values are (row, column) apart, and with `bias` C += bias, with `rectify`
-// max(C, 0). scratch: (k + n) padded(m) values, and no fewer than k padded(n) + 16 m.
+// max(C, 0). scratch: (k + n) padded(m) values, and no fewer than k padded(n) + 16 m; NULL if OWN are enough.
 KERNEL multiply(const REAL* A, long row_a, long column_a, const REAL* B, long row_b, long column_b, REAL* C, long row_c, const REAL* bias,
                 long rectify, long m, long n, long k, REAL* scratch)
 {
+    REAL own[OWN] __attribute__((aligned(64)));
+    scratch = scratch ? scratch : own;
     if (column_b != 1 && m <= n && m > FEW) { // C' = B' A': the smaller factor is transposed
         const long width = padded(m);
         REAL *right = scratch, *result = scratch + k * width;

@@ -43,7 +43,12 @@ class Sums(NativeOperations):
         return sums
 
     def total(self, a: Array) -> Any:
-        return float(self.column_sums(a.reshape(-1, 1))[0])
+        """As of one column."""
+        if not are_real(a):
+            return super().total(a)
+        a, total = self.given(a), np.empty(1)
+        kernels(a.dtype)["column_sums"](address(a), a.size, 1, address(total))
+        return float(total[0])
 
     def row_means(self, a: Array) -> Array:
         if not are_real(a):
@@ -67,5 +72,8 @@ class Sums(NativeOperations):
         return bool(result[0])
 
     def sum_of_squares(self, vector: Array) -> Any:
-        """As of a column."""
-        return float(self.column_products(vector.reshape(-1, 1), vector.reshape(-1, 1))[0])
+        """As of one column."""
+        vector, total = self.given(vector), np.empty(1)
+        place = address(vector)
+        kernels(vector.dtype)["column_products"](place, place, vector.size, 1, address(total))
+        return float(total[0])
