@@ -1,6 +1,6 @@
 """Train a convolutional network on CIFAR-10, in NumPy.
 
-python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results in out/cifar10
+python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results and a report in out/cifar10
 python examples/cifar10.py --model fast90        # 90% in minutes; fast94: 94%; all settings are those of recipes.py
 python examples/cifar10.py --limit 2000 --epochs 1 --data shapes    # a quick look, offline
 mpiexec -n 2 python examples/cifar10.py --distributed    # in two processes, see docs/distributed.md

@@ -1,5 +1,6 @@
 """The report of a run: what it shows, that it needs nothing else, what it refuses."""
 
+import base64
 import json
 import re
 import shutil
@@ -86,6 +87,7 @@ def needs_nothing(text):
     assert not page.tags & {"script", "iframe", "object", "embed", "base"}
     assert not [name for name in page.attributes if name.startswith("on")]
     assert not re.search(r"url\((?!#)|@import", text) and len(text.encode()) < LIMIT
+    assert not [data for data in re.findall(r"base64,([^\"]*)", text) if b"http" in base64.b64decode(data)]
     ids = page.attributes["id"]
     assert len(set(ids)) == len(ids)
     assert {f"#{id}" for id in ids} >= {address for address in page.attributes["href"] if address[0] == "#"}
@@ -159,17 +161,19 @@ def test_gray_images_in_floats_and_two_classes(tmp_path):
 
 
 def test_a_large_run_has_a_small_report(folder, tmp_path):
-    """Images of 300 x 200, a hundred classes with long names, ten thousand epochs."""
+    """Images of 300 x 200, many filters, a hundred classes with long names, ten thousand epochs."""
     n, names = 100, [f"{'x' * 50} {i}" for i in range(100)]
     images, t = rng.integers(0, 256, (80, 300, 200, 3)).astype("uint8"), np.arange(80)
-    model = nn.Sequential(nn.GlobalAvgPool2D(), nn.Dense(n), input_shape=(300, 200, 3))
+    layers = nn.Conv2D(70, 7, stride=50), nn.GlobalAvgPool2D(), nn.Dense(n)
+    model = nn.Sequential(*layers, input_shape=(300, 200, 3))
     trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam())
     columns = ("loss", "f1", "val_loss", "val_f1", "seconds", "samples_per_second")
     trainer.history = nn.History({name: rng.random(10_000).tolist() for name in columns})
     test, outputs = nn.data.Dataset(images, t, names), np.eye(n)[np.where(t < 40, t, 0)]
     nn.insight.save_run(tmp_path, trainer, test, outputs=outputs, batch_size=2)
     assert read_run(tmp_path).images.shape == (32, 100, 67, 3)
-    needs_nothing(nn.insight.report(tmp_path).read_text())
+    text = nn.insight.report(tmp_path).read_text()
+    assert "The first 64 of 70 of the first layer" in needs_nothing(text).text and text.count("<img") == 32 + 64
 
 
 def test_layers_of_ones_own(tmp_path):
@@ -225,16 +229,18 @@ def test_a_folder_without_a_run_says_what_is_missing(copied, tmp_path):
         nn.insight.report(tmp_path / "nowhere")
 
 
-def with_description(folder, **changes):
+def with_results(folder, **changes):
+    """Other values in the description, other arrays or, for None, none."""
     from safetensors.numpy import save_file
 
     arrays, description = read_tensors(folder / RESULTS, "results")
-    metadata = {"nnlite": json.dumps(description | changes)}
-    save_file({name: array for name, array in arrays.items() if name not in changes}, folder / RESULTS, metadata)
+    values = {name: value for name, value in changes.items() if name in description}
+    arrays = {name: array for name, array in (arrays | changes).items() if array is not None and name not in values}
+    save_file(arrays, folder / RESULTS, {"nnlite": json.dumps(description | values)})
 
 
 def test_a_run_of_another_version(copied):
-    with_description(copied, format=FORMAT + 1, nnlite="9.9")
+    with_results(copied, format=FORMAT + 1, nnlite="9.9")
     with pytest.raises(nn.FileError, match=rf"format {FORMAT + 1} of nnlite '9.9', nnlite .* reads format {FORMAT}"):
         nn.insight.report(copied)
 
@@ -245,7 +251,7 @@ def test_files_of_two_runs(copied):
     with pytest.raises(nn.FileError, match=r"metrics\.json is of another run than model\.safetensors"):
         nn.insight.report(copied)
     (copied / METRICS).write_text(json.dumps(metrics))
-    with_description(copied, weights=None)
+    with_results(copied, weights=None)
     with pytest.raises(nn.FileError, match=r"results\.safetensors is of another run than model\.safetensors"):
         nn.insight.report(copied)
 
@@ -261,6 +267,7 @@ def test_files_of_two_runs(copied):
         ("history.csv", b"", "not a history"),
         ("history.csv", b"epoch,loss\n1,0.5,3\n", "not a history"),
         ("history.csv", b"epoch,loss\n1,low\n", "not a history"),
+        ("history.csv", b"loss,accuracy\n0.5,0.7\n", "not a history"),
         ("model.safetensors", b"...", "not a model"),
         (RESULTS, b"...", "not the results of a run"),
     ],
@@ -278,11 +285,16 @@ def test_a_damaged_file(copied, name, contents, words):
         {"profile": 3},
         {"profile": [[["layer", "share"], ["0", "1%; background: url(http://x.org)"]], ""]},
         {"labels": None},
+        {"labels": np.zeros(2, int)},
         {"outputs": None},
+        {"matrix": np.eye(4)},
+        {"matrix": np.ones((5, 4))},
+        {"images": np.zeros((3, 4, 4), "uint8")},
+        {"matrix": np.eye(6), "classes": list("abcdef")},
     ],
 )
 def test_results_that_do_not_fit(copied, changes):
-    with_description(copied, **changes)
+    with_results(copied, **changes)
     with pytest.raises(nn.FileError, match="not the results of a run, or damaged"):
         nn.insight.report(copied)
 
@@ -316,10 +328,14 @@ def test_a_run_that_cannot_be_written(folder, tmp_path):
         nn.insight.save_run(tmp_path / "file", trainer, (IMAGES, T))
 
 
-def test_without_matplotlib_it_says_what_to_install(folder, monkeypatch):
+def test_without_matplotlib_it_says_what_to_install(copied, monkeypatch):
+    """Also for a run without charts, before anything is done."""
+    (copied / "history.csv").write_text("epoch\n")
+    with_results(copied, matrix=None)
+    assert Page(nn.insight.report(copied).read_text()).sections == ["Filters", *ALWAYS]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'nnlite-numpy\[plots\]'"):
-        nn.insight.report(folder)
+        nn.insight.report(copied)
 
 
 def test_a_history_is_read_as_it_was_written(tmp_path):

@@ -294,5 +294,5 @@ def _reproduction(run: Run) -> list[_Html]:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{seconds:.3g} s"
+        return f"{seconds:.2g} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
