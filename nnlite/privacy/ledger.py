@@ -12,7 +12,7 @@ _KEY_BITS = 120  # Philox has keys of 128
 
 
 class Ledger(Callback):
-    """Counts the steps by (sample_rate, noise_multiplier): `spent`. `PrivateTrainer` has it as its first callback.
+    """Counts the steps by (sample_rate, noise_multiplier): `spent`. The first callback of a `PrivateTrainer`'s `fit`.
 
     key: of the draws and the noise: the seed, or, if that is None, drawn from the operating system.
     """

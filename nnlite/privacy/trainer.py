@@ -61,7 +61,6 @@ class PrivateTrainer(Trainer):
         super().__init__(model, loss, optimizer, metrics, callbacks)
         refuse_mixing(model)
         self.ledger = Ledger(clip_norm, noise_multiplier, seed)
-        self.callbacks.insert(0, self.ledger)
 
     def fit(  # type: ignore[override]  # no order of the data, and no data of unknown length
         self,
@@ -88,8 +87,9 @@ class PrivateTrainer(Trainer):
         batch_size = int(whole("batch_size", batch_size, 1))
         refuse_mixing(self.model)
         self._refuse_data(source, batch_size)
-        self.clipping = Clipping(self.model, self.clip_norm, batch_size)
+        self.clipping = Clipping(self.model, self.ledger.clip_norm, batch_size)
         self.ledger.sample_rate = batch_size / len(source)
+        self.callbacks = [self.ledger, *(callback for callback in self.callbacks if callback is not self.ledger)]
         return super().fit(
             PoissonBatches(source, self.ledger, places),
             epochs,
@@ -115,15 +115,15 @@ class PrivateTrainer(Trainer):
 
     def loss_and_grad(self, x: Any, t: Any, w: Any, z: Any) -> tuple[Any, float]:
         """The mean loss of a batch and its length; fills the model's `grads` with g."""
-        model, loss, n = self.model, 0.0, len(t)
+        model, ledger, loss, n = self.model, self.ledger, 0.0, len(t)
         if n:
             x, t, _, total = model.prepare_batch(x, t, self.loss, None, z)
             loss = self.clipping.loss_and_grad(x, t, self.loss, total, z)
         else:
             model.grads[...] = 0  # only noise is left
-        size = float(self.noise_multiplier) * float(self.clip_norm) / self.clipping.expected
+        size = float(ledger.noise_multiplier) * float(ledger.clip_norm) / self.clipping.expected
         if size:
-            values = size * noise(self.ledger.key, self.ledger.steps, len(model.grads))
+            values = size * noise(ledger.key, ledger.steps, len(model.grads))
             model.grads += model.backend.asarray(values, model.params.dtype)
             model.vectors.clear_frozen()
         return loss, float(n)
