@@ -69,6 +69,15 @@ def test_without_a_compiler_numpy_goes_on(tmp_path):
     assert "DeviceError: no C compiler was found" in done.stderr
 
 
+def test_other_systems_than_linux_take_only_a_compiler_that_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setenv("CC", "clang -O2")
+    assert loader.find_compiler() == ["clang", "-O2"]
+    monkeypatch.delenv("CC")
+    with pytest.raises(nn.DeviceError, match="on Linux only: set CC"):
+        loader.find_compiler()
+
+
 def test_a_compiler_that_fails_is_one_line(tmp_path):
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'error: out of order' >&2\nexit 1\n")

@@ -128,10 +128,15 @@ def _own_flags() -> list[str]:
 
 
 def find_compiler() -> list[str]:
-    """The command of the C compiler: `CC`, else cc, gcc or clang. Raises DeviceError where there is none."""
+    """The command of the C compiler: `CC`, else cc, gcc or clang. Raises DeviceError where there is none.
+
+    Where the kernels have never run, on systems other than Linux, only `CC` is taken.
+    """
     given = shlex.split(os.environ.get("CC", ""))
     if given:
         return given
+    if sys.platform != "linux":
+        raise DeviceError("the C kernels are tried on Linux only: set CC to a compiler to use them here")
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return [path]
