@@ -91,6 +91,8 @@ def windows() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ..
     yield "DepthwiseConv2D", lambda: [nn.DepthwiseConv2D(3, multiplier=2, padding="same")], (7, 8, 5)
     yield "Conv1D", lambda: [nn.Conv1D(18, 3, padding="same")], (29, 5)
     yield "pools of sequences", lambda: [nn.MaxPool1D(3, stride=2, padding=1), nn.AvgPool1D(2)], (29, 5)
+    for channels in (1, 17, 64):
+        yield "GlobalMaxPool1D", lambda: [nn.GlobalMaxPool1D()], (29, channels)
 
 
 def others() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ...]]]:
@@ -114,6 +116,10 @@ def others() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ...
     yield "Dense wide", lambda: [nn.Dense(600), nn.ReLU(), nn.Dense(300)], (700,)
     yield "Residual", lambda: [nn.Residual(nn.BatchNorm(), nn.ReLU(), nn.Conv2D(6, 3, padding=1))], (8, 8, 6)
     yield "Concat", lambda: [nn.Concat([], nn.Conv2D(5, 1), [nn.BatchNorm(), nn.Tanh()])], (6, 5, 4)
+    for ids, dim, shape in ((1, 1, (3,)), (7, 17, (29,)), (300, 35, (4, 9))):
+        yield f"Embedding {ids} {dim}", lambda n=ids, d=dim: [nn.Embedding(n, d)], shape
+    yield "Embedding, Conv1D", lambda: [nn.Embedding(40, 19), nn.Conv1D(35, 3, padding="same"), nn.GlobalMaxPool1D()], (21,)
+    yield "Reshape", lambda: [nn.Reshape((5, 7, -1)), nn.Flatten()], (105,)
 
 
 def passes(layers: list[nn.Layer], shape: tuple[int, ...], dtype: str, n: int) -> str:
@@ -121,6 +127,8 @@ def passes(layers: list[nn.Layer], shape: tuple[int, ...], dtype: str, n: int) -
     model = nn.Sequential(*layers, input_shape=shape, dtype=dtype)
     model.params[...] = numbers(model.params.shape, dtype, 1, 0.5)
     x = numbers((n, *shape), dtype, 2)
+    if model.plan.takes_integers:
+        x = np.random.default_rng(2).integers(0, model[0].n, x.shape)
     z = np.array(model.forward(x, training=True))
     dx = np.array(model.backward(numbers(z.shape, dtype, 3)))
     return digest(z, dx, model.grads, model.buffers, model(x))

@@ -47,9 +47,15 @@ class Drawn(NamedTuple):
 def draw(seed):
     """The network of a seed."""
     rng = np.random.default_rng(seed)
-    images = rng.random() < 0.7
-    shape = (*rng.integers(5, 10, 2).tolist(), int(rng.integers(1, 5))) if images else (int(rng.integers(1, 9)),)
-    layers = image_layers(rng, shape[2]) if images else []
+    images, sequences, ids = rng.random(3) < (0.6, 0.4, 0.5)
+    shape, layers = (int(rng.integers(1, 9)),), []
+    if images:
+        shape = (*rng.integers(5, 10, 2).tolist(), int(rng.integers(1, 5)))
+        layers = image_layers(rng, shape[2])
+    elif sequences:
+        shape = (int(rng.integers(5, 12)), int(rng.integers(1, 5)))
+        layers = sequence_layers(rng, shape[1])
+        layers, shape = ([nn.Embedding(7, shape[1]), *layers], shape[:1]) if ids else (layers, shape)
     layers += vector_layers(rng)
     outputs = int(rng.integers(2, 5))
     try:
@@ -62,7 +68,7 @@ def draw(seed):
     names = list(model.named_params())
     first, second = ([name for name in names if rng.random() < 0.3] for _ in range(2))
     frozen = [first] * 2 + [second] * (STEPS - 2)
-    x = rng.standard_normal((BATCH, *shape))
+    x = rng.integers(7, size=(BATCH, *shape)) if model.plan.takes_integers else rng.standard_normal((BATCH, *shape))
     return Drawn(model, x, targets, loss, draw_optimizer(rng), frozen, bool(rng.integers(2)), int(rng.integers(1, 4)))
 
 
@@ -108,8 +114,30 @@ def image_layers(rng, channels):
             channels *= multiplier
         elif kind == 10:
             layers.append(nn.GroupNorm(int(rng.choice([g for g in (1, 2, 3, 4) if channels % g == 0]))))
+        elif kind == 11:
+            layers.append(nn.Normalize(0.3, tuple(rng.uniform(0.5, 2, channels).tolist())))
         layers.append(activation(rng))
     return [*layers, [nn.Flatten, nn.GlobalAvgPool2D, nn.GlobalMaxPool2D][rng.integers(3)]()]
+
+
+def sequence_layers(rng, channels):
+    layers = []
+    for _ in range(rng.integers(1, 4)):
+        kind = rng.integers(5)
+        options = {"stride": int(rng.integers(1, 3)), "dilation": int(rng.integers(1, 3))}
+        if kind < 2:
+            groups = int(rng.choice([g for g in (1, 2, 3, 4) if channels % g == 0]))
+            channels = groups * int(rng.integers(1, 4))
+            padding = [0, 1, "same", (1, 0)][rng.integers(4)]
+            layers.append(nn.Conv1D(channels, int(rng.integers(1, 4)), padding=padding, groups=groups, **options))
+        elif kind == 2:
+            layers.append([nn.MaxPool1D, nn.AvgPool1D][rng.integers(2)](int(rng.integers(2, 4)), padding=1, **options))
+        elif kind == 3:
+            layers.append([nn.BatchNorm, nn.LayerNorm, lambda: nn.GroupNorm(1)][rng.integers(3)]())
+        else:
+            layers.append(nn.Residual(nn.Conv1D(channels, 3, padding=1), activation(rng)))
+        layers.append(activation(rng))
+    return [*layers, [nn.Flatten, nn.GlobalMaxPool1D][rng.integers(2)]()]
 
 
 def vector_layers(rng):
@@ -132,6 +160,8 @@ def activation(rng):
         lambda: nn.LeakyReLU(0.1),
         nn.Softmax,
         nn.PReLU,
+        nn.Softplus,
+        lambda: nn.ELU(0.7),
     )
     return kinds[rng.integers(len(kinds))]()
 
@@ -221,6 +251,16 @@ class InTorch:
                 a = padded(a, layer.plan.window, 0.0)
                 W, stride, dilation = p["W"].permute(0, 3, 1, 2), layer.plan.window.stride, layer.plan.window.dilation
                 return F.conv2d(a.permute(0, 3, 1, 2), W, p["b"], stride, 0, dilation, layer.groups).permute(0, 2, 3, 1)
+            case nn.Conv1D():
+                a, window = padded_sequence(a, layer.inner.plan.window, 0.0)
+                return F.conv1d(a, p["W"].permute(0, 2, 1), p["b"], groups=layer.groups, **window).permute(0, 2, 1)
+            case nn.MaxPool1D():
+                a, window = padded_sequence(a, layer.inner.plan.window, -np.inf)
+                return F.max_pool1d(a, layer.size, **window).permute(0, 2, 1)
+            case nn.AvgPool1D():  # PyTorch's has no dilation
+                a, window = padded_sequence(a, layer.inner.plan.window, 0.0)
+                W = torch.full((a.shape[1], 1, layer.size), 1 / layer.size, dtype=a.dtype)
+                return F.conv1d(a, W, groups=a.shape[1], **window).permute(0, 2, 1)
             case nn.MaxPool2D() | nn.AvgPool2D():
                 function, fill = (F.max_pool2d, -np.inf) if isinstance(layer, nn.MaxPool2D) else (F.avg_pool2d, 0.0)
                 window = layer.plan.window
@@ -230,21 +270,27 @@ class InTorch:
                 return a.mean(dim=(1, 2))
             case nn.GlobalMaxPool2D():
                 return a.flatten(1, 2).max(dim=1).values
+            case nn.GlobalMaxPool1D():
+                return a.max(dim=1).values
+            case nn.Embedding():
+                return F.embedding(a, p["W"])
             case nn.Flatten():
                 return a.flatten(1)
+            case nn.Normalize():
+                return (a - layer.mean) / torch.tensor(layer.std, dtype=a.dtype)
             case nn.BatchNorm():
                 self.note_equal_values(a.flatten(0, -2).T)
                 mean, var = (self.buffers[f"{path}.running_{name}"] for name in ("mean", "var"))
-                axes = (0, 3, 1, 2)[: a.ndim] if a.ndim == 4 else (0, 1)
                 names = [f"{path}.{name}" for name in ("gamma", "beta") if p[name] is not None]
                 trains = not (self.statistics and names and all(name in self.frozen for name in names))
-                y = F.batch_norm(a.permute(axes), mean, var, p["gamma"], p["beta"], trains, 1 - layer.momentum, layer.eps)
-                return y.permute(0, 2, 3, 1) if a.ndim == 4 else y
+                a = a.movedim(-1, 1)
+                y = F.batch_norm(a, mean, var, p["gamma"], p["beta"], trains, 1 - layer.momentum, layer.eps)
+                return y.movedim(1, -1)
             case nn.GroupNorm():  # by hand: PyTorch 2.13's crashes where its weights are frozen
                 rows = a.movedim(-1, 1).reshape(len(a), layer.groups, -1)
                 self.note_equal_values(rows)
                 x = F.layer_norm(rows, rows.shape[-1:], eps=layer.eps)
-                return x.reshape(len(a), -1, *a.shape[1:3]).movedim(1, -1) * p["gamma"] + p["beta"]
+                return x.reshape(len(a), -1, *a.shape[1:-1]).movedim(1, -1) * p["gamma"] + p["beta"]
             case nn.PReLU():
                 return F.prelu(a.movedim(-1, 1), p["slopes"]).movedim(1, -1)
             case nn.LayerNorm():
@@ -254,9 +300,12 @@ class InTorch:
                 return F.gelu(a, approximate=layer.approximate)
             case nn.LeakyReLU():
                 return F.leaky_relu(a, layer.slope)
+            case nn.ELU():
+                return F.elu(a, layer.alpha)
             case nn.Softmax():
                 return a.softmax(dim=-1)
-        return {nn.ReLU: F.relu, nn.Tanh: torch.tanh, nn.Sigmoid: torch.sigmoid, nn.SiLU: F.silu}[type(layer)](a)
+        plain = {nn.ReLU: F.relu, nn.Tanh: torch.tanh, nn.Sigmoid: torch.sigmoid, nn.SiLU: F.silu, nn.Softplus: F.softplus}
+        return plain[type(layer)](a)
 
     def note_equal_values(self, rows):
         """Whether any of the normalised matrix rows holds a single value, up to rounding."""
@@ -279,6 +328,12 @@ def padded(a, window, fill):
     """Channels-last images with the window's padding."""
     (top, bottom), (left, right) = window.padding
     return F.pad(a, (0, 0, left, right, top, bottom), value=fill)
+
+
+def padded_sequence(a, window, fill):
+    """(N, C, T) with the window's padding, and the rest of the window."""
+    a = F.pad(a.permute(0, 2, 1), window.padding[1], value=fill)
+    return a, {"stride": window.stride[1], "dilation": window.dilation[1]}
 
 
 def in_torch(optimizer, parameters):
@@ -323,6 +378,14 @@ def distance(first, second):
     return max(gaps)
 
 
+def moved_a_little(network, x):
+    """Other inputs; of ids, the same with other vectors."""
+    if x.dtype.kind == "f":
+        return x * (1 + 1e-12)
+    network.parameters["0.W"] *= 1 + 1e-12
+    return x
+
+
 def judge(seed):
     """ "same", "explained" or "DIFFERS", and the largest difference."""
     drawn = draw(seed)
@@ -334,7 +397,7 @@ def judge(seed):
         return "same", gap, drawn
     if network.normalises_equal_values:
         return "equal values", gap, drawn
-    nudged = train_in_torch(moved, drawn, drawn.x * (1 + 1e-12))
+    nudged = train_in_torch(moved, drawn, moved_a_little(moved, drawn.x))
     own = max(distance(a, b) for a, b in zip(nudged, theirs, strict=True))
     return ("explained" if own > gap / 10 else "DIFFERS"), gap, drawn
 

@@ -209,9 +209,15 @@ def test_pytorch_finds_the_same(theirs):
 def test_captum_finds_the_same(theirs):
     captum = pytest.importorskip("captum.attr", reason="captum is not installed")
     ours, model, x, there = theirs
+
+    def same(found, expected):
+        """To float32: captum weighs steps and adds windows in it."""
+        expected = expected.detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7 * abs(expected).max())
+
     by_steps = captum.IntegratedGradients(model).attribute(there, target=1, n_steps=20, method="gausslegendre")
-    np.testing.assert_allclose(integrated_gradients(ours, x, 1, steps=20), by_steps.permute(0, 2, 3, 1), rtol=1e-9, atol=1e-12)
-    cam = captum.LayerGradCam(model, model[3]).attribute(there, target=1, relu_attributions=True)[:, 0]
-    np.testing.assert_allclose(grad_cam(ours, x, "3", 1), cam.detach(), rtol=1e-9, atol=1e-12)
-    covered = captum.Occlusion(model).attribute(there, sliding_window_shapes=(3, 5, 4), strides=(3, 2, 3), target=1)[:, 0]
-    np.testing.assert_allclose(occlusion(ours, x, (5, 4), 1, stride=(2, 3)), covered, rtol=1e-9, atol=1e-12)
+    same(integrated_gradients(ours, x, 1, steps=20), by_steps.permute(0, 2, 3, 1))
+    cam = captum.LayerGradCam(model, model[3]).attribute(there, target=1, relu_attributions=True)
+    same(grad_cam(ours, x, "3", 1), cam[:, 0])
+    covered = captum.Occlusion(model).attribute(there, sliding_window_shapes=(3, 5, 4), strides=(3, 2, 3), target=1)
+    same(occlusion(ours, x, (5, 4), 1, stride=(2, 3)), covered[:, 0])

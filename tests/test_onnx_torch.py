@@ -106,6 +106,27 @@ def settled(network):
     return network.eval()
 
 
+class OfIds(nn.Module):
+    """A convolution over vectors of ids, and its largest values."""
+
+    def __init__(self):
+        super().__init__()
+        self.vectors, self.conv, self.out = nn.Embedding(9, 4), nn.Conv1d(4, 6, 3, padding=1), nn.Linear(6, 5)
+
+    def forward(self, x):
+        y = F.relu(self.conv(self.vectors(x).transpose(1, 2)))
+        return self.out(F.adaptive_max_pool1d(y, 1).flatten(1)) + self.out(y.amax(2))
+
+
+@pytest.mark.parametrize("opset", [11, 20])
+def test_exports_of_ids(opset):
+    torch.manual_seed(0)
+    network, x, file = settled(OfIds()), torch.randint(9, (3, 7)), io.BytesIO()
+    torch.onnx.export(network, (x,), file, dynamo=False, opset_version=opset)
+    model = from_onnx(onnx.load_from_string(file.getvalue()))
+    np.testing.assert_allclose(model(x.numpy()), network(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("opset", [9, 11, 13, 17, 20])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_exports(name, opset):

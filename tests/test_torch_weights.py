@@ -167,6 +167,24 @@ def test_sequences():
     assert same(model, other)
 
 
+def test_pytorch_gives_the_same_for_ids():
+    torch = pytest.importorskip("torch")
+    from torch import nn as t
+
+    vectors, rest = (
+        t.Embedding(7, 3),
+        (t.Conv1d(3, 4, 3, padding=1), t.Tanh(), t.AdaptiveMaxPool1d(1), t.Flatten(), t.Linear(4, 2)),
+    )
+    there, ids = t.Sequential(vectors, *rest), rng.integers(0, 7, (5, 6))
+    layers = nn.Embedding(7, 3), nn.Conv1D(4, 3, padding=1), nn.Tanh(), nn.GlobalMaxPool1D(), nn.Dense(2)
+    model = nn.Sequential(*layers, input_shape=(6,))
+    load(there.state_dict(), model)
+    z = t.Sequential(*rest)(vectors(torch.from_numpy(ids)).transpose(1, 2))
+    np.testing.assert_allclose(model(ids), z.detach().numpy(), rtol=1e-5, atol=1e-6)
+    vectors.load_state_dict({"weight": 2 * torch.from_numpy(state_dict(model)["0.weight"])})
+    np.testing.assert_array_equal(vectors.weight.detach().numpy(), 2 * model[0].W)
+
+
 def test_flattened_rows_that_are_no_sequences_keep_their_order():
     model = nn.Sequential(nn.Flatten(), nn.Dense(2), input_shape=(3, 4))
     assert np.array_equal(state_dict(model)["1.weight"], model[1].W)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from nnlite import layers
 from nnlite.backend import Array
@@ -17,6 +18,9 @@ from nnlite.interop.onnx.axes import Axis
 from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.reading import Function, Reading, Value, as_image
 from nnlite.layers.base import Context, Layer, Shard
+
+_FLOATS = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16
+_INTEGERS = TensorProto.INT32, TensorProto.INT64, TensorProto.INT8, TensorProto.INT16, TensorProto.UINT8, TensorProto.UINT16
 
 # ---- functions that layers compute
 
@@ -55,6 +59,15 @@ def _swish(reading: Reading, node: Operation) -> Value:
         raise Unsupported(f"alpha={alpha} is not positive")
     scaled = reading.add(value, layers.Normalize(0, 1 / alpha))
     return reading.add(reading.add(scaled, layers.SiLU()), layers.Normalize(0, alpha))
+
+
+def _cast(reading: Reading, node: Operation) -> Value:
+    to = node.attribute("to")
+    if to in _FLOATS:
+        return reading.data(node)
+    if to not in _INTEGERS:
+        raise Unsupported("it makes other than numbers")
+    return _followed(reading, node, reading.data(node, pending=True), np.trunc)
 
 
 def _log_softmax(reading: Reading, node: Operation) -> Value:
@@ -336,6 +349,7 @@ FUNCTIONS: dict[str, Callable[[Reading, Operation], Value]] = {
     "Gelu": _activation(lambda node: layers.GELU(node.attribute("approximate", "none"))),
     "Swish": _swish,
     "LogSoftmax": _log_softmax,
+    "Cast": _cast,
     "Clip": _clip,
     **dict.fromkeys(_OF_MORE, _arithmetic),
     **dict.fromkeys(_OF_ONE, _of_one),

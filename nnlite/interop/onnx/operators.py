@@ -12,7 +12,7 @@ from nnlite.interop.onnx.axes import Axes, Axis, axis, flat, lengths
 from nnlite.interop.onnx.folding import option
 from nnlite.interop.onnx.functions import mean
 from nnlite.interop.onnx.operation import Operation, Unsupported
-from nnlite.interop.onnx.reading import Pads, Reading, Value, as_image, is_plain, simple
+from nnlite.interop.onnx.reading import START, Pads, Reading, Value, as_image, is_plain, simple
 from nnlite.layers.base import Layer
 
 # ---- products
@@ -54,6 +54,18 @@ def _dense(reading: Reading, value: Value, W: Array, b: Array | None) -> Value:
     here = as_image(value.axes.here)
     value, W = reading.stored(value, here), W[:, None, None, order]
     return reading.add(value, layers.Conv2D(units, 1, bias=b is not None), Axes([*lead, out], [*here[:-1], out]), W=W, **bias)
+
+
+def _gather(reading: Reading, node: Operation) -> Value:
+    """Rows of a matrix by the ids that the model takes, cast to other integers or not."""
+    W, ids = reading.constant(node, 0), reading.data(node, 1, pending=True)
+    value = ids.of[0] if ids.pending and ids.of else ids
+    if value.name != START or any(each.kind != "Cast" for each in ids.pending):
+        raise Unsupported("it takes ids from elsewhere than the model's input", ids.pending or (node,))
+    if W.ndim != 2 or node.attribute("axis", 0) not in (0, -2):
+        raise Unsupported(f"it takes other values of an array of shape {W.shape} than rows of a matrix")
+    out, axes = axis(W.shape[1]), value.axes
+    return reading.add(value, layers.Embedding(*W.shape), Axes([*axes.file, out], [*axes.here, out]), W=W)
 
 
 # ---- windows
@@ -198,7 +210,9 @@ def _pooled(reading: Reading, value: Value, kind: Callable[[], Layer], reduced: 
     kept = flat(parts for i, parts in enumerate(file) if i not in reduced)
     value, _ = reading.columns(value, kept)
     here = value.axes.here
-    if len(here) != 3 or set(here[-1]) != set(kept):
+    if len(here) == 2 and kind is layers.GlobalMaxPool2D:
+        kind = layers.GlobalMaxPool1D
+    elif len(here) != 3 or set(here[-1]) != set(kept):
         parts = flat(here)
         value = reading.stored(value, [(), parts[: len(parts) - len(kept)], parts[len(parts) - len(kept) :]])
     left = [() if i in reduced else parts for i, parts in enumerate(file) if keep or i not in reduced]
@@ -208,6 +222,7 @@ def _pooled(reading: Reading, value: Value, kind: Callable[[], Layer], reduced: 
 OPERATORS: dict[str, Callable[[Reading, Operation], Value]] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Gather": _gather,
     "Conv": _conv,
     "MaxPool": _pool(layers.MaxPool2D, layers.MaxPool1D),
     "AveragePool": _pool(layers.AvgPool2D, layers.AvgPool1D),

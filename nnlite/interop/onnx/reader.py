@@ -24,7 +24,7 @@ from nnlite.interop.onnx.operation import Operation, Unsupported
 from nnlite.interop.onnx.operators import OPERATORS
 from nnlite.interop.onnx.reading import START, UNKNOWN, Reading, Value
 from nnlite.interop.onnx.shapes import SHAPES
-from nnlite.layers import Dropout, Reshape, Sigmoid, Softmax
+from nnlite.layers import Dropout, Embedding, Reshape, Sigmoid, Softmax
 from nnlite.layers.base import Layer, Shape
 from nnlite.model import Sequential
 
@@ -194,21 +194,24 @@ class _Graph:
             chain = _without_probabilities(chain)
         dtype = "float64" if self.input.type.tensor_type.elem_type == TensorProto.DOUBLE else "float32"
         model = Sequential(*(chain or [Reshape(in_shape)]), input_shape=in_shape, dtype=dtype)
+        if not model.plan.takes_integers and any(isinstance(made.layer, Embedding) for made in reading.made.values()):
+            raise FileError("its input is ids for one node and numbers for another")
         for made in reading.made.values():
             if made.layer is not None and made.layer.owner is model:
                 for name, values in made.arrays.items():
                     setattr(made.layer, name, values)
                 if "W" in made.arrays:
-                    made.layer.init = "he_normal"
+                    made.layer.init = "lecun_normal" if isinstance(made.layer, Embedding) else "he_normal"
         return model
 
     # ---- the input
 
     def _border(self) -> str | None:
-        """ "NHWC" if the images are transposed before anything else reads them, as `export` does."""
+        """ "NHWC" if the images are transposed before anything else reads them, as `export` does, or if ids are read."""
         readers = [node for node in self.nodes if self.input.name in node.inputs]
         turned = [node.kind == "Transpose" and node.attribute("perm") == TO_IMAGES for node in readers]
-        return "NHWC" if turned and all(turned) else None
+        as_ids = [node.kind == "Gather" for node in readers]
+        return "NHWC" if readers and (all(turned) or all(as_ids)) else None
 
     def _dims(self) -> list[int]:
         """Its shape, 0 where the file leaves it open."""

@@ -27,12 +27,6 @@ def _dropout(reading: Reading, node: Operation) -> Value:
     return reading.add(value, Dropout(rate)) if 0 < rate < 1 else value
 
 
-def _cast(reading: Reading, node: Operation) -> Value:
-    if node.attribute("to") not in (1, 10, 11, 16):  # float32, 16, 64, bfloat16
-        raise Unsupported("it makes integers")
-    return reading.data(node)
-
-
 def _shape(reading: Reading, node: Operation) -> Any:
     shape = (BATCH, *reading.data(node).axes.shape)
     return np.asarray(shape[node.attribute("start", 0) : node.attribute("end")], np.int64)
@@ -156,7 +150,6 @@ def _one_after_another(reading: Reading, values: list[Value], place: int) -> Val
 SHAPES: dict[str, Callable[[Reading, Operation], Any]] = {
     "Identity": _identity,
     "Dropout": _dropout,
-    "Cast": _cast,
     "Shape": _shape,
     "Transpose": _transpose,
     "Flatten": _flatten,

@@ -66,8 +66,9 @@ class _Graph:
     def run(self, layout: str) -> None:
         """Make the whole graph."""
         shape, out_shape = self.model.in_shape, self.model.out_shape
-        self.input, self.names[0] = self._border("x", shape, layout), "x"
-        if len(shape) == 3 and layout == "NHWC":
+        takes_ids = self.model.plan.takes_integers
+        self.input, self.names[0] = self._border("x", shape, "NHWC" if takes_ids else layout, takes_ids), "x"
+        if len(shape) == 3 and layout == "NHWC" and not takes_ids:
             self.names[0] = self.add("Transpose", "x", perm=TO_IMAGES)
         for step in self.steps:
             self._step(step)
@@ -78,11 +79,10 @@ class _Graph:
             self.add("Identity", name, output="z")
         self.output = self._border("z", out_shape, layout)
 
-    def _border(self, name: str, shape: Shape, layout: str) -> Any:
+    def _border(self, name: str, shape: Shape, layout: str, is_ids: bool = False) -> Any:
         shape = (shape[2], *shape[:2]) if len(shape) == 3 and layout == "NCHW" else shape
         kind = TensorProto.DOUBLE if self.dtype == np.float64 else TensorProto.FLOAT
-        kind = TensorProto.INT64 if name == "x" and self.model.plan.takes_integers else kind
-        return helper.make_tensor_value_info(name, kind, ["N", *shape])
+        return helper.make_tensor_value_info(name, TensorProto.INT64 if is_ids else kind, ["N", *shape])
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """A node; returns the name of its output."""
