@@ -46,7 +46,6 @@ class Helpers:
             lend(work)
         return self._address
 
-
     def dismiss(self) -> None:
         """Make them leave, before the memory that they read is freed."""
         calls.value += 1
