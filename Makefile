@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 MACHINE ?= here
 
-.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery clean
+.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery docs clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
@@ -30,6 +30,7 @@ help:
 	@echo "make stream    train from a sparse file of 20 GB and print the peak of memory (10 minutes)"
 	@echo "make search    a grid search in one, two and more worker processes: its time, and the same scores"
 	@echo "make gallery   train a small CNN and draw the pictures of docs/insight.md (a minute)"
+	@echo "make docs      build the documentation site in site/, its formulas and fonts by npm (20 seconds)"
 	@echo "make bench     time nnlite against PyTorch, Keras, JAX, scikit-learn and onnxruntime; MACHINE=zen4 names the file (20 minutes)"
 
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
@@ -42,6 +43,9 @@ cifar10: $(VENV)/.examples
 
 gallery: $(VENV)/.examples
 	$(BIN)/python examples/gallery.py
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/site/build_site.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -113,4 +117,4 @@ search: $(VENV)/.test
 	$(BIN)/python examples/search.py --compare --out benchmarks/results/search.md
 
 clean:
-	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist out site .pytest_cache .hypothesis .mypy_cache .ruff_cache

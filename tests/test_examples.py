@@ -174,9 +174,9 @@ def code_blocks(name):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-# With a GPU, for minutes, or, in tests/test_ranks.py, in several processes.
-RUN_ELSEWHERE = {"docs/distributed.md", "docs/gpu.md", "docs/ninety-percent.md"}
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+# In several processes by tests/test_ranks.py, on a pretended device by tests/cuda/test_page.py.
+RUN_ELSEWHERE = {"docs/distributed.md", "docs/gpu.md"}
+PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")))]
 
 
 @pytest.mark.parametrize("name", [page for page in PAGES if code_blocks(page) and page not in RUN_ELSEWHERE])

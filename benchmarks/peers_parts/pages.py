@@ -1,6 +1,6 @@
-"""The tables of README and `docs/performance.md`, from the committed rounds: one file for each machine.
+"""The tables of README, `docs/benchmarks.md` and `docs/performance.md`, from the committed rounds: one file for each machine.
 
-usage: PYTHONPATH=benchmarks python -m peers_parts.pages     writes both tables in place
+usage: PYTHONPATH=benchmarks python -m peers_parts.pages     writes the tables in place
 """
 
 import json
@@ -43,7 +43,8 @@ def committed() -> dict[str, Tasks]:
 
 def pages(machines: dict[str, Tasks]) -> dict[str, str]:
     """The table of each page."""
-    return {"README.md": readme(next(iter(machines.values()))), "docs/performance.md": performance(machines)}
+    short = readme(next(iter(machines.values())))
+    return {"README.md": short, "docs/benchmarks.md": short, "docs/performance.md": performance(machines)}
 
 
 def replaced(text: str, made: str) -> str:
