@@ -146,7 +146,7 @@ class NativeOperations(Host):
             result[...] = self._multiply(a, b, None, bias, relu, shared)
             return result
         team = self.team(dtype, shared and m * n * k >= 2 * _WORTH_A_THREAD)
-        width = _width(m * k, n, get_num_threads()) if team else n
+        width = _width(m * k, n, get_num_threads()) if team else max(n, 1)
         room, scratch = max((k + width) * padded(m), k * padded(width) + _LANES * m), 0
         if room > _OWN_ROOM:
             scratch = address(self.scratch("product", (max(room * -(-n // width), _LEAST_ROOM),), dtype))
