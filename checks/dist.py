@@ -66,7 +66,7 @@ def library(name: str, machine: str, dtype: str) -> bytes:
         path = Path(cache) / "kernels.so"
         command = [processors.clang(), "cc", "-target", f"{machine}-{LIBC}", *flags, *loader.DTYPES[dtype], *sources]
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
-        subprocess.run([*command, "-s", "-o", path], env=environment, cwd=loader.FOLDER, check=True)
+        subprocess.run([*command, "-Wno-unknown-attributes", "-s", "-o", path], env=environment, cwd=loader.FOLDER, check=True)
         return path.read_bytes()
 
 
