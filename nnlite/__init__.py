@@ -76,7 +76,7 @@ from nnlite.training.trainer import Trainer
 if TYPE_CHECKING:
     from nnlite import data, distributed, insight, interop, zoo
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
