@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 MACHINE ?= here
 
-.PHONY: help hosts cifar10 test lowest lint dist parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery docs clean
+.PHONY: help hosts cifar10 test privacy privately lowest lint dist parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery docs clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
 	@echo "make test      run all tests"
+	@echo "make privacy   run the tests of private training, in an environment of their own (dp-accounting pins old versions)"
 	@echo "make lowest    run all tests with every dependency at its lower bound"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make dist      the sdist and the wheels of a release, each tried in an empty environment (Linux, x86-64; 5 minutes)"
@@ -49,6 +50,13 @@ docs: $(VENV)/.docs
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# In $(VENV)-privacy, which this target makes by calling make again.
+privacy:
+	$(MAKE) privately VENV=$(VENV)-privacy CONSTRAINTS=requirements/privacy.txt
+
+privately: $(VENV)/.private
+	$(BIN)/python -m pytest tests/test_privacy.py tests/test_examples.py -k "privacy or private"
 
 lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
@@ -117,4 +125,4 @@ search: $(VENV)/.test
 	$(BIN)/python examples/search.py --compare --out benchmarks/results/search.md
 
 clean:
-	rm -rf $(VENV) build dist out site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-privacy build dist out site .pytest_cache .hypothesis .mypy_cache .ruff_cache

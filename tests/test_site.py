@@ -17,7 +17,7 @@ import build_site  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = (
-    *("data", "distributed", "init", "insight", "insight.explain", "insight.plots", "metrics", "schedules", "zoo"),
+    *("data", "distributed", "init", "insight", "insight.explain", "insight.plots", "metrics", "privacy", "schedules", "zoo"),
     *("interop.keras", "interop.onnx", "interop.sklearn", "interop.torch"),
 )
 INTERNAL = {"init.DeclaredShape", "init.find", "init.initialiser", "init.initial_values"}
