@@ -51,7 +51,11 @@ def committed() -> dict[str, Tasks]:
 def pages(machines: dict[str, Tasks]) -> dict[str, str]:
     """The table of each page."""
     first = next(iter(machines.values()))
-    return {"README.md": speed(first, FEW), "docs/benchmarks.md": speed(first, ROWS), "docs/performance.md": performance(machines)}
+    return {
+        "README.md": speed(first, FEW),
+        "docs/benchmarks.md": speed(first, ROWS),
+        "docs/performance.md": performance(machines),
+    }
 
 
 def replaced(text: str, made: str) -> str:
