@@ -274,10 +274,8 @@ def test_both_communicators_exchange_the_same(ranks):
     assert run.returncode == 0, run.stderr
 
 
-def test_the_script_of_the_document(tmp_path):
-    text = (HERE.parent / "docs" / "distributed.md").read_text()
-    (tmp_path / "train.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1))
-    run = launch(2, tmp_path / "train.py", folder=tmp_path)
+def test_the_code_of_the_document(tmp_path):
+    run = launch(2, "page.py", folder=tmp_path)
     assert run.returncode == 0, run.stderr
     assert nn.load(tmp_path / "shapes.safetensors").out_shape == (10,)
 
