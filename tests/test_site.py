@@ -101,7 +101,7 @@ def test_links_to_nowhere_are_found(tmp_path):
 
 
 def test_names_become_references():
-    kept = "`nn.nothing`, [`nn.Adam`](api/optimisers.md)\n\n# `nn.Dense`\n\n```python\n`nn.Dense`\n```\n"
+    kept = "`nn.nothing`, [`nn.Adam`](api/optimisers.md)\n\n# `nn.Dense`\n\n```python\n`nn.Dense`\n```\n\n    `nn.Dense`\n"
     made = build_site.with_references("`nn.Dense(4)` `nn.data.shapes` " + kept)
     assert made == "[`nn.Dense(4)`][nnlite.Dense] [`nn.data.shapes`][nnlite.data.shapes] " + kept
 

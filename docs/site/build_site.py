@@ -69,8 +69,8 @@ def stage() -> None:
 
 def with_references(text: str) -> str:
     """Names of nnlite's own, outside of code and headings, as references to the API."""
-    parts = re.split(r"(^```.*?^```|^#.*?$)", text, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if part.startswith(("```", "#")) else NAME.sub(reference, part) for part in parts)
+    parts = re.split(r"(^```.*?^```|^#.*?$|^    .*?$)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if i % 2 else NAME.sub(reference, part) for i, part in enumerate(parts))
 
 
 def reference(match: re.Match[str]) -> str:
