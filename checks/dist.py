@@ -26,7 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBC = "linux-gnu.2.17"
 PLATFORM = "manylinux_2_17"
 CPUS = {"x86-64-v4": "x86_64_v4", "x86-64-v3": "x86_64_v3", "aarch64": "generic"}  # as Clang's -mcpu names them
-SUFFIXES = {".py", ".c", ".h", ".cu", ".typed"}  # of the package's files
 NATIVE = "nnlite/backend/native"
 TRAIN = """
 import sys, numpy, bits, nnlite as nn
@@ -66,7 +65,7 @@ def library(name: str, machine: str, dtype: str) -> bytes:
         path = Path(cache) / "kernels.so"
         command = [processors.clang(), "cc", "-target", f"{machine}-{LIBC}", *flags, *loader.DTYPES[dtype], *sources]
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
-        subprocess.run([*command, "-s", "-o", path], env=environment, cwd=loader.FOLDER, check=True)
+        subprocess.run([*command, "-Wno-unknown-attributes", "-s", "-o", path], env=environment, cwd=loader.FOLDER, check=True)
         return path.read_bytes()
 
 
@@ -106,10 +105,12 @@ def check_contents(wheel: Path) -> None:
         contents = {name: file.read(name) for name in file.namelist()}
     info = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info/"
     package = {name: content for name, content in contents.items() if not name.startswith((info, f"{NATIVE}/prebuilt/"))}
-    sources = (path for path in (ROOT / "nnlite").rglob("*") if path.suffix in SUFFIXES)
+    sources = (path for path in (ROOT / "nnlite").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     expected = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in sources}
     if package != expected:
         raise SystemExit(f"{wheel.name} differs from the source tree: {sorted(package.items() ^ expected.items())[0][0]}")
+    if binary := [name for name, content in package.items() if b"\0" in content]:
+        raise SystemExit(f"{wheel.name} has binary files: {binary}")
     libraries = {name.removeprefix(f"{NATIVE}/prebuilt/") for name in contents.keys() - package.keys() if info not in name}
     machine = wheel.stem.partition("17_")[2]
     names = [name for name, (of, _) in loader.PROCESSORS.items() if of == machine]
