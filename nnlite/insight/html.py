@@ -25,7 +25,7 @@ from nnlite.engine.summary import summary
 from nnlite.errors import DataError
 from nnlite.insight import plots
 from nnlite.insight.run import Run, read_run
-from nnlite.insight.values import first_filters
+from nnlite.insight.values import first_filters, needs_matplotlib
 from nnlite.layers.base import Layer
 from nnlite.losses import softmax
 from nnlite.metrics import F1, Precision, Recall
@@ -70,7 +70,7 @@ def report(folder: str | PathLike[str], path: str | PathLike[str] | None = None,
     folder = Path(location("folder", folder))
     target = folder / "report.html" if path is None else Path(location("path", path))
     run = read_run(folder, layers)
-    plots.needs_matplotlib()
+    needs_matplotlib()
     page = _page(run, folder.resolve().name)
     write_whole(target, page.encode())
     return target

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from nnlite.arguments import listing, shortened, whole
 from nnlite.errors import DataError
 from nnlite.insight.rates import Found
-from nnlite.insight.values import activations_of, as_classes, as_pictures, first_filters, mistakes, two_columns
+from nnlite.insight.values import (
+    activations_of,
+    as_classes,
+    as_pictures,
+    first_filters,
+    mistakes,
+    needs_matplotlib,
+    two_columns,
+)
 from nnlite.losses import softmax
 from nnlite.metrics import ROCAUC, Accuracy, AveragePrecision
 from nnlite.metrics.ranking import by_score, one_against_rest
@@ -241,14 +249,6 @@ def activations(model: Sequential, x: Any, layer: int | str, *, columns: int = 8
 
 
 # ---- drawing
-
-
-def needs_matplotlib() -> None:
-    """Raise ImportError, with the line that installs it, where matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the plots need matplotlib: pip install 'nnlite-numpy[plots]'") from error
 
 
 def _axes(ax: "Axes | None", width: float, height: float, panels: int = 1) -> Any:

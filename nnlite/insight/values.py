@@ -17,6 +17,14 @@ from nnlite.metrics.base import to_host
 from nnlite.model import Sequential
 
 
+def needs_matplotlib() -> None:
+    """Raise ImportError, with the line that installs it, where matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the plots need matplotlib: pip install 'nnlite-numpy[plots]'") from error
+
+
 def as_classes(classes: Sequence[str] | None, n: int) -> list[str]:
     """The names of n classes, by default their numbers. Raises DataError for another number of names."""
     if classes is None:
