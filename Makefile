@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= requirements/locked.txt
 MACHINE ?= here
 
-.PHONY: help hosts cifar10 test lowest lint wheel parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery docs clean
+.PHONY: help hosts cifar10 test privacy privately lowest lint dist parity interop differential bench memory accuracy kernels mutants processors sanitize gpu kills fuzz soak stream search gallery docs clean
 
 help:
 	@echo "make cifar10   train the tutorial CNN on CIFAR-10 (the generated shapes where there is no CIFAR-10)"
 	@echo "make test      run all tests"
+	@echo "make privacy   run the tests of private training, in an environment of their own (dp-accounting pins old versions)"
 	@echo "make lowest    run all tests with every dependency at its lower bound"
 	@echo "make lint      ruff and mypy --strict"
-	@echo "make wheel     build a wheel, install it into an empty environment and train with it"
+	@echo "make dist      the sdist and the wheels of a release, each tried in an empty environment (Linux, x86-64; 5 minutes)"
 	@echo "make parity    compare layers, losses and optimisers with PyTorch (all but Dropout and Muon)"
 	@echo "make interop   models of Keras, PyTorch and ONNX in nnlite and back, beside these libraries, with real files (6 minutes)"
 	@echo "make differential  train 2,000 random networks beside PyTorch in float64 (a quarter of an hour)"
@@ -50,6 +51,13 @@ docs: $(VENV)/.docs
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
+# In $(VENV)-privacy, which this target makes by calling make again.
+privacy:
+	$(MAKE) privately VENV=$(VENV)-privacy CONSTRAINTS=requirements/privacy.txt
+
+privately: $(VENV)/.private
+	$(BIN)/python -m pytest tests/test_privacy.py tests/test_examples.py -k "privacy or private"
+
 lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
 
@@ -58,8 +66,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-wheel: $(VENV)/.dev
-	$(BIN)/python benchmarks/wheel.py
+dist: $(VENV)/.dist
+	$(BIN)/python checks/dist.py
 
 parity: $(VENV)/.bench
 	$(BIN)/python benchmarks/parity.py --out benchmarks/results/parity.md
@@ -117,4 +125,4 @@ search: $(VENV)/.test
 	$(BIN)/python examples/search.py --compare --out benchmarks/results/search.md
 
 clean:
-	rm -rf $(VENV) build dist out site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-privacy build dist out site .pytest_cache .hypothesis .mypy_cache .ruff_cache

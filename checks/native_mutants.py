@@ -21,10 +21,12 @@ VARIABLE = "NNLITE_TEST_NATIVE"  # where the planted kernels are; read below, as
 SECONDS = 300  # a planted loop may never end
 
 TESTED_BY = {
-    "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "points.h": "conv", "product.c": "conv",
+    "augment.c": "augment", "depthwise.c": "conv", "direct.c": "conv", "fold.c": "conv", "points.h": "conv",
+    "product.c": "conv team",
     "product.h": "conv", "winograd.h": "conv", "winograd23.c": "conv", "winograd33.c": "conv", "winograd43.c": "conv",
     "winograd34.c": "conv",
-    "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm", "norm.h": "norm", "optim.c": "optim",
+    "functions.h": "functions", "loss.c": "pointwise", "norm.c": "norm", "norm.h": "norm", "optim.c": "optim team",
+    "team.h": "team",
     "activation.c": "pointwise", "pointwise.c": "functions pointwise", "pool.c": "pool", "samplenorm.c": "norm", "sums.c": "sums",
     "sums.h": "norm sums",
 }  # fmt: skip
@@ -38,7 +40,11 @@ MUTANTS = [
     ("sum: the earlier blocks forgotten", "product.h", "add ? load(c) + sum[r][q] : sum[r][q]", "sum[r][q]", 0),
     ("stride: transposes rows for columns", "product.h", "x[i * row + j * column]", "x[i * column + j * row]", 0),
     ("tail: columns of a product", "product.c", "if (whole < n)", "if (whole + 1 < n)", 0),
-    ("bias left out", "product.c", "if (bias)\n", "if (0)\n", 0),
+    ("bias left out", "product.c", "if (f->bias)\n", "if (0)\n", 0),
+    ("the bias of the first block", "product.c", "f.bias + at", "f.bias", 0),
+    ("stride: blocks share scratch memory", "product.c", "i * blocks->room", "0", 0),
+    ("the last block is nobody's", "team.h", "< team->count;)", "< team->count - 1;)", 0),
+    ("parts of an update overlap", "optim.c", "(part) * PART", "(part) * (PART - 16)", 0),
     ("order: blocks of terms overlap", "product.c", "at_most(SUMMED, k - p)", "at_most(SUMMED + 1, k - p)", 0),
     ("bounds: the border above", "direct.c", "memset(to, 0, top * width * C * sizeof(REAL));", ";", 0),
     ("bounds: the border behind a row", "direct.c", "memset(row + (left + W) * C, 0, behind * sizeof(REAL));", ";", 0),
@@ -91,8 +97,8 @@ MUTANTS = [
     ("a NaN does not win", "pool.c", "~(x <= best[q])", "(x > best[q])", 0),
     ("stride: the wrong image", "pool.c", "n * image, to = value", "0, to = value", 0),
     ("second moment from the first", "optim.c", "G * G", "G", 0),
-    ("decay left out", "optim.c", "splat(decay) * load_up_to(p + i, left)", "load_up_to(p + i, left)", 0),
-    ("nesterov without the gradient", "optim.c", "fused(splat(momentum), step, G) : step", "splat(momentum) * step : step", 0),
+    ("decay left out", "optim.c", "decay * load_up_to(u->p + i, left)", "load_up_to(u->p + i, left)", 0),
+    ("nesterov without the gradient", "optim.c", "fused(splat(u->b1), step, G) : step", "splat(u->b1) * step : step", 0),
     ("leaky: infinity times no slope", "activation.c", "slope == 0 ? (vec){0} : x * slope", "x * slope", 0),
     ("ELU: the slope below zero", "activation.c", "x + alpha), delta", "x * alpha), delta", 0),
     ("SiLU: infinity is not bounded", "activation.c", "within(x, STEEP) * (1 - s)", "x * (1 - s)", 0),

@@ -74,14 +74,14 @@ from nnlite.training.hooks import Callback
 from nnlite.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from nnlite import data, distributed, insight, interop, zoo
+    from nnlite import data, distributed, insight, interop, privacy, zoo
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
     """The packages `nn.data`, `nn.distributed`, ... are loaded on first use, so that `import nnlite` is fast."""
-    if name in ("data", "distributed", "insight", "interop", "zoo"):
+    if name in ("data", "distributed", "insight", "interop", "privacy", "zoo"):
         from importlib import import_module
 
         return import_module(f"nnlite.{name}")
@@ -177,6 +177,7 @@ __all__ = [
     "interop",
     "load",
     "metrics",
+    "privacy",
     "profile",
     "schedules",
     "set_conv_algorithm",

@@ -21,7 +21,7 @@ def _settings():
     nn.set_num_threads(2)
     yield
     nn.set_num_threads(2)
-    nn.set_kernels("auto")
+    nn.set_kernels(os.environ.get("NNLITE_KERNELS", "auto"))
 
 
 @pytest.fixture(params=["numpy", "native"])

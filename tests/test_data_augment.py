@@ -197,7 +197,7 @@ def test_one_sweep_is_each_in_turn(kinds, strided, epoch):
         seed = 3 + sum(type(other) is type(kind) for other in kinds[:i]) * (1 << 64)
         expected = kind(expected, index, epoch, seed)
     data = Dataset(images, np.arange(len(images)), augmentations=kinds)
-    x, t = data._augment(index, epoch, 3, None)
+    x, t = data.batch(index, epoch, 3, None)
     assert np.array_equal(x, expected) and np.array_equal(t, index) and not np.shares_memory(x, images)
 
 

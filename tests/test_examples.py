@@ -162,6 +162,16 @@ def test_mnist_mlp(data_folder, activation):
     assert mnist_mlp.main(arguments) > 0.85
 
 
+def test_private_mnist(data_folder, tmp_path, capsys):
+    pytest.importorskip("dp_accounting", reason="`make privacy` runs this example")
+    import private_mnist
+
+    options = {"limit": 3000, "epochs": 3, "batch-size": 100, "data-dir": data_folder, "out": tmp_path / "out.md"}
+    result = private_mnist.main([part for name, value in options.items() for part in (f"--{name}", str(value))])
+    assert result["accuracy"] > 0.5 and 2.5 < result["epsilon"] < result["epsilon_rdp"] < 8
+    assert (tmp_path / "out.md").read_text() in capsys.readouterr().out
+
+
 def test_xor():
     import xor
 
@@ -182,6 +192,8 @@ PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *sorted((R
 @pytest.mark.parametrize("name", [page for page in PAGES if code_blocks(page) and page not in RUN_ELSEWHERE])
 def test_code_in_the_documents(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name == "docs/privacy.md":
+        pytest.importorskip("dp_accounting", reason="`make privacy` runs this page")
     names = {}
     for block in code_blocks(name):
         exec(block, names)

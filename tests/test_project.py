@@ -20,7 +20,7 @@ FLOORS = [
     {"model"},
     {"data", "files", "kernels", "metrics", "tools", "zoo"},
     {"training"},
-    {"distributed", "insight", "interop"},
+    {"distributed", "insight", "interop", "privacy"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

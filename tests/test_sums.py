@@ -13,9 +13,16 @@ from nnlite.backend.base import Backend
 from nnlite.engine import cut
 
 BOUND = 2e-6
-backend = get_backend("cpu")
 plain = Backend()
 plain.xp = np
+
+pytestmark = pytest.mark.usefixtures("both_kernels")
+
+
+@pytest.fixture
+def backend(both_kernels):
+    return get_backend("cpu")
+
 
 many = st.one_of(st.integers(1, 400), st.sampled_from([4097, 65_536, 10**6]))
 few = st.integers(1, 4)
@@ -41,22 +48,22 @@ def assert_close(actual, expected, bound=BOUND):
     np.testing.assert_array_less(abs(np.asarray(actual, "float64") - expected), bound * abs(expected))
 
 
-@pytest.mark.parametrize("backend", [backend, plain], ids=["numpy", "plain"])
 @given(sizes, st.data())
 def test_sums_of_columns_and_of_their_products(backend, size, data):
     a, b = (data.draw(positive(*size)) for _ in range(2))
-    assert_close(backend.column_sums(a), exact(a).sum(axis=0))
-    assert_close(backend.column_products(a, b), (exact(a) * exact(b)).sum(axis=0))
+    for some in (backend, plain):
+        assert_close(some.column_sums(a), exact(a).sum(axis=0))
+        assert_close(some.column_products(a, b), (exact(a) * exact(b)).sum(axis=0))
 
 
-def test_rounding_errors_of_many_terms_cancel():
+def test_rounding_errors_of_many_terms_cancel(backend):
     a, b = (np.random.default_rng(i).uniform(0.5, 1, (200_000, 3)).astype("float32") for i in range(2))
     assert_close(backend.column_sums(a), exact(a).sum(axis=0), 1e-8)
     assert_close(backend.column_products(a, b), (exact(a) * exact(b)).sum(axis=0), 1e-8)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), few, st.data())
-def test_sums_over_pixels(height, width, channels, data):
+def test_sums_over_pixels(backend, height, width, channels, data):
     a, b = (data.draw(positive(height, width + 1, channels)) for _ in range(2))
     a, b = a[:, 1:], b[:, 1:]  # not in one piece
     assert_close(backend.column_products(a, b), (exact(a) * exact(b)).sum(axis=(0, 1)))
@@ -66,7 +73,7 @@ def test_sums_over_pixels(height, width, channels, data):
 
 
 @given(many, few, few, st.data())
-def test_products_over_many_rows(rows, m, n, data):
+def test_products_over_many_rows(backend, rows, m, n, data):
     a, b = (data.draw(positive(rows, columns, kinds=("equal", "random"))) for columns in (m, n))
     expected = exact(a).T @ exact(b)
     assert_close(backend.matmul_rows(a, b), expected)
@@ -75,20 +82,20 @@ def test_products_over_many_rows(rows, m, n, data):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(20_000, 150), (10_007, 128)])
-def test_products_of_wide_matrices(rows, columns):
+def test_products_of_wide_matrices(backend, rows, columns):
     a, b = (np.random.default_rng(i).uniform(0.5, 1, (rows, columns)).astype("float32") for i in range(2))
     assert_close(backend.matmul_rows(a, b), exact(a).T @ exact(b))
 
 
 @given(many, st.data())
-def test_norms(size, data):
+def test_norms(backend, size, data):
     v = data.draw(positive(size, 1))[:, 0]
     assert_close(backend.norm(v), np.sqrt((exact(v) ** 2).sum()))
 
 
 @pytest.mark.parametrize("size", [3, 5_000, 300_000])
 @pytest.mark.parametrize(("dtype", "large"), [("float32", 1e37), ("float64", 1e305)])
-def test_norms_of_values_whose_squares_overflow(size, dtype, large):
+def test_norms_of_values_whose_squares_overflow(backend, size, dtype, large):
     v = np.full(size, large, dtype)
     np.testing.assert_allclose(backend.norm(v), large * np.sqrt(size), rtol=1e-6)
     for bad in (np.inf, np.nan):
@@ -274,7 +281,7 @@ def test_a_mean_far_from_zero_in_units_of_the_deviation():
 
 @pytest.mark.parametrize("rows", [2000, 2001, 1991])
 @pytest.mark.parametrize("stack", [(), (3,)])
-def test_sums_over_rows_in_halves(monkeypatch, rows, stack):
+def test_sums_over_rows_in_halves(backend, monkeypatch, rows, stack):
     """Where all pieces together would take too much memory."""
     from nnlite.backend.cpu import products
 

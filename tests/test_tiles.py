@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlite.backend import get_backend
+from nnlite.backend.cpu.numpy import get_numpy_backend
 from nnlite.backend.cpu.tiles import AddTiles, Axis, FromTiles, ToTiles
 
 pytestmark = pytest.mark.usefixtures("numpy_kernels")
 
-backend = get_backend("cpu")
+backend = get_numpy_backend()
 rng = np.random.default_rng(0)
 
 

@@ -47,7 +47,8 @@ def is_table(line: str) -> bool:
     columns = re.split(r" {3,}", line.strip())
     arguments = [ARGUMENT.match(column) for column in columns]
     shapes = [found and SHAPE.fullmatch(column[found.end() :]) for found, column in zip(arguments, columns, strict=True)]
-    return line.startswith("Backward") or (len(columns) > 1 and (not arguments[0] or all(shapes)))
+    sentence = columns[0].endswith(".") and " = " not in columns[0] and not all(shapes[1:])
+    return line.startswith("Backward") or (len(columns) > 1 and (all(shapes) or not (arguments[0] or sentence)))
 
 
 def prose(lines: list[str]) -> Iterator[str]:

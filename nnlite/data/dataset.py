@@ -142,7 +142,7 @@ class Dataset:
             batches = (range(first, min(first + batch_size, len(self))) for first in firsts)
             return (self._in_order(rows, _of(part, len(rows))) for rows in batches)
         order = self._order(epoch, seed)
-        return (self._augment(order[first : first + batch_size], epoch, seed, part) for first in firsts)
+        return (self.batch(order[first : first + batch_size], epoch, seed, part) for first in firsts)
 
     def rows(self, batch: int, batch_size: int, epoch: int = 0, seed: int = 0, shuffle: bool = True) -> Array:
         """The places in the data set of the samples of batch number `batch`, as `batches` gives it."""
@@ -158,7 +158,8 @@ class Dataset:
         own = rows[mine]
         return (self.images[own.start : own.stop], *self._targets(slice(rows.start, rows.stop)))
 
-    def _augment(self, index: Array, epoch: int, seed: int, part: Part) -> Batch:
+    def batch(self, index: Array, epoch: int = 0, seed: int = 0, part: Part = None) -> Batch:
+        """The samples of these places, augmented, as (x, t), or (x, t, w) with weights."""
         own = index[_of(part, len(index))]
         again = (sum(type(a) is type(b) for b in self.augmentations[:i]) for i, a in enumerate(self.augmentations))
         seeds = (seed + times * _SEEDS for times in again)  # two of a kind draw from different seeds

@@ -85,6 +85,9 @@ class Training(Protocol):
     communicator: Communicator | None
     ranks: Ranks
 
+    def loss_and_grad(self, x: Any, t: Any, w: Any, z: Any) -> tuple[Any, float]:
+        """The loss of a batch, and what it was divided by; fills the model's `grads`, and z, if given, with the outputs."""
+
     def stop(self) -> None:
         """End training after this epoch."""
 
@@ -144,10 +147,10 @@ class Monitor(NamedTuple):
 def show_step(trainer: Training, z: Any, t: Any, w: Any, partial: list[str]) -> None:
     """Show a step to metrics and callbacks. If one of them raises, all others still see it, so that the step is complete.
 
-    partial: receives the names of the metrics that missed it.
+    z: None where there is nothing to measure.  partial: receives the names of the metrics that missed it.
     """
     errors = []
-    for metric in trainer.metrics:
+    for metric in trainer.metrics if z is not None else ():
         try:
             metric.update(z, t, w)
         except Exception as error:

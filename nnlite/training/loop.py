@@ -49,10 +49,9 @@ class Loop:
             with self._under_way(counts) as bar:
                 for x, t, w in () if counts.complete else self.feed.epoch(trainer.epochs, counts.batches):
                     n = ranks.samples(x, t)
-                    z = model.backend.xp.empty((n, *model.out_shape), model.dtype) if trainer.metrics else None
+                    z = model.backend.xp.empty((n, *model.out_shape), model.dtype) if trainer.metrics and n else None
                     with guard:
-                        x, targets, weights, total = model.prepare_batch(x, t, trainer.loss, w, z)
-                        loss = model.loss_and_grad(x, targets, trainer.loss, weights, z, total=total)
+                        loss, total = trainer.loss_and_grad(x, t, w, z)
                         guard.check(loss, total, (x, t, w))
                         trainer.optimizer.step(model, **guard.halted)
                     counts.batches += 1

@@ -283,6 +283,14 @@ class Trainer:
             return self.model(x)
         return sum(self.model(view(x)) for view in augment) / len(augment)
 
+    def loss_and_grad(self, x: Any, t: Any, w: Any, z: Any) -> tuple[Any, float]:
+        """The loss of a batch, and what it was divided by; fills the model's `grads`, and z, if given, with the outputs.
+
+        A subclass may fill them otherwise.
+        """
+        x, t, w, total = self.model.prepare_batch(x, t, self.loss, w, z)
+        return self.model.loss_and_grad(x, t, self.loss, w, z, total=total), total
+
     def stop(self) -> None:
         """End training after this epoch."""
         self.stopped = True

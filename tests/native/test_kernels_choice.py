@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 
+import bits
 import numpy as np
 import pytest
 
@@ -66,6 +67,15 @@ def test_without_a_compiler_numpy_goes_on(tmp_path):
     assert done.stderr.count("\n") == 1 and "no C compiler was found" in done.stderr
     done = run(BUILD, tmp_path, NNLITE_KERNELS="native", PATH="", CC="")
     assert "DeviceError: no C compiler was found" in done.stderr
+
+
+def test_other_systems_than_linux_take_only_a_compiler_that_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setenv("CC", "clang -O2")
+    assert loader.find_compiler() == ["clang", "-O2"]
+    monkeypatch.delenv("CC")
+    with pytest.raises(nn.DeviceError, match="on Linux only: set CC"):
+        loader.find_compiler()
 
 
 def test_a_compiler_that_fails_is_one_line(tmp_path):
@@ -169,3 +179,68 @@ def test_a_library_that_does_not_load_is_one_line(native, tmp_path):
             file.write(b"no library")
     done = run(BUILD, tmp_path, NNLITE_KERNELS="auto")
     assert done.stdout == "numpy (1, 2)\n" and "do not load" in done.stderr and done.stderr.count("\n") == 1
+
+
+# ---- libraries of a wheel
+
+
+AVX2 = "flags\t\t: fpu avx avx2 bmi1 bmi2 f16c fma abm movbe"
+AVX512 = f"{AVX2} avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A folder of libraries for every processor, empty ones, on a machine to be named."""
+    monkeypatch.delenv("NNLITE_CFLAGS", raising=False)
+    monkeypatch.setattr(loader, "PREBUILT", tmp_path)
+    for name in loader.PROCESSORS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / loader.prebuilt_name("float32")).touch()
+
+    def chosen(machine, text):
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+        monkeypatch.setattr(loader, "processor", lambda: text)
+        path = loader.prebuilt("float32")
+        return path and path.parent.name
+
+    return chosen
+
+
+def test_a_wheel_has_libraries_for_several_processors(wheel, tmp_path):
+    assert wheel("x86_64", AVX512) == "x86-64-v4" and wheel("x86_64", AVX2) == "x86-64-v3"
+    assert wheel("x86_64", AVX512.replace(" avx512bw", "")) == "x86-64-v3"
+    assert wheel("x86_64", AVX2.replace(" fma", "")) is None and wheel("riscv64", "") is None
+    assert wheel("aarch64", "Features\t: fp asimd") == "aarch64"
+    assert wheel("aarch64", AVX512) == "aarch64"  # in an emulator, which shows the host's processor
+    (tmp_path / "x86-64-v4" / loader.prebuilt_name("float32")).unlink()
+    assert wheel("x86_64", AVX512) == "x86-64-v3"
+
+
+def test_a_library_of_other_sources_is_not_used(wheel, monkeypatch):
+    usual = loader._includes
+    monkeypatch.setattr(loader, "_includes", lambda source: usual(source) + "//" * (source == "sums"))
+    assert wheel("x86_64", AVX512) is None
+
+
+@pytest.mark.parametrize("name", ["FLAGS", "NNLITE_CFLAGS"])
+def test_a_library_of_other_flags_is_not_used(wheel, monkeypatch, name):
+    assert wheel("x86_64", AVX512)
+    monkeypatch.setattr(loader, "FLAGS", loader.FLAGS + " -DVB=16") if name == "FLAGS" else monkeypatch.setenv(name, "-DVB=16")
+    assert wheel("x86_64", AVX512) is None
+
+
+def test_a_library_of_a_wheel_needs_no_compiler_and_gives_the_same_bits(native, tmp_path):
+    name = next(name for name, (machine, _) in loader.PROCESSORS.items() if machine == platform.machine())
+    flags = loader.FLAGS.replace("-O3", "-O0").split()
+    (tmp_path / name).mkdir()
+    for dtype in ("float32", "uint8"):
+        sources = [str(loader.FOLDER / f"{source}.c") for source in loader.files(dtype)]
+        command = [*loader.find_compiler(), *flags, *loader.DTYPES[dtype], *sources]
+        subprocess.run([*command, "-o", str(tmp_path / name / loader.prebuilt_name(dtype))], check=True)
+    code = f"from pathlib import Path; from nnlite.backend.native import loader; loader.PREBUILT = Path({str(tmp_path)!r})"
+    code += "; import bits, nnlite as nn; print(bits.golden(nn.data.shapes(n=60, seed=2).train, 1), loader.origin())"
+    done = run(code, tmp_path / "cache", NNLITE_KERNELS="native", PATH="", CC="")
+    nn.set_kernels("native")
+    expected = bits.golden(nn.data.shapes(n=60, seed=2).train, 1)
+    assert done.stdout == f"{expected} prebuilt for {name}, in {tmp_path / name}\n" and not done.stderr
+    assert not list((tmp_path / "cache").rglob("*.so"))

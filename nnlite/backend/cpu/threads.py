@@ -1,5 +1,6 @@
 """The threads that shards run on, the turnstile that keeps sums in order, and the lock between readers and writers."""
 
+import ctypes
 import itertools
 import os
 import threading
@@ -12,6 +13,7 @@ from nnlite.arguments import shortened, whole
 from nnlite.backend.cpu.blas import single_threaded_blas
 
 _local = threading.local()
+calls = ctypes.c_long(0)  # changes when `map_shards` calls its helpers; those that wait for other work watch it
 
 
 class _Errand:
@@ -154,6 +156,7 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
 
     errands = [_Errand(loop) for _ in range(min(_crew.size(), count) - 1)]
     try:
+        calls.value += 1
         _crew.give(errands)
         loop()
         for errand in errands:
@@ -166,6 +169,11 @@ def map_shards(work: Callable[[int], None], count: int, on_error: Callable[[], N
     _local.busy = False  # an interrupt of `loop` may have left it
     if errors:
         raise errors[0]
+
+
+def lend(work: Callable[[], None]) -> None:
+    """Let a helper do this work, which ends soon, or when `calls` changes."""
+    _crew.give([_Errand(work)])
 
 
 class Turnstile:

@@ -1,4 +1,8 @@
-"""Finds the compiled kernels or compiles them: one library for each C file and dtype, cached in the user's folder."""
+"""Finds the compiled kernels or compiles them.
+
+A wheel has libraries of its own, one for each dtype and kind of processor. Elsewhere there is one for each C file and dtype, in
+the user's cache folder.
+"""
 
 import ctypes
 import hashlib
@@ -19,10 +23,16 @@ from typing import IO, Any
 from nnlite.errors import DeviceError
 
 FOLDER = Path(__file__).parent
-PREBUILT = FOLDER / "prebuilt"
+PREBUILT = FOLDER / "prebuilt"  # in a wheel: see checks/dist.py
 FLAGS = "-std=gnu11 -O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden -shared -fPIC"
 SOURCES = sorted(path.stem for path in FOLDER.glob("*.c"))
 OF_BYTES = {"augment"}  # whose kernels copy values of any dtype: they are those for "uint8"
+_V3 = "avx avx2 bmi1 bmi2 f16c fma abm movbe"
+PROCESSORS = {  # those that wheels have libraries for, the best first: (machine, what a processor says that it has)
+    "x86-64-v4": ("x86_64", f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl"),
+    "x86-64-v3": ("x86_64", _V3),
+    "aarch64": ("aarch64", ""),
+}
 DTYPES = {"float32": (), "float64": ("-DDOUBLE",), "uint8": ()}
 _TYPES = {"double": ctypes.c_double, "float": ctypes.c_float}  # of all others ctypes converts a void* fastest
 _MOST_LINES = 20  # of a compiler's message
@@ -39,7 +49,7 @@ def load(dtype: str) -> dict[str, Any]:
             library = ctypes.CDLL(str(path))
         except OSError as error:
             raise DeviceError(
-                f"the compiled kernels do not load, python -m nnlite.kernels --clear deletes them: {error}"
+                f"the kernels do not load, python -m nnlite.kernels --clear deletes those that were compiled here: {error}"
             ) from None
         for name, kinds in signatures(source, dtype).items():
             function = getattr(library, name)
@@ -82,9 +92,9 @@ def _includes(source: str) -> str:
 
 
 def _libraries(dtype: str) -> dict[str, Path]:
-    """The library of each C file, compiled where there is none."""
-    if is_prebuilt(dtype):
-        return {source: PREBUILT / f"{source}-{dtype}.so" for source in files(dtype)}
+    """The library of each C file: a wheel's, else one of the cache, compiled where there is none."""
+    if library := prebuilt(dtype):
+        return dict.fromkeys(files(dtype), library)
     compiler = find_compiler()
     folder = cache_folder()
     paths = {source: folder / f"{source}-{dtype}-{_key(source, dtype, compiler)}.so" for source in files(dtype)}
@@ -94,9 +104,22 @@ def _libraries(dtype: str) -> dict[str, Path]:
     return paths
 
 
-def is_prebuilt(dtype: str) -> bool:
-    """Whether there are libraries that were compiled before; they are not used where there are flags for another build."""
-    return not _own_flags() and all((PREBUILT / f"{source}-{dtype}.so").exists() for source in files(dtype))
+def prebuilt(dtype: str) -> Path | None:
+    """The library that a wheel has for this processor, if it has one.
+
+    It must be of the C files and flags that are here; where there are flags for another build, none is used.
+    """
+    if _own_flags():
+        return None
+    machine, features = platform.machine(), set(processor().split())
+    names = [name for name, (of, needed) in PROCESSORS.items() if of == machine and features.issuperset(needed.split())]
+    paths = (PREBUILT / name / prebuilt_name(dtype) for name in names)
+    return next((path for path in paths if path.exists()), None)
+
+
+def prebuilt_name(dtype: str) -> str:
+    """The file of a library with all kernels for this dtype, of these C files and flags."""
+    return f"{dtype}-{_digest(*map(_includes, files(dtype)), FLAGS, dtype)}.so"
 
 
 def _own_flags() -> list[str]:
@@ -105,10 +128,15 @@ def _own_flags() -> list[str]:
 
 
 def find_compiler() -> list[str]:
-    """The command of the C compiler: `CC`, else cc, gcc or clang. Raises DeviceError where there is none."""
+    """The command of the C compiler: `CC`, else cc, gcc or clang. Raises DeviceError where there is none.
+
+    Where the kernels have never run, on systems other than Linux, only `CC` is taken.
+    """
     given = shlex.split(os.environ.get("CC", ""))
     if given:
         return given
+    if sys.platform != "linux":
+        raise DeviceError("the C kernels are tried on Linux only: set CC to a compiler to use them here")
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return [path]
@@ -136,13 +164,17 @@ def processor() -> str:
 
 def _key(source: str, dtype: str, compiler: list[str]) -> str:
     parts = _includes(source), FLAGS, *_own_flags(), dtype, *compiler, _version(tuple(compiler)), processor()
+    return _digest(*parts)
+
+
+def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def origin() -> str:
     """Where the kernels come from, in words."""
-    if all(map(is_prebuilt, DTYPES)):
-        return f"prebuilt in {PREBUILT}"
+    if library := prebuilt("float32"):
+        return f"prebuilt for {library.parent.name}, in {library.parent}"
     compiler = find_compiler()
     return f"compiled by {_version(tuple(compiler)).splitlines()[0]}, in {cache_folder()}"
 

@@ -6,18 +6,19 @@ Nothing is handed to C unless its dtype is float32 or float64, contiguous, and a
 
 import ctypes
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from nnlite.backend.cpu.host import Host
-from nnlite.backend.cpu.threads import get_num_threads, is_one_of_many, map_shards
+from nnlite.backend.cpu.threads import get_num_threads, is_one_of_many
 from nnlite.backend.native.loader import load
+from nnlite.backend.native.team import helpers
 from nnlite.backend.window import Array
 from nnlite.errors import ShapeError
 
-_OWN_ROOM = 1 << 12  # values of scratch memory that the kernel of products has, as product.c
+_OWN_ROOM = 1 << 12  # values of scratch memory that the kernel of products has itself
+_LEAST_ROOM = 1 << 15  # small ones share a view of it
 _ROWS = 1 << 13  # of a product over rows
 _LANES = 16  # columns of scratch matrices are rounded up to it
 _WORTH_A_THREAD = 1 << 21  # multiplications of a block of a product: 40 us, of which waking a thread takes up to 35
@@ -90,6 +91,12 @@ class NativeOperations(Host):
         out[...] = result
         return out
 
+    def team(self, dtype: Any, is_worth_it: bool) -> int:
+        """The address of the team that shares the blocks of a kernel; 0: this thread does them all."""
+        if not is_worth_it or is_one_of_many():
+            return 0
+        return helpers.called(kernels(dtype)["help"], get_num_threads() - 1)
+
     # ---- products
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -145,30 +152,19 @@ class NativeOperations(Host):
             a, b = self.given(a), self.given(b)
             result[...] = self._multiply(a, b, None, bias, relu, shared)
             return result
-        multiply, added = kernels(dtype)["multiply"], 0 if bias is None else address(bias)
-        factors = left, ra // size, ca // size, right, rb // size, cb // size
-        if not shared or m * n * k < 2 * _WORTH_A_THREAD or is_one_of_many():
-            multiply(*factors, target, rc // size, added, relu, m, n, k, self._scratch_of_product(m, n, k, dtype))
-            return result
-
-        def block(i: int) -> None:
-            at, width = blocks[i].start, blocks[i].stop - blocks[i].start
-            part = *factors[:3], right + at * cb, *factors[4:], target + at * size, rc // size, added and added + at * size
-            multiply(*part, relu, m, width, k, self._scratch_of_product(m, width, k, dtype))
-
-        blocks = _blocks(m * k, n, get_num_threads())
-        map_shards(block, len(blocks))
+        team = self.team(dtype, shared and m * n * k >= 2 * _WORTH_A_THREAD)
+        width = _width(m * k, n, get_num_threads()) if team else max(n, 1)
+        room, scratch = max((k + width) * padded(m), k * padded(width) + _LANES * m), 0
+        if room > _OWN_ROOM:
+            scratch = address(self.scratch("product", (max(room * -(-n // width), _LEAST_ROOM),), dtype))
+        factors = left, ra // size, ca // size, right, rb // size, cb // size, target, rc // size
+        added = 0 if bias is None else address(bias)
+        kernels(dtype)["multiply"](*factors, added, relu, m, n, k, scratch, team, width, room)
         return result
-
-    def _scratch_of_product(self, m: int, n: int, k: int, dtype: Any) -> int:
-        """The address of scratch memory for the kernel; 0: it has enough of its own."""
-        room = max((k + n) * padded(m), k * padded(n) + _LANES * m)
-        return 0 if room <= _OWN_ROOM else address(self.scratch("product", (room,), dtype))
 
 
 @cache
-def _blocks(multiplications: int, columns: int, threads: int) -> list[slice]:
-    """The columns of a product, of so many multiplications each, for threads; an output is the same bits in any block."""
+def _width(multiplications: int, columns: int, threads: int) -> int:
+    """Of the blocks of a product, of so many multiplications a column, for threads; an output is the same bits in any block."""
     count = max(1, min(threads, multiplications * columns // _WORTH_A_THREAD, columns // _ALIGNED))
-    starts = [columns * i // count // _ALIGNED * _ALIGNED for i in range(count)]
-    return [slice(*both) for both in pairwise([*starts, columns])]
+    return -(-columns // count // _ALIGNED) * _ALIGNED

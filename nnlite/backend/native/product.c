@@ -1,5 +1,6 @@
 // Products of matrices of any strides.
 #include "product.h"
+#include "team.h"
 
 #define FEW 4 // rows: a tile of the transposed product would be mostly zeros
 #define OWN 4096 // values of scratch memory on the stack: small products need no other
@@ -16,11 +17,32 @@ static void in_blocks(const REAL* A, long row_a, long step_a, const REAL* B, lon
 
 // C (m, n) = A B for A (m, k) and B (k, n), whose values are (row, column) apart, and with `bias` C += bias, with `rectify`
 // max(C, 0). scratch: (k + n) padded(m) values, and no fewer than k padded(n) + 16 m; NULL if OWN are enough.
-KERNEL multiply(const REAL* A, long row_a, long column_a, const REAL* B, long row_b, long column_b, REAL* C, long row_c, const REAL* bias,
-                long rectify, long m, long n, long k, REAL* scratch)
+typedef struct {
+    const REAL *A, *B, *bias;
+    REAL *C, *scratch;
+    long row_a, column_a, row_b, column_b, row_c, rectify, m, n, k;
+} Product;
+
+static void add_bias_and_rectify(const Product* f)
 {
+    for (long i = 0; i < f->m; i++)
+        for (long j = 0; j < f->n; j += LANES) {
+            REAL* c = f->C + i * f->row_c + j;
+            const long left = f->n - j;
+            vec x = load_up_to(c, left);
+            if (f->bias)
+                x += load_up_to(f->bias + j, left);
+            store_up_to(c, f->rectify ? relu(x) : x, left);
+        }
+}
+
+static void multiply_alone(const Product* f)
+{
+    const long m = f->m, n = f->n, k = f->k, row_a = f->row_a, column_a = f->column_a, column_b = f->column_b, row_c = f->row_c;
     REAL own[OWN] __attribute__((aligned(64)));
-    scratch = scratch ? scratch : own;
+    const REAL *A = f->A, *B = f->B;
+    REAL *C = f->C, *scratch = f->scratch ? f->scratch : own;
+    long row_b = f->row_b;
     if (column_b != 1 && m <= n && m > FEW) { // C' = B' A': the smaller factor is transposed
         const long width = padded(m);
         REAL *right = scratch, *result = scratch + k * width;
@@ -53,19 +75,32 @@ KERNEL multiply(const REAL* A, long row_a, long column_a, const REAL* B, long ro
     }
     for (long i = 0; k == 0 && i < m; i++)
         memset(C + i * row_c, 0, n * sizeof(REAL));
-    if (!bias && !rectify)
-        return;
-    for (long i = 0; i < m; i++)
-        for (long j = 0; j < n; j += LANES) {
-            REAL* c = C + i * row_c + j;
-            const long some = at_most(LANES, n - j);
-            vec x = some == LANES ? load(c) : load_some(c, some, 0);
-            if (bias)
-                x += some == LANES ? load(bias + j) : load_some(bias + j, some, 0);
-            x = rectify ? relu(x) : x;
-            if (some == LANES)
-                store(c, x);
-            else
-                store_some(c, x, some);
-        }
+    if (f->bias || f->rectify)
+        add_bias_and_rectify(f);
+}
+
+typedef struct {
+    Product whole;
+    long width, room;
+} Blocks;
+
+static void multiply_block(const void* job, long i)
+{
+    const Blocks* blocks = job;
+    const long at = i * blocks->width;
+    Product f = blocks->whole;
+    f.n = at_most(blocks->width, f.n - at);
+    f.B += at * f.column_b, f.C += at;
+    f.bias = f.bias ? f.bias + at : NULL;
+    f.scratch = f.scratch ? f.scratch + i * blocks->room : NULL;
+    multiply_alone(&f);
+}
+
+// The same in blocks of `width` columns, each with `room` values of scratch memory; an output is the same bits in any block
+KERNEL multiply(const REAL* A, long row_a, long column_a, const REAL* B, long row_b, long column_b, REAL* C, long row_c, const REAL* bias,
+                long rectify, long m, long n, long k, REAL* scratch, Team* team, long width, long room)
+{
+    const Product whole = {A, B, bias, C, scratch, row_a, column_a, row_b, column_b, row_c, rectify, m, n, k};
+    const Blocks blocks = {whole, width, room};
+    together(team, multiply_block, &blocks, width ? (n + width - 1) / width : 0);
 }
