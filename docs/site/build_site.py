@@ -69,15 +69,15 @@ def stage() -> None:
         if page.name == "README.md":
             page.rename(page.with_name("index.md"))
     for folder in ("examples", "nnlite", "notebooks"):
-        for path in (ROOT / folder, *(ROOT / folder).rglob("*")):
-            if path.is_dir() or path.suffix in LANGUAGES:
-                page = (
-                    SOURCE / path.relative_to(ROOT) / "index.md"
-                    if path.is_dir()
-                    else Path(f"{SOURCE / path.relative_to(ROOT)}.md")
-                )
-                page.parent.mkdir(parents=True, exist_ok=True)
-                page.write_text(code_page(path))
+        for path in filter(is_code, (ROOT / folder, *(ROOT / folder).rglob("*"))):
+            page = SOURCE / path.relative_to(ROOT)
+            page = page / "index.md" if path.is_dir() else page.with_name(f"{page.name}.md")
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(code_page(path))
+
+
+def is_code(path: Path) -> bool:
+    return path.suffix in LANGUAGES or (path.is_dir() and path.name != "__pycache__")
 
 
 def code_page(path: Path) -> str:
@@ -85,9 +85,7 @@ def code_page(path: Path) -> str:
     head = f"---\nhide: [navigation, toc]\nsearch: {{ exclude: true }}\n---\n\n# {path.relative_to(ROOT)}\n\n"
     if path.is_file():
         return f"{head}``````{LANGUAGES[path.suffix]}\n{path.read_text()}``````\n"
-    inside = [
-        each for each in sorted(path.iterdir()) if each.suffix in LANGUAGES or (each.is_dir() and each.name[0] not in "_.")
-    ]
+    inside = filter(is_code, sorted(path.iterdir()))
     return head + "".join(f"- [`{each.name}`]({each.name}{'/index' if each.is_dir() else ''}.md)\n" for each in inside)
 
 
