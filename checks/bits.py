@@ -99,6 +99,7 @@ def others() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ...
     """All other layers."""
     every: list[Callable[[], nn.Layer]] = [
         nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.Softplus, nn.Softmax, nn.GELU,
+        partial(nn.PReLU, shared=True),
         partial(nn.GELU, "tanh"), partial(nn.LeakyReLU, 0.3), nn.BatchNorm, partial(nn.BatchNorm, scale=False, eps=1e-12),
         nn.LayerNorm, partial(nn.Dropout, 0.3), partial(nn.Normalize, 1.5, 3.0),
     ]  # fmt: skip
@@ -220,7 +221,8 @@ def losses(dtype: str, rows: int, classes: int) -> Iterator[Line]:
     smooth, weighted = nn.CrossEntropy(label_smoothing=0.2), nn.CrossEntropy(class_weight=[1.5, *[0.5] * (classes - 1)])
     for loss, t in ((nn.CrossEntropy(), labels), (smooth, labels), (weighted, labels), (nn.CrossEntropy(), q / 64)):
         yield f"{dtype} {loss!r} {t.dtype} of {z.shape}", digest(*loss(z, t), *loss(z, t, weights))
-    for loss in (nn.BinaryCrossEntropy(), nn.MSE(), nn.MAE(), nn.Huber()):
+    weighed = nn.BinaryCrossEntropy(pos_weight=[3.0] * classes), nn.BinaryCrossEntropy(pos_weight=2.5, class_weight=(0.3, 1.7))
+    for loss in (nn.BinaryCrossEntropy(), *weighed, nn.MSE(), nn.MAE(), nn.Huber()):
         yield f"{dtype} {loss!r} of {z.shape}", digest(*loss(z, q / 4), *loss(z, q / 4, weights))
 
 

@@ -74,6 +74,7 @@ MUTANTS = [
     ("erf meets its other half elsewhere", "functions.h", "near = choose(a < 1, x, (vec){0});", "near = choose(a < (REAL)0.5, x, (vec){0});", 0),
     ("tail: lanes of a sum", "sums.h", "half > 0; half /= 2", "half > 1; half /= 2", 0),
     ("sum: the second half forgotten", "sums.h", "s->first[j] += rest.first[j], ", "", 0),
+    ("order: the last row of an id first", "sums.c", "long row = m - 1; row >= 0; row--", "long row = 0; row < m; row++", 0),
     ("deviations about zero", "sums.h", "const vec d = v - mean[q];", "const vec d = v;", 0),
     ("sum: the ReLU's zeros left out", "sums.h", "choose(fused(d, scale[q], shift[q]) > 0, v, (vec){0})", "v", 0),
     ("the ReLU's zeros left out of a delta", "norm.c", "d = rectified ? choose", "d = 0 ? choose", 0),
@@ -87,6 +88,7 @@ MUTANTS = [
     ("tail: what is behind a row has a deviation", "samplenorm.c", "choose(number < (INT)n, x, (vec){0})", "x", 0),
     ("sum: the pieces of a long row overlap", "samplenorm.c", "piece += LEAF * PAD", "piece += LEAF * PAD - PAD", 0),
     ("mean about zero", "samplenorm.c", "first_values(v - first - mean, left)", "first_values(v - mean, left)", 0),
+    ("one value is its own mean, unless it is none", "samplenorm.c", "zero = first - first", "zero = {0}", 0),
     ("the slope left out", "samplenorm.c", "fused(falls, load_up_to(x + at, left), d)", "d", 0),
     ("constants of few channels not repeated", "samplenorm.c", "repeat(scale, C);", "", 0),
     ("variance about the first value", "samplenorm.c", "center[c] = first[c] + mean[c]", "center[c] = first[c]", 0),
@@ -118,6 +120,7 @@ MUTANTS = [
     ("hidden: a row too many", "augment.c", "i < f->end_row", "i <= f->end_row", 0),
     ("binary: of z, not of |z|", "loss.c", "e = vexp(-vabs(x))", "e = vexp(-x)", 0),
     ("binary: the other side of zero", "loss.c", "choose(x >= 0, splat(1), e) / (1 + e)", "1 / (1 + e)", 0),
+    ("binary: weights of the first columns", "loss.c", "load_up_to(v1 + j, left)", "load_up_to(v1, left)", 0),
     ("bounds: a label that is none", "loss.c", "t[row] >= 0 && t[row] < k", "t[row] <= k && t[row] >= -1", 0),
 ]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Train a convolutional network on CIFAR-10, in NumPy.
 
-python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results in out/cifar10
+python examples/cifar10.py                       # the tutorial CNN, 10 epochs, results and a report in out/cifar10
 python examples/cifar10.py --model fast90        # 90% in minutes; fast94: 94%; all settings are those of recipes.py
 python examples/cifar10.py --limit 2000 --epochs 1 --data shapes    # a quick look, offline
 mpiexec -n 2 python examples/cifar10.py --distributed    # in two processes, see docs/distributed.md
@@ -8,9 +8,6 @@ python examples/cifar10.py --resume              # resume an interrupted run fro
 """
 
 import argparse
-import hashlib
-import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -20,7 +17,7 @@ import numpy as np
 from recipes import RECIPES, Recipe, fit, make_trainer
 
 import nnlite as nn
-from nnlite.atomic import replacing, write_whole
+from nnlite.atomic import replacing
 
 IMAGES_A_CHECKPOINT = 10_000  # some seconds' work
 OPTIMIZERS = {
@@ -114,12 +111,6 @@ def draw(
             ax.figure.savefig(file, dpi=110)
 
 
-def hash_of_weights(model: nn.Sequential) -> str:
-    """Of the bits of all trained and kept values: with native kernels the same on every machine."""
-    values = (model.backend.to_host(vector).tobytes() for vector in (model.params, model.buffers))
-    return hashlib.sha256(b"".join(values)).hexdigest()[:16]
-
-
 def main(arguments: list[str] | None = None) -> dict[str, object]:
     args = parse(arguments)
     if args.threads:
@@ -146,7 +137,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         return {}
 
     logits, matrix, scores = score(trainer, recipe, test)
-    metrics = {
+    metrics: dict[str, Any] = {
         "dataset": data.name,
         "model": args.model,
         "epochs": recipe.epochs,
@@ -157,19 +148,12 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         **scores,
         "train_seconds": round(seconds, 2),
         "images_per_second": round(float(np.median(history["samples_per_second"])), 1) if recipe.epochs else 0.0,
-        "threads": nn.get_num_threads(),
-        "processes": communicator.size if communicator else 1,
-        "device": args.device,
-        "kernels": model.kernels,
-        "weights": hash_of_weights(model),
-        "versions": {"nnlite": nn.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
-    write_whole(args.out / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
-    history.to_csv(args.out / "history.csv")
-    model.save(args.out / "model.safetensors")
+    metrics = nn.insight.save_run(args.out, trainer, test, metrics, outputs=logits, batch_size=recipe.batch_size)
     draw(args.out, history, matrix, logits, test, data.classes)
+    page = nn.insight.report(args.out)
     print("\n" + nn.metrics.classification_report(matrix, data.classes))
-    print(f"test accuracy {scores['test_accuracy']:.4f} on {data.name}; {seconds:.0f} s; results in {args.out}")
+    print(f"test accuracy {scores['test_accuracy']:.4f} on {data.name}; {seconds:.0f} s; look at {page}")
     print(f"weights {metrics['weights']}, trained by {model.kernels} kernels")
     return metrics
 

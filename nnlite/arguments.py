@@ -7,11 +7,12 @@ keeps its arguments as they are; they are converted where they are used.
 import math
 import reprlib
 from collections.abc import Iterable
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
-from nnlite.errors import ShapeError
+from nnlite.errors import FileError, ShapeError
 
 if TYPE_CHECKING:
     import inspect
@@ -80,6 +81,13 @@ def flag(name: str, value: T) -> T:
     """True or False."""
     if not isinstance(value, bool | np.bool):
         _refuse(name, "True or False", value)
+    return value
+
+
+def location(name: str, value: T) -> T:
+    """The path of a file or folder, not an address. Raises FileError for anything else."""
+    if not isinstance(value, str | PathLike) or "://" in str(value):
+        _refuse(name, "a path", value, FileError)
     return value
 
 

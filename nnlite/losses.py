@@ -80,7 +80,7 @@ class Loss(Configured):
 
     def total(self, backend: Backend, t: Array, sample_weight: Array | None) -> float:
         """The sum of the weights of all samples."""
-        return float(len(t)) if sample_weight is None else float(sample_weight.sum(dtype="float64"))
+        return float(len(t)) if sample_weight is None else float(backend.total(sample_weight))
 
     def check(self, backend: Backend, z_shape: Shape, t: Array, dtype: Any) -> Array:
         """t as `per_sample` needs it: here, in the shape of z; (N, ...) is accepted for (N, ..., 1)."""
@@ -140,7 +140,7 @@ class CrossEntropy(Loss):
             weighed = 1 if sample_weight is None else sample_weight.ndim
             return super().total(backend, t, sample_weight) * float(math.prod(positions[weighed:]))
         weight = _of_labels(backend, self.class_weight, t)
-        return float((weight if sample_weight is None else weight * _spread(sample_weight, t)).sum(dtype="float64"))
+        return float(backend.total(weight if sample_weight is None else weight * _spread(sample_weight, t)))
 
     def check(self, backend: Backend, z_shape: Shape, t: Array, dtype: Any) -> Array:
         if len(z_shape) < 2:
@@ -184,18 +184,16 @@ class BinaryCrossEntropy(Loss):
     def per_sample(self, backend: Backend, z: Array, t: Array) -> tuple[Array, Array]:
         if self.pos_weight is None and self.class_weight is None:
             return _mean(backend, *backend.binary_cross_entropy(z, t))
-        xp, (q_0, q_1) = backend.xp, self._weighted_targets(backend, t)
-        e = backend.exp(-abs(z))  # of -|z|, so that nothing overflows
-        y, rest = xp.where(z >= 0, 1, e) / (1 + e), backend.log1p(e)
-        losses = q_1 * (xp.maximum(-z, 0) + rest) + q_0 * (xp.maximum(z, 0) + rest)
-        return _mean(backend, losses, y * (q_0 + q_1) - q_1)
+        v_0, v_1 = (1.0, 1.0) if self.class_weight is None else _by_class(self.class_weight, 2)
+        p = backend.asarray(1.0 if self.pos_weight is None else self.pos_weight, t.dtype)
+        return _mean(backend, *backend.weighted_binary_cross_entropy(z, t, v_0, v_1 * p))
 
     def total(self, backend: Backend, t: Array, sample_weight: Array | None) -> float:
         if self.class_weight is None:
             return super().total(backend, t, sample_weight)
         v_0, v_1 = _by_class(self.class_weight, 2)
-        v = (v_0 * (1 - t) + v_1 * t).reshape(len(t), -1).mean(axis=1, dtype="float64")
-        return float((v if sample_weight is None else v * sample_weight).sum())
+        v = v_0 * (1 - t) + v_1 * t
+        return float(backend.total(v if sample_weight is None else v * _spread(sample_weight, v)) / t[0].size)
 
     def check(self, backend: Backend, z_shape: Shape, t: Array, dtype: Any) -> Array:
         outputs, p = z_shape[-1] if len(z_shape) > 1 else 1, self.pos_weight
@@ -203,12 +201,6 @@ class BinaryCrossEntropy(Loss):
             raise ShapeError(f"pos_weight has {len(p)} values for {outputs} outputs")
         _refuse_other_classes(self.class_weight, 2)
         return _in_unit_interval(backend, super().check(backend, z_shape, t, dtype), "BinaryCrossEntropy: targets")
-
-    def _weighted_targets(self, backend: Backend, t: Array) -> tuple[Array, Array]:
-        """q_0 and q_1"""
-        v_0, v_1 = (1.0, 1.0) if self.class_weight is None else _by_class(self.class_weight, 2)
-        p = 1.0 if self.pos_weight is None else backend.asarray(self.pos_weight, t.dtype)
-        return v_0 * (1 - t), v_1 * p * t
 
 
 class MSE(Loss):

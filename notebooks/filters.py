@@ -127,7 +127,7 @@ def _(data, epoch, history, image, test, then):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    At epoch 0 the filters are noise, and the pictures below them are all much the same. Soon some become edges, bright
+    At epoch 0 the filters are noise, and each answers where it happens to fit. After one epoch some are edges, bright
     on one side and dark on the other, of several directions; others become spots of a colour, or a colour beside its
     opposite. Networks that learn from millions of photographs find the same in their first layer, and so do cells of
     the visual cortex.

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import nnlite as nn
+from nnlite.insight.run import FILES, hash_of_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-OUTPUTS = {"metrics.json", "history.csv", "curves.png", "confusion.png", "samples.png", "model.safetensors", "checkpoints"}
+OUTPUTS = {"report.html", "curves.png", "confusion.png", "samples.png", "checkpoints", *FILES}
 
 
 @pytest.mark.parametrize(("name", "limit", "least"), [("medical", 300, 0.85), ("digits", 400, 0.7), ("loans", 700, 0.55)])
@@ -53,11 +54,11 @@ def test_cifar10_on_shapes(tmp_path, capsys):
     model, data = nn.load(tmp_path / "model.safetensors"), nn.data.shapes(600, seed=0)
     hits = model(data.test.images).argmax(axis=1) == data.test.labels
     assert hits.mean() == pytest.approx(written["test_accuracy"])
-    assert f"weights {written['weights']}" in text and written["weights"] == cifar10.hash_of_weights(model)
+    assert f"weights {written['weights']}" in text and written["weights"] == hash_of_weights(model)
     if written["kernels"] == "native":
         assert f"weights {written['weights']}" in (ROOT / "README.md").read_text()  # everybody gets this
     model[1].b[0] += 1e-3
-    assert written["weights"] != cifar10.hash_of_weights(model)
+    assert written["weights"] != hash_of_weights(model)
 
 
 def test_cifar10_on_real_images_twice_the_same(tmp_path, data_folder):

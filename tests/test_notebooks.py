@@ -38,7 +38,7 @@ def test_backpropagation_by_hand_is_that_of_the_layers():
 def test_filters_become_smooth():
     found = run("filters")
     taken, model = found["snapshots"].taken, found["model"]
-    assert found["data"].name == "shapes" and len(taken) == 9 and found["history"]["accuracy"][-1] > 0.2
+    assert found["data"].name == "shapes" and len(taken) == 9 and found["history"]["accuracy"][-1] > 0.5
 
     def smoothness(snapshot):
         """The correlation of neighbouring weights."""
@@ -46,7 +46,7 @@ def test_filters_become_smooth():
         W = model[1].W
         return np.corrcoef(W[:, :, 1:].ravel(), W[:, :, :-1].ravel())[0, 1]
 
-    assert smoothness(taken[0]) < 0.1 and smoothness(taken[-1]) > 0.5
+    assert smoothness(taken[0]) < 0.1 and smoothness(taken[-1]) > 0.7
 
 
 def test_the_suggested_rate_learns():

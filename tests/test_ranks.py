@@ -17,6 +17,7 @@ import pytest
 import nnlite as nn
 from nnlite.distributed.launch import refuse_other_launchers
 from nnlite.engine import cut
+from nnlite.insight.run import hash_of_weights
 from nnlite.training import checkpoint
 from nnlite.training.ranks import Ranks
 
@@ -294,7 +295,7 @@ def test_cifar10_in_two_processes_has_the_weights_of_one(tmp_path):
     recipe, data = cifar10.choose_recipe(settings), cifar10.load_data(settings)
     trainer = recipes.make_trainer(recipe, len(data.train), settings.seed)
     recipes.fit(recipe, trainer, data.train.subset(300), progress=False)
-    assert two["weights"] == cifar10.hash_of_weights(trainer.model)
+    assert two["weights"] == hash_of_weights(trainer.model)
 
 
 def test_a_missing_nccl_is_said(one_process, monkeypatch):

@@ -101,9 +101,31 @@ def test_links_to_nowhere_are_found(tmp_path):
 
 
 def test_names_become_references():
-    kept = "`nn.nothing`, [`nn.Adam`](api/optimisers.md)\n\n# `nn.Dense`\n\n```python\n`nn.Dense`\n```\n"
+    kept = "`nn.nothing`, [`nn.Adam`](api/optimisers.md)\n\n# `nn.Dense`\n\n```python\n`nn.Dense`\n```\n\n    `nn.Dense`\n"
     made = build_site.with_references("`nn.Dense(4)` `nn.data.shapes` " + kept)
     assert made == "[`nn.Dense(4)`][nnlite.Dense] [`nn.data.shapes`][nnlite.data.shapes] " + kept
+
+
+@pytest.mark.parametrize(
+    ("link", "made"),
+    [
+        ("../nnlite/layers", "../nnlite/layers/index.md"),
+        ("../nnlite/layers/dense.py", "../nnlite/layers/dense.py.md"),
+        ("../README.md", "../index.md"),
+        ("training.md#logs", "training.md#logs"),
+        ("images/curves.png", "images/curves.png"),
+    ],
+)
+def test_links_to_code_lead_to_its_pages(link, made):
+    folder = ROOT / "docs"
+    assert build_site.LINK.sub(lambda match: build_site.linked(folder, match), f"[text]({link})") == f"[text]({made})"
+
+
+def test_pages_of_code_hold_the_code():
+    path = ROOT / "nnlite" / "layers" / "dense.py"
+    assert f"``````python\n{path.read_text()}``````" in build_site.code_page(path)
+    assert "[`dense.py`](dense.py.md)" in build_site.code_page(path.parent)
+    assert "[`layers`](layers/index.md)" in build_site.code_page(path.parents[1])
 
 
 def test_another_archive_than_the_pinned_one_is_refused(tmp_path, monkeypatch):

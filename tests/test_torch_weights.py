@@ -188,6 +188,12 @@ def test_pytorch_gives_the_same_for_ids():
 def test_flattened_rows_that_are_no_sequences_keep_their_order():
     model = nn.Sequential(nn.Flatten(), nn.Dense(2), input_shape=(3, 4))
     assert np.array_equal(state_dict(model)["1.weight"], model[1].W)
+    for shape in ((5,), (2, 5), (2, 2, 5)):
+        of_ids = nn.Sequential(nn.Embedding(4, 3), nn.Tanh(), nn.Flatten(), nn.Dense(2), input_shape=shape)
+        assert np.array_equal(state_dict(of_ids)["3.weight"], of_ids[3].W)
+    images = nn.Sequential(nn.Embedding(4, 3), nn.Conv2D(2, 1), nn.Flatten(), nn.Dense(2), input_shape=(4, 5))
+    turned = images[3].W.reshape(2, 4, 5, 2).transpose(0, 3, 1, 2).reshape(2, -1)
+    assert np.array_equal(state_dict(images)["3.weight"], turned)
 
 
 def test_pytorch_gives_the_same_for_sequences():

@@ -14,10 +14,10 @@ from peers_parts.tasks import TASKS
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINES = {"peers_kernels_zen4": "Zen 4 EPYC"}  # files of rounds; README shows the first
-PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns of README's table
+PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns
 NAMES = {"torch": "PyTorch", "torch.compile": "PyTorch, compiled", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}
 CNN = ("cnn@32", "cnn@128", "cnn@512")
-ROWS = (  # of README's table: title, ours, tasks
+ROWS = (  # of the table of benchmarks: title, ours, tasks
     ("tutorial CNN, training, batch 32 / 128 / 512", "nnlite", CNN),
     ("the same with NumPy's kernels", "nnlite-numpy", CNN),
     ("VGG-like net with batch norm, training, batch 64", "nnlite", ("vgg@64",)),
@@ -25,6 +25,13 @@ ROWS = (  # of README's table: title, ours, tasks
     ("MLP 784-512-512-10, training, batch 32 / 256", "nnlite", ("mlp@32", "mlp@256")),
     ("MLP 4-16-3, training, batch 16", "nnlite", ("tiny@16",)),
     ("tutorial CNN, inference, batch 1 / 32 / 1024", "nnlite", ("cnn-infer@1", "cnn-infer@32", "cnn-infer@1024")),
+)
+
+FEW = (  # of README's
+    ("tutorial CNN, training, batch 128", "nnlite", ("cnn@128",)),
+    ("ResNet-20, training, batch 128", "nnlite", ("resnet20@128",)),
+    ("MLP 784-512-512-10, training, batch 256", "nnlite", ("mlp@256",)),
+    ("tutorial CNN, inference, batch 1024", "nnlite", ("cnn-infer@1024",)),
 )
 
 Tasks = dict[str, Any]
@@ -43,8 +50,12 @@ def committed() -> dict[str, Tasks]:
 
 def pages(machines: dict[str, Tasks]) -> dict[str, str]:
     """The table of each page."""
-    short = readme(next(iter(machines.values())))
-    return {"README.md": short, "docs/benchmarks.md": short, "docs/performance.md": performance(machines)}
+    first = next(iter(machines.values()))
+    return {
+        "README.md": speed(first, FEW),
+        "docs/benchmarks.md": speed(first, ROWS),
+        "docs/performance.md": performance(machines),
+    }
 
 
 def replaced(text: str, made: str) -> str:
@@ -58,17 +69,17 @@ def replaced(text: str, made: str) -> str:
     return "\n".join([*lines[:start], *new, *lines[end:]]) + "\n"
 
 
-def readme(tasks: Tasks) -> str:
+def speed(tasks: Tasks, chosen: tuple[tuple[str, str, tuple[str, ...]], ...]) -> str:
     """Medians over the rounds of nnlite's speed over a peer's in the same round."""
     rows = [
-        readme_row(title, ours, [tasks[key] for key in keys])
-        for title, ours, keys in ROWS
+        speed_row(title, ours, [tasks[key] for key in keys])
+        for title, ours, keys in chosen
         if all(ours in tasks[key]["samples_per_second"] for key in keys)
     ]
     return table(["nnlite's speed over that of", *PEERS.values(), "the fastest peer"], rows, left=1)
 
 
-def readme_row(title: str, ours: str, tasks: list[dict[str, Any]]) -> list[str]:
+def speed_row(title: str, ours: str, tasks: list[dict[str, Any]]) -> list[str]:
     """A cell has a ratio for each task; the last names the fastest peer, once where it is the same in all."""
     fastest = [task["fastest_peer"] for task in tasks]
     names = [NAMES.get(peer, peer) for peer in fastest]

@@ -4,13 +4,14 @@ usage: python docs/site/build_site.py     (make docs; needs the extra `docs`, an
 """
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -37,6 +38,8 @@ PACKAGES = {  # name@version: SHA-256 of its archive, the files that are taken
 SHIM = "https://unpkg.com/iframe-worker/shim"  # what lets pages that are opened from a folder be searched
 # An address with or without a scheme; namespaces are none.
 ADDRESS = re.compile(r"""(?:https?://(?!www\.w3\.org/)|(?<![^"'(])//[\w-]+\.)[^\s"'`)<>\\]+""")
+LINK = re.compile(r"\]\(([^)\s:#]+)(#[^)\s]*)?\)")
+LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".cu": "cuda"}
 NAME = re.compile(r"(?<!\[)`nn\.([\w.]+)(\(.*?\))?`")
 
 
@@ -54,23 +57,52 @@ def main() -> None:
 
 
 def stage() -> None:
-    """Copy the pages to where the generator reads them: relative links between them stay as they are."""
+    """Copy the pages to where the generator reads them, and make pages of the code to which they link."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT / "docs", SOURCE / "docs", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     shutil.copytree(ROOT / "benchmarks" / "results", SOURCE / "benchmarks" / "results")
-    shutil.copytree(ROOT / "examples", SOURCE / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"):
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"):
         shutil.copy(ROOT / name, SOURCE / name)
-    shutil.copy(ROOT / "README.md", SOURCE / "index.md")
-    (SOURCE / "benchmarks" / "results" / "README.md").rename(SOURCE / "benchmarks" / "results" / "index.md")
-    for page in SOURCE.rglob("*.md"):
-        page.write_text(with_references(page.read_text()).replace("README.md)", "index.md)"))
+    for page in [*SOURCE.rglob("*.md")]:
+        text = with_references(page.read_text())
+        page.write_text(LINK.sub(partial(linked, ROOT / page.relative_to(SOURCE).parent), text))
+        if page.name == "README.md":
+            page.rename(page.with_name("index.md"))
+    for folder in ("examples", "nnlite", "notebooks"):
+        for path in filter(is_code, (ROOT / folder, *(ROOT / folder).rglob("*"))):
+            page = SOURCE / path.relative_to(ROOT)
+            page = page / "index.md" if path.is_dir() else page.with_name(f"{page.name}.md")
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(code_page(path))
+
+
+def is_code(path: Path) -> bool:
+    return path.suffix in LANGUAGES or (path.is_dir() and path.name != "__pycache__")
+
+
+def code_page(path: Path) -> str:
+    """A file of code, or the list of those in a folder."""
+    head = f"---\nhide: [navigation, toc]\nsearch: {{ exclude: true }}\n---\n\n# {path.relative_to(ROOT)}\n\n"
+    if path.is_file():
+        return f"{head}``````{LANGUAGES[path.suffix]}\n{path.read_text()}``````\n"
+    inside = filter(is_code, sorted(path.iterdir()))
+    return head + "".join(f"- [`{each.name}`]({each.name}{'/index' if each.is_dir() else ''}.md)\n" for each in inside)
+
+
+def linked(folder: Path, match: re.Match[str]) -> str:
+    """A link from a page of this folder, as it is in the site."""
+    target = folder / match[1]
+    if target.is_dir():
+        return f"]({match[1].rstrip('/')}/index.md)"
+    return (
+        f"]({match[1]}.md)" if target.suffix in LANGUAGES else f"]({match[1].replace('README.md', 'index.md')}{match[2] or ''})"
+    )
 
 
 def with_references(text: str) -> str:
     """Names of nnlite's own, outside of code and headings, as references to the API."""
-    parts = re.split(r"(^```.*?^```|^#.*?$)", text, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if part.startswith(("```", "#")) else NAME.sub(reference, part) for part in parts)
+    parts = re.split(r"(^```.*?^```|^#.*?$|^    .*?$)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if i % 2 else NAME.sub(reference, part) for i, part in enumerate(parts))
 
 
 def reference(match: re.Match[str]) -> str:
@@ -140,37 +172,43 @@ class Page(HTMLParser):
             self.loads.append(data)
 
 
+@cache
+def page_at(path: Path) -> Page:
+    return Page(path.read_text())
+
+
 def foreign_loads(site: Path) -> Iterator[str]:
     """Addresses of other hosts in what a browser loads or runs without being asked."""
     for path in site.rglob("*"):
         if path.suffix in {".html", ".css", ".js", ".svg"}:
-            for loaded in loads(path.suffix, path.read_text()):
+            for loaded in loads(path):
                 for found in re.finditer(ADDRESS, loaded):
                     yield f"{path.relative_to(site)} loads {found[0]}"
 
 
-def loads(suffix: str, text: str) -> list[str]:
+def loads(path: Path) -> list[str]:
     """Of a page its attributes and scripts, of a style sheet what it imports and draws; of a script everything counts."""
-    if suffix == ".html":
-        return Page(text).loads
-    return re.findall(r"(?:url\(|@import)\s*([\"']?[^\"')]+)", text) if suffix == ".css" else [text]
+    if path.suffix == ".html":
+        return page_at(path).loads
+    return (
+        re.findall(r"(?:url\(|@import)\s*([\"']?[^\"')]+)", path.read_text()) if path.suffix == ".css" else [path.read_text()]
+    )
 
 
 def dangling_links(site: Path) -> Iterator[str]:
     """Links to pages, files and places that are not there."""
-    pages = {path.resolve(): Page(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}
-    for path, page in pages.items():
-        for link in page.links:
+    for path in site.rglob("*.html"):
+        for link in page_at(path).links if path.name != "404.html" else []:
             address = urlsplit(link)
-            target = (path.parent / unquote(address.path)).resolve() if address.path else path
-            there = target.exists() and (not address.fragment or unquote(address.fragment) in pages[target].places)
+            target = Path(os.path.normpath(path.parent / unquote(address.path))) if address.path else path
+            there = target.is_file() and (not address.fragment or unquote(address.fragment) in page_at(target).places)
             if not (address.scheme or address.netloc or there):
-                yield f"{path.relative_to(site.resolve())} links to {link}"
+                yield f"{path.relative_to(site)} links to {link}"
 
 
 def missing_entries(site: Path) -> set[str]:
     """What the pages of the API should describe and do not."""
-    places = {place for path in (site / "docs" / "api").glob("*.html") for place in Page(path.read_text()).places}
+    places = {place for path in (site / "docs" / "api").glob("*.html") for place in page_at(path).places}
     return {f"nnlite.{name}" for name in documented()} - places
 
 

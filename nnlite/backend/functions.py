@@ -1,4 +1,4 @@
-"""Functions of each value, and softmax, in plain `xp`."""
+"""Functions of each value, softmax and binary cross-entropy in plain `xp`."""
 
 from typing import Any
 
@@ -53,3 +53,22 @@ class Functions:
         """y_i (delta_i - sum over j of delta_j y_j), over the last axis."""
         mean = (delta * y).sum(axis=-1, keepdims=True)
         return self.xp.multiply(y, delta - mean, out=out)
+
+    def binary_cross_entropy(self, z: Array, t: Array) -> tuple[Array, Array]:
+        """J = -t log y - (1 - t) log(1 - y) and dJ/dz = y - t, value by value, with y = 1 / (1 + exp(-z))."""
+        y, rest = self._logistic(z)
+        return self.xp.maximum(z, 0) - z * t + rest, y - t
+
+    def weighted_binary_cross_entropy(self, z: Array, t: Array, v_0: float, v_1: Any) -> tuple[Array, Array]:
+        """J = -q_1 log y - q_0 log(1 - y) and dJ/dz = y (q_0 + q_1) - q_1,  q_1 = v_1 t,  q_0 = v_0 (1 - t).
+
+        v_1: a number, or one for each of the last axis.
+        """
+        (y, rest), q_0, q_1 = self._logistic(z), v_0 * (1 - t), v_1 * t
+        losses = q_1 * (self.xp.maximum(-z, 0) + rest) + q_0 * (self.xp.maximum(z, 0) + rest)
+        return losses, y * (q_0 + q_1) - q_1
+
+    def _logistic(self, z: Array) -> tuple[Array, Array]:
+        """y = 1 / (1 + exp(-z)) and log(1 + exp(-|z|))."""
+        e = self.exp(-abs(z))  # of -|z|, so that nothing overflows
+        return self.xp.where(z >= 0, 1, e) / (1 + e), self.log1p(e)

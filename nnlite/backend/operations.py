@@ -188,10 +188,10 @@ class Operations(Functions):
         Deviations within the arrays plus those of the arrays' means: Chan, Golub and LeVeque 1983.
         """
         xp, m = self.xp, float(sum(rows for rows, _, _ in parts))
-        n = xp.asarray([float(rows) for rows, _, _ in parts])[:, None]
-        means = xp.stack([mean for _, mean, _ in parts]).astype("float64")
-        mean = means[0] + (n * (means - means[0])).sum(axis=0) / m  # exact for equal means
-        squares = sum(M2.astype("float64") for _, _, M2 in parts) + (n * (means - mean) ** 2).sum(axis=0)
+        wide = [(float(rows), part.astype("float64"), M2.astype("float64")) for rows, part, M2 in parts]
+        first = wide[0][1]
+        mean = first + sum(n * (part - first) for n, part, _ in wide) / m  # exact for equal means
+        squares = sum(M2 for _, _, M2 in wide) + sum(n * (part - mean) ** 2 for n, part, _ in wide)
         var = squares / m
         return m, mean, var * m / max(m - 1, 1), (1 / xp.sqrt(var + eps)).astype(parts[0][1].dtype)
 
@@ -340,12 +340,6 @@ class Operations(Functions):
     def cross_entropy_of_labels(self, z: Array, t: Array) -> tuple[Array, Array]:
         """`cross_entropy` where q is 1 at the checked labels t (N,) and 0 elsewhere."""
         return self.cross_entropy(z, self.one_hot(t, z.shape[1], z.dtype), True)
-
-    def binary_cross_entropy(self, z: Array, t: Array) -> tuple[Array, Array]:
-        """J = -t log y - (1 - t) log(1 - y) and dJ/dz = y - t, value by value, with y = 1 / (1 + exp(-z))."""
-        e = self.exp(-abs(z))  # of -|z|, so that nothing overflows
-        y = self.xp.where(z >= 0, 1, e) / (1 + e)
-        return self.xp.maximum(z, 0) - z * t + self.log1p(e), y - t
 
     def total(self, a: Array) -> Any:
         """The sum of all values, in float64."""

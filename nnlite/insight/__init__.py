@@ -1,7 +1,9 @@
-"""Views of training, predictions and models: `plots`, `find_learning_rate`, `TensorBoard`, `explain`, all in `nn.insight`."""
+"""Views of training, predictions and models, in `nn.insight`: `plots`, `report`, `explain`, `TensorBoard`, ..."""
 
 from nnlite.insight import explain, plots
+from nnlite.insight.html import report
 from nnlite.insight.rates import Found, find_learning_rate
+from nnlite.insight.run import save_run
 from nnlite.insight.tensorboard import TensorBoard
 
-__all__ = ["Found", "TensorBoard", "explain", "find_learning_rate", "plots"]
+__all__ = ["Found", "TensorBoard", "explain", "find_learning_rate", "plots", "report", "save_run"]

@@ -14,12 +14,20 @@ from numpy.typing import NDArray
 from nnlite.arguments import listing, shortened, whole
 from nnlite.errors import DataError
 from nnlite.insight.rates import Found
-from nnlite.insight.values import activations_of, as_classes, as_pictures, first_filters
+from nnlite.insight.values import (
+    activations_of,
+    as_classes,
+    as_pictures,
+    first_filters,
+    mistakes,
+    needs_matplotlib,
+    two_columns,
+)
 from nnlite.losses import softmax
 from nnlite.metrics import ROCAUC, Accuracy, AveragePrecision
 from nnlite.metrics.ranking import by_score, one_against_rest
 from nnlite.model import Sequential
-from nnlite.training.history import History, is_score
+from nnlite.training.history import History, score_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +36,11 @@ Classes = Sequence[str] | None
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
+_MARKED = 100  # epochs of a curve with a mark at each
 _NUMBERS = 20  # classes of a confusion matrix that has numbers in it, and of a legend
+_DARK = 0.85  # from this share on a cell has white numbers
 _INSIDE = 6  # entries of a legend that is inside the Axes
-_LONGEST = 14  # characters of a class above a picture
+_LONGEST = 14  # characters of a class above a picture or beside a matrix
 _CELL = 1.1  # inches of a picture in a figure of many
 
 
@@ -45,8 +55,7 @@ def curves(history: History, *, columns: Sequence[str] | None = None, ax: "Axes 
     """
     if not history:
         raise DataError("the history is empty: train first")
-    losses = [name for name in history if name.removeprefix("val_") == "loss"]
-    others = [name for name in history if name not in losses and is_score(name)]
+    losses, others = score_columns(history)
     if unknown := [name for name in columns or () if name not in history]:
         raise DataError(f"the history has no column {shortened(unknown[0])}: it has {listing(history)}")
     panels = [columns or losses] if ax is not None or columns or not others else [losses, others]
@@ -59,9 +68,10 @@ def curves(history: History, *, columns: Sequence[str] | None = None, ax: "Axes 
 
 def _draw_columns(ax: "Axes", history: History, names: Sequence[str]) -> None:
     bases = list(dict.fromkeys(name.removeprefix("val_") for name in names))
+    marks = ("o-", ".--") if history.epochs <= _MARKED else ("-", "--")
     for name in names:
         colour = _COLOURS[bases.index(name.removeprefix("val_")) % len(_COLOURS)]
-        style = "o-" if name.startswith("val_") else ".--"
+        style = marks[not name.startswith("val_")]
         ax.plot(range(1, history.epochs + 1), history[name], style, color=colour, label=name.replace("_", " "), markersize=4)
     ax.set(xlabel="epoch", ylabel="loss" if "loss" in names else "")
     ax.locator_params(axis="x", integer=True)
@@ -93,13 +103,13 @@ def confusion_matrix(matrix: Any, *, classes: Classes = None, ax: "Axes | None" 
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size or not (matrix >= 0).all():
         raise DataError(f"a confusion matrix is (C, C) and not negative, got {shortened(matrix)}: of several labels give one's")
-    n, names = len(matrix), as_classes(classes, len(matrix))
+    n, names = len(matrix), _short(as_classes(classes, len(matrix)))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-30)
     ax = _axes(ax, max(3.5, min(9, 1.6 + 0.55 * n)), max(3.2, min(8.4, 1.3 + 0.5 * n)))
-    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    image = ax.imshow(share, cmap=_shades_of(BLUE), vmin=0, vmax=1)
     if n <= _NUMBERS:
         for i, j in np.ndindex(n, n):
-            colour = "white" if share[i, j] > 0.5 else "black"
+            colour = "white" if share[i, j] > _DARK else None
             ax.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=8)
         ax.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(n), names)
@@ -159,10 +169,9 @@ def calibration(z: Any, t: Any, *, bins: int = 10, ax: "Axes | None" = None) -> 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
     whole("bins", bins, 1)
-    z, t, _ = Accuracy().read(z, t, None)
+    z, t = two_columns(z, t)
     if not len(t):
         raise DataError("there are no samples to draw")
-    z = np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z
     confidence, right = softmax(z.astype(np.float64)).max(axis=1), z.argmax(axis=1) == t
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
@@ -184,12 +193,11 @@ def samples(images: Any, t: Any, z: Any, *, classes: Classes = None, columns: in
     images: (N, H, W, 1 or 3) or (N, H, W)   t: (N,) labels   z: (N, C), (N, 1) or (N,) logits
     Raises DataError for what does not fit.
     """
-    images, (z, t, _) = as_pictures(images), Accuracy().read(z, t, None)
+    images, (z, t) = as_pictures(images), two_columns(z, t)
     if len(images) != len(t):
         raise DataError(f"{len(images)} images, but {len(t)} targets")
-    names = as_classes(classes, max(2, z.shape[1]))
-    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
-    probability = softmax(np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z)
+    names = _short(as_classes(classes, z.shape[1]))
+    probability = softmax(z)
     guess = probability.argmax(axis=1)
     titles = [f"{names[g]} {100 * p[g]:.0f}%" for g, p in zip(guess, probability, strict=True)]
     titles = [title if g == i else f"{title}\n({names[i]})" for title, g, i in zip(titles, guess, t, strict=True)]
@@ -201,16 +209,14 @@ def misclassified(
 ) -> "Axes":
     """The `most` wrong predictions that are the most confident; arguments and errors as those of `samples`."""
     whole("most", most, 1)
-    rows, labels, _ = Accuracy().read(z, t, None)
-    rows = np.hstack([np.zeros_like(rows), rows]) if rows.shape[1] == 1 else rows
-    wrong = np.flatnonzero(rows.argmax(axis=1) != labels)
-    picks = wrong[np.argsort(-softmax(rows[wrong]).max(axis=1), kind="stable")][:most]
+    z, t = two_columns(z, t)
+    picks = mistakes(z, t)[:most]
     if not len(picks):
         ax = _axes(ax, 4, 1)
-        ax.text(0.5, 0.5, f"all {len(labels)} predictions are right", ha="center", va="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, f"all {len(t)} predictions are right", ha="center", va="center", transform=ax.transAxes)
         ax.axis("off")
         return ax
-    return samples(images[picks], labels[picks], rows[picks], classes=classes, columns=columns, ax=ax)
+    return samples(images[picks], t[picks], z[picks], classes=classes, columns=columns, ax=ax)
 
 
 # ---- models
@@ -251,11 +257,21 @@ def _axes(ax: "Axes | None", width: float, height: float, panels: int = 1) -> An
         if not hasattr(ax, "imshow") or not hasattr(ax, "figure"):
             raise ValueError(f"ax must be an Axes of matplotlib, not {shortened(ax)}")
         return ax
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the plots need matplotlib: pip install 'nnlite-numpy[plots]'") from error
+    needs_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained").subplots(1, panels, squeeze=False)[0, 0]
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+
+
+def _shades_of(colour: str) -> Any:
+    """From transparent, whatever is behind the Axes, to the colour."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shades", [f"{colour}00", colour])
 
 
 def _finish(ax: "Axes", title: Any = None, loc: Any = "best") -> "Axes":

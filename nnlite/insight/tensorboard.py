@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnlite.arguments import flag, shortened, whole
+from nnlite.arguments import flag, location, shortened, whole
 from nnlite.atomic import shown
 from nnlite.errors import DataError, FileError
 from nnlite.insight import plots
@@ -35,7 +35,7 @@ class TensorBoard(LogTo):
     every: also "step/loss" and "step/learning_rate" after every so many steps; default None.
     histograms: default True.   data: (x, t) or a `nn.data.Dataset` of classes; default None.   images: how many; default 16.
     classes: their names; default: those of the data set.
-    A new run in the folder hides what was there. Raises ImportError without tensorboardX, ValueError for an address in place
+    A new run in the folder hides what was there. Raises ImportError without tensorboardX, FileError for an address in place
     of a path; `fit` raises FileError before the first step if the folder cannot be written, DataError for data without labels.
     """
 
@@ -49,10 +49,8 @@ class TensorBoard(LogTo):
         images: int = 16,
         classes: Any = None,
     ) -> None:
-        if not isinstance(folder, str | PathLike) or "://" in str(folder):
-            raise ValueError(f"folder must be the path of a folder, not {shortened(folder)}")
         super().__init__(self._write, every=every)
-        self.folder, self.histograms, self.data = folder, flag("histograms", histograms), data
+        self.folder, self.histograms, self.data = location("folder", folder), flag("histograms", histograms), data
         self.images, self.classes = whole("images", images), classes
         self.writer: Any = None
         self.close: Callable[[], Any] = bool  # the file, once

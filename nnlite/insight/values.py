@@ -11,8 +11,18 @@ from nnlite.backend import Array, single_threaded_blas
 from nnlite.engine.engine import Engine
 from nnlite.errors import DataError
 from nnlite.layers.base import Context, Layer
+from nnlite.losses import softmax
+from nnlite.metrics import Accuracy
 from nnlite.metrics.base import to_host
 from nnlite.model import Sequential
+
+
+def needs_matplotlib() -> None:
+    """Raise ImportError, with the line that installs it, where matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the plots need matplotlib: pip install 'nnlite-numpy[plots]'") from error
 
 
 def as_classes(classes: Sequence[str] | None, n: int) -> list[str]:
@@ -39,6 +49,18 @@ def _stretched(values: NDArray[Any], axes: tuple[int, ...] | None) -> NDArray[np
     values = np.asarray(values, np.float64)
     least, largest = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
     return np.asarray((values - least) / np.maximum(largest - least, 1e-30))
+
+
+def two_columns(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Logits (N, C), C at least 2, of logits (N, C), (N, 1) or (N,), and labels (N,)."""
+    z, t, _ = Accuracy().read(z, t, None)
+    return np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z, t
+
+
+def mistakes(z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.int64]:
+    """The places of the wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(z.argmax(axis=1) != t)
+    return np.asarray(wrong[np.argsort(-softmax(z[wrong]).max(axis=1), kind="stable")])
 
 
 def first_filters(model: Sequential) -> NDArray[np.float64]:

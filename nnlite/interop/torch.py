@@ -120,17 +120,20 @@ def _flattened(step: Step, makers: dict[int, Step]) -> Shape | None:
     for before in (makers[v] for v in step.reads if v in makers):
         if isinstance(before.layer, layers.Reshape):
             given = before.layer.in_shape
-            return given if len(given) == 3 or (len(given) == 2 and _follows_sequences(before, makers)) else None
+            return given if len(given) in (2, 3) and _has_channels_first(before, makers) else None
         keeps_order = isinstance(before.layer, Elementwise | layers.BatchNorm | layers.LayerNorm)
         if keeps_order and (shape := _flattened(before, makers)) is not None:
             return shape
     return None
 
 
-def _follows_sequences(step: Step, makers: dict[int, Step]) -> bool:
-    """Whether PyTorch has (N, C, T) there: behind a layer that takes it."""
+def _has_channels_first(step: Step, makers: dict[int, Step]) -> bool:
+    """Whether PyTorch has (N, C, ...) there: in images, and behind a layer that takes (N, C, T); vectors of ids are last."""
     before = [makers[v] for v in step.reads if v in makers]
-    return any(isinstance(b.layer, OfSequences) or _follows_sequences(b, makers) for b in before)
+    if not before:
+        return len(step.layer.in_shape) == 3 and not isinstance(step.layer, layers.Embedding)
+    of_images = any(b.layer.images and len(b.layer.in_shape) == 3 for b in before)
+    return of_images or any(isinstance(b.layer, OfSequences) or _has_channels_first(b, makers) for b in before)
 
 
 def _fits(array: Array, slot: Slot, orders: dict[str, Shape]) -> bool:

@@ -84,9 +84,8 @@ class PReLU(Elementwise):
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         if ctx.trained:
-            below = self.backend.rows(self.xp.minimum(ctx.a, 0))
-            sums = self.backend.column_products(self.backend.rows(delta), below)
-            ctx.dslopes[...] = sums.sum() if self.shared else sums
+            rows = (self.backend.rows(x).reshape(-1, len(self.slopes)) for x in (delta, self.xp.minimum(ctx.a, 0)))
+            ctx.dslopes[...] = self.backend.column_products(*rows)
         return self.backend.sweep(prelu_delta, delta, ctx.a, self.slopes, out=ctx.out)
 
 

@@ -32,7 +32,7 @@ class Embedding(Layer):
         if a.min() < 0 or a.max() >= self.n:
             raise DataError(f"{shortened(self)} takes ids from 0 to {self.n - 1}: these are from {a.min()} to {a.max()}")
         ctx.a = a
-        return self.W[a]
+        return self.W.take(a.astype("int64", copy=False), axis=0)  # in half the time of W[a]
 
     def backward(self, delta: Array, ctx: Context) -> None:
         if ctx.trained:

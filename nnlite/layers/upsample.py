@@ -36,14 +36,15 @@ class Upsample2D(Layer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         y, rows = self._room(ctx.out, (len(a), *self.out_shape), a), self._rows(a)
-        _add_shares(a, rows, 1, self.taps[0])
-        _add_shares(rows, y, 2, self.taps[1])
+        for source, target, axis, taps in ((a, rows, 1, self.taps[0]), (rows, y, 2, self.taps[1])):
+            _add_shares(source, target, axis, taps, [here == slice(None) for _, here, _ in taps])
         return y
 
     def backward(self, delta: Array, ctx: Context) -> Array:
         da, rows = self._room(ctx.out, (len(delta), *self.in_shape), delta), self._rows(delta)
-        _add_shares(delta, rows, 2, [(share, there, here) for share, here, there in self.taps[1]])
-        _add_shares(rows, da, 1, [(share, there, here) for share, here, there in self.taps[0]])
+        for source, target, axis, taps in ((delta, rows, 2, self.taps[1]), (rows, da, 1, self.taps[0])):
+            adjoint = [(share, there, here) for share, here, there in taps]
+            _add_shares(source, target, axis, adjoint, [tap is adjoint[0] for tap in adjoint])
         return da
 
     def temporaries(self) -> int:
@@ -73,10 +74,13 @@ def _taps(size: int, factor: int, bilinear: bool) -> list[Tap]:
     return taps
 
 
-def _add_shares(source: Array, target: Array, axis: int, taps: list[Tap]) -> None:
-    """target = the sum of the shares."""
+def _add_shares(source: Array, target: Array, axis: int, taps: list[Tap], is_first: list[bool]) -> None:
+    """target = the sum of the shares; is_first: whether those of a tap are the first where they go."""
     before = (slice(None),) * axis
-    target[...] = 0
-    for share, here, there in taps:
+    for (share, here, there), first in zip(taps, is_first, strict=True):
         part, given = target[(*before, there)], source[(*before, here)]
-        part += given if share == 1 else share * given
+        shares = given if share == 1 else share * given
+        if first:
+            part[...] = shares
+        else:
+            part += shares

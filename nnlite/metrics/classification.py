@@ -24,8 +24,9 @@ class _Share(OfLabels):
 
     def update(self, z: Any, t: Any, sample_weight: Any = None) -> None:
         z, t, weight = self.read(z, t, sample_weight)
-        self.counted_hits += float((self.hits(z, t) * weight).sum())
-        self.counted_weight += float(weight.sum())
+        misses, hits = np.bincount(self.hits(z, t), weight, 2).tolist()  # one after another
+        self.counted_hits += hits
+        self.counted_weight += misses + hits
 
     def hits(self, z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.bool_]:
         """Which samples are hits."""

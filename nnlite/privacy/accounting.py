@@ -13,12 +13,14 @@ Accountant = Literal["pld", "rdp"]
 def epsilon_of(
     sample_rate: float, noise_multiplier: float, steps: int, delta: float, *, accountant: Accountant = "pld"
 ) -> float:
-    """epsilon: `steps` steps of DP-SGD are (epsilon, delta)-differentially private. A plan, before anything is trained.
+    """The epsilon of a plan: so many steps of DP-SGD are (epsilon, delta)-differentially private. Infinite without noise.
 
-    sample_rate: the probability that a batch has a given sample   noise_multiplier: the standard deviation of the noise, in
-    units of the clip norm   accountant: "pld", the tightest (Koskela et al. 2020), or "rdp", Renyi's (Mironov et al. 2019).
-    Of data sets that differ in one sample, there or not. Infinite without noise. Raises ImportError without dp-accounting,
-    ValueError for numbers out of range, no steps included.
+    The data sets compared differ in one sample, there or not.
+
+    sample_rate: the probability that a batch has a given sample.
+    noise_multiplier: the standard deviation of the noise, in units of the clip norm.
+    accountant: "pld", the tightest (Koskela et al. 2020), or "rdp", Renyi's (Mironov et al. 2019).
+    Raises ImportError without dp-accounting, ValueError for numbers out of range, no steps included.
     """
     number("sample_rate", sample_rate, above=0, most=1)
     number("noise_multiplier", noise_multiplier, least=0)

@@ -25,20 +25,20 @@ _BATCH = 1024  # labels that are checked together
 
 
 class PrivateTrainer(Trainer):
-    """DP-SGD: trains a model that reveals little of any one sample, and says how little: `fit`, `epsilon`.
+    """Trains a model that reveals little of any one sample, by DP-SGD, and says how little: `fit`, `epsilon`.
 
     g = (sum over the batch of w_n dJ_n/dp  +  sigma C z) / L,     w_n = min(1, C / |dJ_n/dp|),     z ~ N(0, 1)
 
     Each batch has every sample with probability L / N, whatever the other batches have; g is what the optimiser is given.
+    Frozen parameters are no part of the norms. Only the model is private, not the history or scores on the data.
 
-    clip_norm: C, what is left of the gradient of a sample.   noise_multiplier: sigma; 0 is no privacy.
-    delta: the probability that epsilon may fail with, below 1 / N.
-    metrics, callbacks, and all else: as `Trainer`. Frozen parameters are no part of the norms.
+    clip_norm: C, the most that a sample adds to the sum.
+    noise_multiplier: sigma; 0 is no privacy.
+    delta: the probability with which epsilon may not hold, well below 1 / N.
     seed: of the batches and the noise; who knows it can subtract the noise. Default: drawn from the operating system.
-    The history, and scores on the training data, are not private: only the model is.
-
-    Raises ValueError for numbers out of range and for a layer that mixes samples, such as BatchNorm: GroupNorm does not.
-    ImportError without dp-accounting, the extra `privacy`.
+    model, loss, optimizer, metrics, callbacks: as for `Trainer`.
+    Raises ValueError for numbers out of range and for a layer that mixes samples, such as BatchNorm (GroupNorm does not),
+    ImportError without dp-accounting, the extra "privacy".
     Source: Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1.
     """
 
@@ -79,8 +79,10 @@ class PrivateTrainer(Trainer):
     ) -> History:
         """Train for `epochs` more epochs of N // batch_size steps, and return the history of these and all earlier epochs.
 
-        data: (x, t) or a `nn.data.Dataset`, of N samples without weights.   batch_size: L, the expected number of samples.
-        The others are as in `Trainer.fit`. A checkpoint holds the key of the randomness: it is as secret as the data.
+        The other arguments are those of `Trainer.fit`. A checkpoint holds the key of the randomness: keep it secret.
+
+        data: (x, t) or a `nn.data.Dataset`, of N samples without weights.
+        batch_size: L, the expected number of samples.
         Raises DataError for other data, for weights of samples or classes, and for a batch larger than the data.
         """
         source, held_out, places = apart(as_source(data), validation, 0)
@@ -105,9 +107,10 @@ class PrivateTrainer(Trainer):
         )
 
     def epsilon(self, *, accountant: Accountant = "pld") -> float:
-        """epsilon: all steps so far, of all calls of `fit`, are (epsilon, delta)-differentially private.
+        """The epsilon of all steps so far, of all calls of `fit`: they are (epsilon, delta)-differentially private.
 
-        accountant: as for `epsilon_of`. Raises StateError before the first step.
+        accountant: as for `epsilon_of`.
+        Raises StateError before the first step.
         """
         if not self.ledger.spent:
             raise StateError("no step was made yet that epsilon could be of; epsilon_of(...) computes that of a plan")

@@ -13,6 +13,7 @@ from nnlite.losses import CrossEntropy, Loss
 from nnlite.model import Sequential
 
 Key = tuple[str, int]
+Row = tuple[str, ...]
 
 FORWARD, BACKWARD = 0, 1
 _BARRIER = {"statistics": FORWARD, "combine": FORWARD, "delta_statistics": BACKWARD, "combine_deltas": BACKWARD}
@@ -27,6 +28,15 @@ def profile(model: Sequential, x: Any, t: Any, criterion: Loss | None = None, *,
     criterion; "rest" is the work between the layers: preparing filters, adding up gradients, residual connections. Parameters,
     running statistics and the count of passes stay as they are; `grads` are those of the last pass.
     """
+    rows, whole_pass = measure(model, x, t, criterion, passes=passes)
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = ["  ".join([f"{row[0]:<{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    rule = "-" * len(lines[0])
+    print("\n".join([lines[0], rule, *lines[1:], rule, whole_pass]))
+
+
+def measure(model: Sequential, x: Any, t: Any, criterion: Loss | None = None, *, passes: int = 10) -> tuple[list[Row], str]:
+    """The table of `profile`, its header first, and its last line."""
     whole("passes", passes, 1)
     clock = _Clock(criterion or CrossEntropy(), model.backend.wait)
     values, number = model.snapshot(), model.passes
@@ -43,7 +53,7 @@ def profile(model: Sequential, x: Any, t: Any, criterion: Loss | None = None, *,
     finally:
         model.restore(values)
         model.passes = number
-    print(_table(model, clock.shares(), len(x), passes, wall))
+    return _rows(model, clock.shares(), len(x), passes, wall), _whole_pass(model, len(x), wall)
 
 
 class _Timed(Layer):
@@ -93,23 +103,22 @@ class _Clock:
         return timed
 
 
-def _table(model: Sequential, shares: dict[Key, float], n: int, passes: int, wall: float) -> str:
-    threads = get_num_threads() if model.backend.cuts_batches else 1
+def _rows(model: Sequential, shares: dict[Key, float], n: int, passes: int, wall: float) -> list[Row]:
     times = {key: seconds / passes for key, seconds in shares.items()}
-    rows = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
+    rows: list[Row] = [("layer", "forward ms", "backward ms", "GFLOP/s", "GFLOP/s", "share")]
     for path, step in ((step.path, step) for run in model.plan.training for step in run.steps if len(step.reads) == 1):
         there, back = times.get((path, FORWARD), 0.0), times.get((path, BACKWARD), 0.0)
         flops, gradients = step.layer.flops() * n, is_trained(step.layer) + (step.reads[0] in model.engine.wanted)
         rates = _rate(flops, there), _rate(gradients * flops, back)
         rows.append((f"{path} {_name(step.layer)}", _ms(there), _ms(back), *rates, f"{(there + back) / wall:.1%}"))
     loss, rest = times.get(("loss", FORWARD), 0.0), wall - sum(times.values())
-    rows += [(name, _ms(value), "", "", "", f"{value / wall:.1%}") for name, value in (("loss", loss), ("rest", rest))]
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    lines = ["  ".join([f"{row[0]:<{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return rows + [(name, _ms(value), "", "", "", f"{value / wall:.1%}") for name, value in (("loss", loss), ("rest", rest))]
+
+
+def _whole_pass(model: Sequential, n: int, wall: float) -> str:
+    threads = get_num_threads() if model.backend.cuts_batches else 1
     crew = f"{threads} thread{'s' * (threads > 1)}, {model.kernels} kernels"
-    whole = f"{n} samples in {_ms(wall)} ms on {crew}: {n / wall:,.0f} samples/s"
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:], rule, whole])
+    return f"{n} samples in {_ms(wall)} ms on {crew}: {n / wall:,.0f} samples/s"
 
 
 def _name(layer: Layer) -> str:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
-from nnlite.atomic import write_whole
+from nnlite.arguments import shortened
+from nnlite.atomic import shown, write_whole
+from nnlite.errors import FileError
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -25,6 +27,13 @@ def is_score(column: str) -> bool:
     return not column.startswith(("learning_rate", "seconds", "samples_per_second"))
 
 
+def score_columns(history: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The columns of losses, and those of other scores."""
+    scores = [name for name in history if is_score(name)]
+    losses = [name for name in scores if name.removeprefix("val_") == "loss"]
+    return losses, [name for name in scores if name not in losses]
+
+
 class History(dict[str, list[float]]):
     """Columns by name, one value an epoch: history["val_accuracy"][-1]. A column has NaN where an epoch had no value."""
 
@@ -42,6 +51,22 @@ class History(dict[str, list[float]]):
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write a line for each epoch, counted from 1. Raises FileError if the file cannot be written."""
         write_whole(path, self.csv())
+
+    @classmethod
+    def from_csv(cls, path: str | PathLike[str]) -> Self:
+        """What `to_csv` or `nn.CSVLog` wrote; raises FileError for anything else, FileNotFoundError if there is no file."""
+        import csv
+
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            if header[0] != "epoch" or any(len(row) != len(header) for row in rows):
+                raise ValueError("no header, or a line that does not fit it")
+            return cls({name: [float(row[i]) for row in rows] for i, name in enumerate(header) if i})
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, IndexError, csv.Error) as error:
+            raise FileError(f"{shown(path)}: not a history that nnlite saved, or damaged: {shortened(error)}") from error
 
     def csv(self, behind: int | None = None) -> bytes:
         """As a CSV file: a header and a line for each epoch; or only the lines of the epochs after the first `behind`."""

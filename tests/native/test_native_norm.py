@@ -122,6 +122,12 @@ def trained(kernels, layer, shape, n, dtype):
     return [z, dx, model.grads, model.buffers, after, frozen, model.backward(drawn(z.shape, dtype, 3))]
 
 
+class Kept(Memory):
+    """Memory of a shard that goes backward."""
+
+    needs_backward = True
+
+
 SAMPLE_NORMS = [
     nn.LayerNorm(),
     nn.LayerNorm(scale=False, shift=False),
@@ -164,6 +170,18 @@ def test_equal_values_give_exactly_beta(native, value, shape):
     for parts in ((a.size // shape[-1], 1, 1), (shape[0], a[0, ..., 0].size, 2)):
         y, _, inv_std = native.sample_norm(a, parts, 1, 0.3, 1e-5, Memory(native), None)
         assert (y == np.float32(0.3)).all() and (inv_std == 1 / np.sqrt(np.float32(1e-5))).all()
+
+
+@given(n=st.integers(0, 70), dtype=DTYPES, gamma=st.sampled_from([1, -0.7]), eps=st.sampled_from([0, 1e-3]))
+def test_one_channel_has_nothing_to_normalise(native, displaced, n, dtype, gamma, eps):
+    """x is 0, or NaN where a is not finite or eps is 0; so is dJ/da."""
+    a, memory = drawn((n, 1), dtype), Kept(native)
+    a[::3] = np.inf
+    is_none = ~np.isfinite(a) | (eps == 0)
+    y, x, inv_std = native.sample_norm(displaced(a), (n, 1, 1), gamma, 0.3, eps, memory, None)
+    da = native.sample_norm_delta(displaced(drawn((n, 1), dtype, 1)), x, inv_std, (n, 1, 1), gamma, None)
+    for result, elsewhere in ((y, 0.3), (x, 0), (da, 0)):
+        assert np.array_equal(result, np.where(is_none, np.nan, np.asarray(elsewhere, dtype)), equal_nan=True)
 
 
 @pytest.mark.parametrize(("first", "error"), [(1000.0, 2e-5), (0.0, 2e-4)])

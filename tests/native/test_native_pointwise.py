@@ -151,17 +151,42 @@ def test_binary_cross_entropy(native, displaced, shape, dtype, scale):
     assert native.binary_cross_entropy(z, t.astype("float64"))[1].dtype == "float64"
 
 
+@given(shape=SHAPES, dtype=DTYPES, scale=st.sampled_from([1, 30]), is_row=st.booleans(), v_0=st.sampled_from([1.0, 0.3]))
+def test_weighted_binary_cross_entropy(native, displaced, shape, dtype, scale, is_row, v_0):
+    z, t = np.asarray(scale, dtype) * drawn(shape, dtype), np.random.default_rng(1).random(shape).astype(dtype)
+    v_1 = abs(drawn(shape[-1:], dtype, 2)) if is_row else np.asarray(2.5, dtype)
+    results = native.weighted_binary_cross_entropy(displaced(z), displaced(t), v_0, v_1)
+    for actual, expected in zip(results, get_numpy_backend().weighted_binary_cross_entropy(z, t, v_0, v_1), strict=True):
+        agree(actual, expected, dtype)
+    other = t.astype("float64")
+    assert native.weighted_binary_cross_entropy(z, other, v_0, v_1)[1].dtype == "float64"
+
+
 def test_binary_cross_entropy_of_large_logits(native):
     z, t = np.array([200.0, -200, 200, -200, 0, np.nan]), np.array([1.0, 0, 0, 1, 0.5, 0])
     losses, delta = native.binary_cross_entropy(z, t)
     np.testing.assert_allclose(losses, [0, 0, 200, 200, np.log(2), np.nan], atol=1e-80)
     np.testing.assert_allclose(delta, [0, 0, 1, -1, 0, np.nan], atol=1e-80)
+    weighted = native.weighted_binary_cross_entropy(z, t, 1.0, np.asarray(1.0))
+    np.testing.assert_allclose(weighted, [losses, delta], atol=1e-80)
 
 
 @given(rows=st.integers(1, 5000), dtype=DTYPES)
 def test_total(native, rows, dtype):
     a = drawn(rows, dtype)
     assert native.total(a) == pytest.approx(get_numpy_backend().total(a), rel=0, abs=float(tolerance(dtype)) * rows)
+
+
+def test_weights_are_added_in_one_order(native):
+    """Of float64: one after another. Of float32: as the values of a column."""
+    rng, v = np.random.default_rng(0), [0.1, 0.7, 1.3]
+    t, weight = rng.integers(0, 3, 1000), rng.random(1000).astype("float32")
+    assert nn.CrossEntropy(class_weight=v).total(native, t, None) == sum(v[label] for label in t)
+    assert nn.CrossEntropy(class_weight=v).total(native, t[:0], None) == 0
+    assert nn.MSE().total(native, t, weight) == native.column_sums(weight[:, None])[0]
+    positive = (t > 1).astype("float32")[:, None]
+    weighed = weight[:, None] * (1 + 2 * positive)
+    assert nn.BinaryCrossEntropy(class_weight=(1, 3)).total(native, positive, weight) == native.column_sums(weighed)[0]
 
 
 def test_cross_entropy_of_what_is_not_finite(native):
@@ -176,8 +201,13 @@ def test_cross_entropy_of_what_is_not_finite(native):
 
 
 @pytest.mark.parametrize(
-    "loss", [nn.CrossEntropy(), nn.CrossEntropy(label_smoothing=0.1, class_weight=[1, 2, 3]), nn.BinaryCrossEntropy()], ids=repr
-)
+    "loss",
+    [
+        nn.CrossEntropy(), nn.CrossEntropy(label_smoothing=0.1, class_weight=[1, 2, 3]), nn.BinaryCrossEntropy(),
+        nn.BinaryCrossEntropy(pos_weight=[1, 2, 3]),
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_gradients_of_losses(native, loss):
     """(J(z + h d) - J(z - h d)) / 2h is the sum of delta d."""
     nn.set_kernels("native")
@@ -214,6 +244,7 @@ def test_the_same_bits_at_every_width(same_bits, native):
                 yield from (native.softmax(a), native.softmax_delta(a, b), native.drop(a, b, None), native.relu(a, None))
                 yield from (*native.cross_entropy(a, b, False), *native.cross_entropy_of_labels(a, np.zeros(rows, int)))
                 yield from (*native.binary_cross_entropy(a, b / b.max()),)
+                yield from native.weighted_binary_cross_entropy(a, b / b.max(), 0.3, b[0])
                 yield native.dropout_mask(5, (1, 2), 3, (rows, columns), 0.4, dtype)
                 native.add_bias(a, b[0], True)
                 yield from (a, native.relu_delta(b, a, None))

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnlite.backend import get_numpy_backend
+
 DTYPES = st.sampled_from(["float32", "float64"])
 SIZES = st.tuples(st.one_of(st.integers(0, 300), st.sampled_from([513, 4097])), st.integers(1, 140))
 
@@ -53,6 +55,25 @@ def test_sums_over_pixels_and_means_of_rows(native, shape, dtype):
     means = native.row_means(a)
     assert means.dtype == dtype and means.shape == (*shape[:-1], 1)
     np.testing.assert_allclose(means, wide(a).mean(-1, keepdims=True), rtol=1e-6, atol=1e-6)
+
+
+@given(rows=st.integers(0, 60), n=st.integers(1, 20), columns=st.integers(1, 70), dtype=DTYPES,
+       ids=st.sampled_from(["int64", "uint8"]), strided=st.booleans())  # fmt: skip
+def test_sums_of_rows_by_id(native, displaced, rows, n, columns, dtype, ids, strided):
+    """The same bits as NumPy's, which adds them in their order, too."""
+    ids = np.random.default_rng(2).integers(0, n, rows).astype(ids)
+    a, out, expected = drawn((rows, columns), dtype), np.empty((columns, n), dtype).T, np.empty((n, columns), dtype)
+    get_numpy_backend().add_rows(ids, a, expected)
+    sums = out if strided else out.copy()
+    native.add_rows(displaced(ids), displaced(a), sums)
+    assert np.array_equal(sums, expected)
+
+
+def test_ids_outside_never_write_outside(native):
+    """As of an array that was changed between forward and backward."""
+    sums = np.empty((3, 2), "float32")
+    native.add_rows(np.array([-1, 1, 3, 1 << 40]), np.ones((4, 2), "float32"), sums)
+    assert np.array_equal(sums, [[0, 0], [1, 1], [0, 0]])
 
 
 @given(size=st.tuples(st.integers(1, 700), st.integers(1, 70)), dtype=DTYPES, far=st.sampled_from([0, 1, 30, 1e4]))

@@ -74,16 +74,20 @@ INLINE vec vabs(vec x) { return (vec)((ivec)x & ~SIGN); }
 INLINE vec with_sign_of(vec x, vec sign) { return (vec)(((ivec)x & ~SIGN) | ((ivec)sign & SIGN)); }
 INLINE vec power_of_two(ivec k) { return (vec)((k + BIAS) << MANTISSA); }
 
-// k and q = exp(r) - 1 with x = k ln 2 + r, |r| <= ln 2 / 2
-INLINE vec reduced_exp(vec x, ivec* k)
+// k and q = exp(r) - 1 with x = k ln 2 + r, |r| <= ln 2 / 2, for x that is not too large for k
+INLINE vec reduced_exp_within(vec x, ivec* k)
 {
-    x = choose(x > HIGHEST_EXP, splat(HIGHEST_EXP), x);
-    x = choose(x < LOWEST_EXP, splat(LOWEST_EXP), x);
     const vec magic = splat(ROUNDS), shifted = fused(x, splat((REAL)1.4426950408889634074), magic), n = shifted - magic;
     vec r = fused(n, splat(-LN2_PARTS[0]), x);
     r = fused(n, splat(-LN2_PARTS[1]), r);
     *k = (ivec)shifted - (ivec)magic;
     return fused(POLYNOMIAL(r, EXP), r * r, r);
+}
+
+INLINE vec reduced_exp(vec x, ivec* k)
+{
+    x = choose(x > HIGHEST_EXP, splat(HIGHEST_EXP), x);
+    return reduced_exp_within(choose(x < LOWEST_EXP, splat(LOWEST_EXP), x), k);
 }
 
 INLINE vec vexp(vec x)
@@ -131,9 +135,10 @@ INLINE vec vlog1p(vec x)
 // x + x^3 TANH(x^2) below 5/8, else 1 - 2 / (exp(2 |x|) + 1)
 INLINE vec vtanh(vec x)
 {
-    const vec a = vabs(x), near = choose(a < (REAL)0.625, x, (vec){0}), z = near * near;
-    const vec small = fused(near * z, POLYNOMIAL(z, TANH), near);
-    const vec large = 1 - 2 / (vexp(2 * choose(a > TANH_IS_ONE, splat(TANH_IS_ONE), a)) + 1);
+    ivec k;
+    const vec a = vabs(x), z = x * x, small = fused(x * z, POLYNOMIAL(z, TANH), x);
+    const vec q = reduced_exp_within(2 * choose(a > TANH_IS_ONE, splat(TANH_IS_ONE), a), &k);
+    const vec large = 1 - 2 / ((q + 1) * power_of_two(k) + 1);
     return with_sign_of(choose(a < (REAL)0.625, small, large), x);
 }
 

@@ -95,13 +95,35 @@ KERNEL cross_entropy(const REAL* z, const REAL* q, REAL* losses, REAL* delta, lo
     }
 }
 
+// y = 1 / (1 + exp(-x)), and rest = log(1 + exp(-|x|))
+INLINE vec logistic(vec x, vec* rest)
+{
+    const vec e = vexp(-vabs(x));
+    *rest = vlog1p(e);
+    return choose(x >= 0, splat(1), e) / (1 + e);
+}
+
+// J = q1 (max(-z, 0) + r) + q0 (max(z, 0) + r), r = log(1 + exp(-|z|)), and delta = y (q0 + q1) - q1, y = 1 / (1 + exp(-z)), with
+// q1 = v1 t and q0 = v0 (1 - t); v1: one for each of C columns; n values
+KERNEL weighted_binary_cross_entropy(const REAL* z, const REAL* t, REAL* losses, REAL* delta, REAL v0, const REAL* v1, long C, long n)
+{
+    for (long row = 0; row < n; row += C)
+        for (long j = 0, at = row, left = at_most(C, n - row); left > 0; j += LANES, at += LANES, left -= LANES) {
+            vec rest;
+            const vec x = load_up_to(z + at, left), target = load_up_to(t + at, left), y = logistic(x, &rest);
+            const vec q0 = v0 * (1 - target), q1 = load_up_to(v1 + j, left) * target;
+            store_up_to(losses + at, q1 * (relu(-x) + rest) + q0 * (relu(x) + rest), left);
+            store_up_to(delta + at, y * (q0 + q1) - q1, left);
+        }
+}
+
 // J = max(z, 0) - z t + log(1 + exp(-|z|)) and delta = 1 / (1 + exp(-z)) - t, value by value
 KERNEL binary_cross_entropy(const REAL* z, const REAL* t, REAL* losses, REAL* delta, long n)
 {
     for (long at = 0, left = n; left > 0; at += LANES, left -= LANES) {
-        const vec x = load_up_to(z + at, left), target = load_up_to(t + at, left), e = vexp(-vabs(x));
-        const vec y = choose(x >= 0, splat(1), e) / (1 + e), loss = relu(x) - x * target + vlog1p(e);
-        store_up_to(losses + at, loss, left);
+        vec rest;
+        const vec x = load_up_to(z + at, left), target = load_up_to(t + at, left), y = logistic(x, &rest);
+        store_up_to(losses + at, relu(x) - x * target + rest, left);
         store_up_to(delta + at, y - target, left);
     }
 }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnlite.backend.memory import Memory
-from nnlite.backend.native.operations import NativeOperations, address, kernels
+from nnlite.backend.native.operations import NativeOperations, address, kernels, repeated
 from nnlite.backend.native.rectified import Columns, Rectified
 from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
@@ -23,7 +23,7 @@ def side_by_side(a: Array, columns: list[Array]) -> tuple[tuple[int, int], list[
         raise ShapeError(f"expects {len(columns[0])} channels, got arrays of shape {a.shape}")
     rows = a.size // max(1, channels)
     beside = math.gcd(rows, _BESIDE) if channels < _BESIDE else 1
-    return (rows // beside, channels * beside), [np.tile(column, beside) for column in columns]
+    return (rows // beside, channels * beside), [repeated(column, (beside, channels), column.dtype) for column in columns]
 
 
 class Norms(NativeOperations):
@@ -97,7 +97,7 @@ class Norms(NativeOperations):
 
     def _column(self, values: Array | float, a: Array) -> Array:
         """`values`, one for each channel of `a` or the same for all, in its dtype."""
-        return self.given(np.broadcast_to(values, a.shape[-1]), a.dtype)
+        return repeated(values, (1, a.shape[-1]), a.dtype)
 
 
 class NativeNormalization(NamedTuple):

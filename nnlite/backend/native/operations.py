@@ -45,6 +45,13 @@ def padded(n: int) -> int:
     return -(-n // _LANES) * _LANES
 
 
+def repeated(row: Array | float, shape: tuple[int, int], dtype: Any) -> Array:
+    """Rows of this shape, each this one, or this number everywhere: new and contiguous."""
+    rows = np.empty(shape, dtype)
+    rows[...] = row
+    return rows
+
+
 class NativeOperations(Host):
     """The operations of `native/*.c`, one call each.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnlite.backend.native.operations import NativeOperations, address, kernels
+from nnlite.backend.native.operations import NativeOperations, address, kernels, repeated
 from nnlite.backend.native.sums import are_real
 from nnlite.backend.window import Array
 
@@ -49,7 +49,7 @@ class Pointwise(NativeOperations):
         if not are_real(*arrays) or formula.__name__ not in kernels(arrays[0].dtype):
             return super().sweep(formula, *arguments, out=out)
         wide, numbers = [a for a in arrays if a.shape == arrays[0].shape], list[Any]()
-        rows = [long_row(row, wide[0].shape[-1]) for row in arrays[len(wide) :]]
+        rows = [long_row(row, wide[0].shape[-1], row.dtype) for row in arrays[len(wide) :]]
         for row in rows:
             numbers += address(row), row.size
         return self._sweep(formula.__name__, tuple(wide), out, *numbers, *arguments[len(arrays) :])
@@ -91,10 +91,17 @@ class Pointwise(NativeOperations):
         return self._losses("cross_entropy_of_labels", z, self.given(t, np.dtype("int64")))
 
     def binary_cross_entropy(self, z: Array, t: Array) -> tuple[Array, Array]:
+        return self._of_outputs("binary_cross_entropy", z, t) if _are_alike(z, t) else super().binary_cross_entropy(z, t)
+
+    def weighted_binary_cross_entropy(self, z: Array, t: Array, v_0: float, v_1: Any) -> tuple[Array, Array]:
         if not _are_alike(z, t):
-            return super().binary_cross_entropy(z, t)
+            return super().weighted_binary_cross_entropy(z, t, v_0, v_1)
+        row = long_row(v_1, z.shape[-1], z.dtype)
+        return self._of_outputs("weighted_binary_cross_entropy", z, t, v_0, address(row), row.size)
+
+    def _of_outputs(self, name: str, z: Array, t: Array, *numbers: Any) -> tuple[Array, Array]:
         z, t, losses, delta = self.given(z), self.given(t), np.empty(z.shape, z.dtype), np.empty(z.shape, z.dtype)
-        kernels(z.dtype)["binary_cross_entropy"](*map(address, (z, t, losses, delta)), z.size)
+        kernels(z.dtype)[name](*map(address, (z, t, losses, delta)), *numbers, z.size)
         return losses, delta
 
     def _losses(self, name: str, z: Array, target: Array, *numbers: int) -> tuple[Array, Array]:
@@ -117,9 +124,9 @@ class Pointwise(NativeOperations):
         return self.written(y, out)
 
 
-def long_row(row: Array, channels: int) -> Array:
+def long_row(row: Any, channels: int, dtype: Any) -> Array:
     """One value for each channel, or the same for all; for few channels repeated, so that no vector is cut."""
-    return np.tile(np.broadcast_to(row, channels), _BESIDE if channels < _BESIDE else 1)
+    return repeated(row, (_BESIDE if channels < _BESIDE else 1, channels), dtype)
 
 
 def _are_alike(a: Array, b: Array) -> bool:

@@ -91,9 +91,27 @@ KERNEL row_means(const REAL* a, REAL* means, long m, long k)
     }
 }
 
+// `layer_norm` of m rows of one value each: x is 0, or NaN where a is not finite
+static void layer_norm_of_ones(const REAL* a, REAL gamma, REAL beta, REAL eps, REAL* x, REAL* inv_std, REAL* y, long m)
+{
+    const vec scale = splat(1 / SQRT(eps));
+    EACH_VECTOR(m)
+    {
+        const vec first = load_up_to(a + at, left), zero = first - first, v = zero * scale, result = fused(v, splat(gamma), splat(beta));
+        store_up_to(inv_std + at, zero + scale, left);
+        if (x)
+            store_up_to(x + at, v, left);
+        store_up_to(y + at, result, left);
+    }
+}
+
 // y, x and 1 / sqrt(var + eps) of each of m rows of k values; x may be null
 KERNEL layer_norm(const REAL* a, const REAL* gamma, const REAL* beta, REAL eps, REAL* x, REAL* inv_std, REAL* y, long m, long k)
 {
+    if (k == 1) {
+        layer_norm_of_ones(a, *gamma, *beta, eps, x, inv_std, y, m);
+        return;
+    }
     for (long row = 0; row < m; row++, a += k, y += k) {
         const vec first = splat(*a);
         double sum, var, none;
@@ -112,9 +130,24 @@ KERNEL layer_norm(const REAL* a, const REAL* gamma, const REAL* beta, REAL eps, 
     }
 }
 
+// `layer_norm_delta` of m rows of one value each
+static void layer_norm_delta_of_ones(const REAL* delta, const REAL* x, REAL gamma, const REAL* inv_std, REAL* da, long m)
+{
+    EACH_VECTOR(m)
+    {
+        const vec d = load_up_to(delta + at, left) * splat(gamma), v = load_up_to(x + at, left);
+        const vec result = fused(-(v * d), v, d - d) * load_up_to(inv_std + at, left);
+        store_up_to(da + at, result, left);
+    }
+}
+
 // da = (d - mean of d - x mean of (d x)) inv_std with d = gamma delta, for each row
 KERNEL layer_norm_delta(const REAL* delta, const REAL* x, const REAL* gamma, const REAL* inv_std, REAL* da, long m, long k)
 {
+    if (k == 1) {
+        layer_norm_delta_of_ones(delta, x, *gamma, inv_std, da, m);
+        return;
+    }
     const vec zero = {0};
     for (long row = 0; row < m; row++, delta += k, x += k, da += k) {
         double mean, slope;

@@ -24,6 +24,27 @@ KERNEL column_products(const REAL* x, const REAL* y, long m, long C, double* sum
     }
 }
 
+// out[i] = the sum of the rows whose id is i, in double in their order; rows (m, C), out (n, C). Ids that are no i are left out.
+// first (n), next (m), sum (C): scratch, the first row of each id, the next one of the same id, and a row
+KERNEL add_rows(const int64_t* ids, const REAL* restrict rows, REAL* restrict out, long m, long n, long C, int64_t* first, int64_t* next,
+                double* restrict sum)
+{
+    for (long i = 0; i < n; i++)
+        first[i] = -1;
+    for (long row = m - 1; row >= 0; row--)
+        if (ids[row] >= 0 && ids[row] < n)
+            next[row] = first[ids[row]], first[ids[row]] = row;
+    for (long i = 0; i < n; i++, out += C) {
+        for (long j = 0; j < C; j++)
+            sum[j] = 0;
+        for (long row = first[i]; row >= 0; row = next[row])
+            for (long j = 0; j < C; j++)
+                sum[j] += rows[row * C + j];
+        for (long j = 0; j < C; j++)
+            out[j] = sum[j];
+    }
+}
+
 // Over the pixels of each image: images (n, pixels, C), sums (n, C)
 KERNEL pixel_sums(const REAL* a, long images, long pixels, long C, double* sums)
 {

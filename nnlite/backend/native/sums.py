@@ -42,8 +42,20 @@ class Sums(NativeOperations):
         kernels(a.dtype)["pixel_sums"](address(a), n, h * w, c, address(sums))
         return sums
 
+    def add_rows(self, ids: Array, rows: Array, out: Array) -> None:
+        n, columns = out.shape
+        if not are_real(rows, out) or rows.shape != (*ids.shape, columns):
+            super().add_rows(ids, rows, out)
+            return
+        ids, rows, target = self.given(ids, np.dtype("int64")), self.given(rows), self.room(out, out.shape, out.dtype)
+        scratch = np.empty(n, np.int64), np.empty(len(ids), np.int64), np.empty(columns)
+        kernels(out.dtype)["add_rows"](*map(address, (ids, rows, target)), len(ids), n, columns, *map(address, scratch))
+        self.written(target, out)
+
     def total(self, a: Array) -> Any:
-        """As of one column."""
+        """As of one column; float64 one after another, for which a model of float32 need not compile."""
+        if a.dtype.char == "d":
+            return float(a.cumsum()[-1]) if a.size else 0.0
         if not are_real(a):
             return super().total(a)
         a, total = self.given(a), np.empty(1)
