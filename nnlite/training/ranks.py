@@ -153,7 +153,7 @@ class Ranks:
         return model.backend.asarray(np.concatenate(self.gather(own)))
 
     def any_asks(self, asks: bool) -> bool:
-        """After a step: whether a process asks for a pause, of several one step later, so that all pause after the same step."""
+        """After a step: whether a process asks for a pause; of several all hear of it one step later, and pause together."""
         if not isinstance(self.exchange, Together):
             return asks
         asked, self.exchange.asks, self.exchange.asked = self.exchange.asked, asks, False
