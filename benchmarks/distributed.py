@@ -1,6 +1,6 @@
 """Training in two processes beside two threads, the time of a sum by size, and what a model of both predicts for clusters.
 
-python benchmarks/distributed.py --out benchmarks/results/distributed     # starts mpiexec itself; 5 minutes on 2 idle cores
+python benchmarks/distributed.py --out benchmarks/results/distributed     # starts mpiexec itself; 7 minutes on 2 idle cores
 """
 
 import argparse
@@ -19,8 +19,7 @@ import numpy as np
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 SIZES = [2**k for k in range(0, 25, 2)]  # values of a sum, float32
 RANKS = [8, 16, 32, 64, 128, 256, 512, 1024]
-BATCH = 128  # samples for each process
-MODELS = ("tutorial_cnn", "vgg_small", "mlp")
+MODELS = (("tutorial_cnn", 128), ("vgg_small", 128), ("mlp", 128), ("mlp", 512))  # samples for each process
 
 
 class Network(NamedTuple):
@@ -49,8 +48,28 @@ def sum_seconds(network: Network, ranks: int, size: int) -> float:
     return 2 * np.log2(ranks) * network.latency + 2 * (ranks - 1) / ranks * size / network.bandwidth
 
 
-def fitted(sizes: list[int], seconds: list[float]) -> Network:
-    """The network of two ranks that fits these times of sums best, by relative error."""
+def fitted(sizes: list[int], seconds: list[float]) -> dict[str, Any]:
+    """The two protocols, of short sums and of long ones, that fit these times of sums in two ranks best.
+
+    longest: bytes of the longest short sum   short, long: what a Network has   error: the largest |model / measured - 1|
+    Where one ends and the other begins is what makes the largest error smallest.
+    """
+
+    def split(k: int) -> dict[str, Any]:
+        short, long = line(sizes[:k], seconds[:k]), line(sizes[k:], seconds[k:])
+        found = {"longest": 4 * sizes[k - 1], "short": short._asdict(), "long": long._asdict()}
+        return found | {"error": max(abs(modelled(found, 4 * n) / s - 1) for n, s in zip(sizes, seconds, strict=True))}
+
+    return min(map(split, range(2, len(sizes) - 1)), key=lambda found: found["error"])
+
+
+def modelled(fit: dict[str, Any], size: int) -> float:
+    """Seconds of a sum of `size` bytes in two ranks, by what `fitted` found."""
+    return sum_seconds(Network(**fit["short" if size <= fit["longest"] else "long"]), 2, size)
+
+
+def line(sizes: list[int], seconds: list[float]) -> Network:
+    """The latency and bandwidth of two ranks that fit these times best, by relative error."""
     bytes_, measured = np.array(sizes) * 4.0, np.array(seconds)
     columns = np.stack([2 * np.ones(len(sizes)), bytes_], axis=1) / measured[:, None]
     (latency, per_byte), *_ = np.linalg.lstsq(columns, np.ones(len(sizes)), rcond=None)
@@ -78,7 +97,7 @@ def steps(arguments: argparse.Namespace) -> None:
     communicator = None
     if arguments.ranks > 1:
         communicator = nn.distributed.mpi(deadline=60.0)
-    model, batch = model_of(arguments.model), 2 * BATCH
+    model, batch = model_of(arguments.model), 2 * arguments.batch
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(batch, *model.in_shape)).astype("float32"), rng.integers(0, 10, batch)
     optimizer, loss = nn.Adam(1e-4), nn.CrossEntropy()
@@ -131,16 +150,17 @@ def run(ranks: int, threads: int, *arguments: Any) -> Any:
     return json.loads(lines[0].removeprefix("RESULT "))
 
 
-def compare(name: str, rounds: int, steps: int) -> dict[str, Any]:
+def compare(name: str, batch: int, rounds: int, steps: int) -> dict[str, Any]:
     """Two processes of one thread and one of two threads, in turn."""
+    case = "steps", "--model", name, "--batch", batch, "--steps", steps
     threads, processes = [], []
     for _ in range(rounds):
-        threads.append(run(1, 2, "steps", "--model", name, "--steps", steps))
-        processes.append(run(2, 1, "steps", "--model", name, "--steps", steps))
+        threads.append(run(1, 2, *case))
+        processes.append(run(2, 1, *case))
     ratios = [one["seconds"] / two["seconds"] for one, two in zip(threads, processes, strict=True)]
     return {
         "model": name,
-        "batch": 2 * BATCH,
+        "batch": 2 * batch,
         "bytes": threads[0]["bytes"],
         "kernels": threads[0]["kernels"],
         "threads_ms": 1e3 * statistics.median(each["seconds"] for each in threads),
@@ -164,12 +184,16 @@ def report(results: dict[str, Any]) -> str:
     for each in results["steps"]:
         times = f"{each['threads_ms']:.1f} | {each['processes_ms']:.1f} | **{each['ratio']:.2f}**"
         lines += [f"| {each['model']} | {each['batch']} | {each['bytes'] / 1e6:.2f} | {times} | {each['ratios']} |"]
-    network = Network(**results["fit"])
+    fit = results["fit"]
     lines += ["", "## Measured: a sum of float32 values in 2 processes, one machine", ""]
     lines += ["| values | us | model, us |", "|---|---|---|"]
     for size, seconds in zip(SIZES, results["messages"], strict=True):
-        lines += [f"| {size:,} | {1e6 * seconds:.1f} | {1e6 * sum_seconds(network, 2, 4 * size):.1f} |"]
-    lines += ["", f"Fitted: latency {1e6 * network.latency:.2f} us, bandwidth {network.bandwidth / 1e9:.2f} GB/s.", ""]
+        lines += [f"| {size:,} | {1e6 * seconds:.1f} | {1e6 * modelled(fit, 4 * size):.1f} |"]
+    short, long = (
+        f"latency {1e6 * fit[kind]['latency']:.2f} us, bandwidth {fit[kind]['bandwidth'] / 1e9:.2f} GB/s"
+        for kind in ("short", "long")
+    )
+    lines += ["", f"Fitted: {short} to {fit['longest']:,} bytes; {long} above. Largest error: {fit['error']:.0%}.", ""]
     lines += ["## PREDICTED, not measured: the share of a step that is not spent on exchanging", ""]
     lines += [
         "A step exchanges the gradient's n bytes in 2 log2(p) latency + 2 (p - 1) / p n / bandwidth, and the losses in log2(p)",
@@ -181,7 +205,11 @@ def report(results: dict[str, Any]) -> str:
     for each in results["steps"]:
         for name, network in NETWORKS.items():
             shares = (efficiency(network, ranks, each["bytes"], each["processes_ms"] / 1e3) for ranks in RANKS)
-            lines += [f"| {each['model']} | {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |"]
+            lines += [
+                f"| {each['model']}, {each['batch'] // 2} each | {name} | "
+                + " | ".join(f"{share:.1%}" for share in shares)
+                + " |"
+            ]
     return "\n".join([*lines, ""])
 
 
@@ -192,15 +220,14 @@ def plot(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    network = Network(**results["fit"])
     left.loglog(SIZES, [1e6 * s for s in results["messages"]], "o", label="measured, 2 processes")
-    left.loglog(SIZES, [1e6 * sum_seconds(network, 2, 4 * size) for size in SIZES], label="latency and bandwidth, fitted")
+    left.loglog(SIZES, [1e6 * modelled(results["fit"], 4 * size) for size in SIZES], label="latency and bandwidth, fitted")
     left.set(xlabel="float32 values", ylabel="microseconds of a sum", title="one machine")
     for each in results["steps"]:
         for i, (name, network) in enumerate(NETWORKS.items()):
             shares = [100 * efficiency(network, ranks, each["bytes"], each["processes_ms"] / 1e3) for ranks in RANKS]
             style = "-" if each is results["steps"][0] else "--"
-            right.semilogx(RANKS, shares, style, base=2, color=f"C{i}", label=f"{each['model']}, {name}")
+            right.semilogx(RANKS, shares, style, base=2, color=f"C{i}", label=f"{each['model']} {each['batch'] // 2}, {name}")
     right.set(xlabel="processes", ylabel="% of a step not spent on exchanging", title="PREDICTED, not measured", ylim=(0, 101))
     for axes in (left, right):
         axes.legend(fontsize=7)
@@ -215,7 +242,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--part", choices=["steps", "messages"], help="what a process that this script starts does")
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
+    parser.add_argument("--model", default=MODELS[0][0])
+    parser.add_argument("--batch", type=int, default=MODELS[0][1], help="samples for each process")
     arguments = parser.parse_args()
     if arguments.part:
         return {"steps": steps, "messages": messages}[arguments.part](arguments)
@@ -223,9 +251,9 @@ def main() -> None:
     results = {
         "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "rounds": arguments.rounds,
-        "steps": [compare(name, arguments.rounds, arguments.steps) for name in MODELS],
+        "steps": [compare(*case, arguments.rounds, arguments.steps) for case in MODELS],
         "messages": sums,
-        "fit": fitted(SIZES, sums)._asdict(),
+        "fit": fitted(SIZES, sums),
     }
     print(report(results))
     if arguments.out:

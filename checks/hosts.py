@@ -98,7 +98,7 @@ def main() -> None:
         print(f"a stopped host: all ended after {time.monotonic() - begun:.1f} s, the deadline is 3 s")
 
         process = start(folder, "tests/ranks/faults.py", "long", folder / "cut")
-        while not (folder / "cut").exists():
+        while not (folder / "cut" / "begun").exists():
             time.sleep(0.05)
         ip("-n", "nnlite-b", "link", "set", "cable-b", "down")
         begun = time.monotonic()

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-_SPINS = 1.0  # seconds that a waiting process polls before it sleeps between polls
+_SPINS = 0.01  # seconds that a waiting process polls without a pause, which Python's shortest sleep is: 60 us, many in a sum
+_POLLS = 1.0  # seconds that it polls before it sleeps between polls
 _SLEEP = 1e-3
 _LENGTH, _FIRST = 8, 1024  # bytes of a value's length, and of the value, that are exchanged first
 _READ = 0.5  # seconds in which a launcher reads a last message
@@ -103,8 +104,11 @@ class MPICommunicator:
         limit, begun, said = self.deadline, time.monotonic(), False
         while not request.Test():
             waited = time.monotonic() - max(begun, self.beaten)
-            time.sleep(0 if waited < _SPINS else _SLEEP)
-            if waited > min(_SPINS, limit / 2) and self.meetings:
+            if waited < _SPINS:
+                os.sched_yield()
+            else:
+                time.sleep(0 if waited < _POLLS else _SLEEP)
+            if waited > min(_POLLS, limit / 2) and self.meetings:
                 # All that wait here say so once one of them has waited for long: the others are missing.
                 said = self._call_roll(said, waited > limit / 2)
             if waited > limit:

@@ -95,12 +95,17 @@ ALONE = Exchange()
 
 
 class Together(Exchange):
-    """Several processes. `found`: the first of them whose loss in the last pass was not finite, None for none."""
+    """Several processes.
+
+    found: the first of them whose loss in the last pass was not finite, None for none.
+    asks: whether this one asks for a pause; the others hear of it in the next pass.   asked: whether one did in the last.
+    """
 
     def __init__(self, communicator: Communicator) -> None:
         self.communicator, self.rank, self.size = communicator, communicator.rank, communicator.size
         self.ordered, self.synchronised = communicator.deterministic, communicator.sync_batch_norm
         self.found: int | None = None
+        self.asks = self.asked = False
 
     def rows(self, runs: Sequence[Run], n: int, vectors: Vectors) -> slice:
         """Even parts, the longer ones first; if `ordered`, they end where shards of all runs do, so some may be empty."""
@@ -149,16 +154,17 @@ class Together(Exchange):
         self.communicator.sum_(vectors.grads)
 
     def losses(self, losses: list[Any], out: Array | None, mine: slice) -> list[Any]:
-        own = [float(loss) for loss in losses], None if out is None else out[mine]
+        own = [float(loss) for loss in losses], None if out is None else out[mine], self.asks
         every = self.communicator.gather(own)
-        sums = [sum(losses) for losses, _ in every]
+        self.asked = any(asks for _, _, asks in every)
+        sums = [sum(losses) for losses, _, _ in every]
         self.found = next((rank for rank, total in enumerate(sums) if total - total != 0), None)
         if out is not None:
             start = 0
-            for _, part in every:
+            for _, part, _ in every:
                 out[start : start + len(part)] = part
                 start += len(part)
-        return [loss for losses, _ in every for loss in losses]
+        return [loss for losses, _, _ in every for loss in losses]
 
     def average(self, vectors: Vectors, barriers: frozenset[str], share: float) -> None:
         places = [slot.place for slot in vectors.kept if slot.path in barriers]

@@ -138,8 +138,8 @@ class Checkpoints(Keeper):
 
     def after_step(self, counts: Counts) -> None:
         """Write a checkpoint if one is due; deliver a waiting signal."""
-        if self.signals.waiting is not None:
-            self._save(counts, together=False)  # the others may hear of the signal in another step
+        if self.trainer.ranks.any_asks(self.signals.waiting is not None):
+            self._save(counts)
             self.signals.let_through()
         elif self.every and self.trainer.steps % self.every == 0:
             self._save(counts)

@@ -152,6 +152,13 @@ class Ranks:
         own = model.backend.to_host(model(x[mine])) if mine.start < mine.stop else np.empty((0, *model.out_shape), model.dtype)
         return model.backend.asarray(np.concatenate(self.gather(own)))
 
+    def any_asks(self, asks: bool) -> bool:
+        """After a step: whether a process asks for a pause; of several all hear of it one step later, and pause together."""
+        if not isinstance(self.exchange, Together):
+            return asks
+        asked, self.exchange.asks, self.exchange.asked = self.exchange.asked, asks, False
+        return asked
+
     def locate(self, model: Sequential, x: Any, t: Any, w: Any, rows: Any) -> str:
         """Where in a batch the first value is not finite, and in which process; see `nnlite.tools.debug.locate`."""
         if not isinstance(self.exchange, Together):

@@ -159,7 +159,10 @@ class Trainer:
             return on_device(checked, backend)
 
         checked = self.ranks.all_do(check)
-        self._compare_ranks(source, epochs=epochs, steps_per_epoch=steps, **order)
+        validated = None if checked is None else (len(checked) if hasattr(checked, "__len__") else True, validation_steps)
+        kept_as = None if checkpoint is None else (every, bool(resume))
+        settings = {"epochs": epochs, "steps_per_epoch": steps, "validation": validated, "checkpoint": kept_as}
+        self._compare_ranks(source, nonfinite=nonfinite, **settings, **order)
         kept = keeper.begin(resume)
         part = self.ranks.part_for(self.model)
         feed = Epochs(on_device(source, backend), steps, keeper.first, keeper.placed, places, part, **order)
@@ -185,7 +188,7 @@ class Trainer:
                 "loss": repr(self.loss),
                 "metrics": [metric.name for metric in self.metrics],
                 **changing(self),
-                "what fit was given": settings,
+                **{f"{name} of fit": value for name, value in settings.items()},
             }
         )
 

@@ -18,7 +18,10 @@ class Fault(nn.Callback):
         self.fault = fault
 
     def on_step_end(self, trainer):
+        if trainer.steps == 6 and self.fault == "terminate":
+            os.kill(os.getpid(), signal.SIGTERM)
         if trainer.steps == 6 and trainer.communicator.rank == 1:
+            Path(sys.argv[2], "begun").touch()
             getattr(self, self.fault)(trainer)
 
     def exception(self, trainer):
@@ -38,10 +41,12 @@ class Fault(nn.Callback):
 
     def long(self, trainer):
         """Now checks/hosts.py cuts the cable."""
-        Path(sys.argv[2]).touch()
 
     def slow(self, trainer):
         """Process 0 takes longer than the deadline to write: see below."""
+
+    def terminate(self, trainer):
+        """All processes get a signal, as from a launcher: see below."""
 
     def writer(self, trainer):
         """Process 0 stops while it writes: see below."""
@@ -66,6 +71,7 @@ class Writer(nn.Callback):
 
 
 def main(fault, folder):
+    Path(folder).mkdir(exist_ok=True)
     model = nn.Sequential(nn.Dense(16), nn.ReLU(), nn.Dense(3), input_shape=(8,))
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(64, 8)), rng.integers(0, 3, 64)

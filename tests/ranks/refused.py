@@ -32,6 +32,10 @@ def message(communicator, folder, case):
     if case == "folder":
         Path(folder, "file").touch()
         settings["checkpoint"] = Path(folder, "file")
+    if case in ("validation", "no validation") and not (last and case == "no validation"):
+        settings["validation"] = (x[last:], t[last:])
+    if case == "no checkpoint" and not last:
+        settings["checkpoint"] = Path(folder, "checkpoints")
     changes = [Change()] if last and case == "values" else []
     try:
         communicator.device = "cuda" if case == "device" else "cpu"
@@ -41,7 +45,10 @@ def message(communicator, folder, case):
         return f"{type(error).__name__}: {error}"
 
 
-CASES = ("model", "seed", "kernels", "length", "labels", "rate", "order", "batch", "folder", "device", "values", "nothing")
+CASES = (
+    *("model", "seed", "kernels", "length", "labels", "rate", "order", "validation", "no validation", "no checkpoint"),
+    *("batch", "folder", "device", "values", "nothing"),
+)
 
 
 def main(folder):
