@@ -204,7 +204,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(DeviceArray, f"__{_name}__", _binary(getattr(operator, _name))[0])
 for _name, _function in {"neg": np.negative, "abs": np.abs, "invert": np.invert}.items():
     setattr(DeviceArray, f"__{_name}__", lambda self, function=_function: call(function, self))
-for _name in ("sum", "mean", "max", "min", "argmax", "any", "all"):
+for _name in ("sum", "mean", "max", "min", "argmax", "any", "all", "take"):
     setattr(DeviceArray, _name, lambda self, *a, name=_name, **k: call(getattr(np, name), self, *a, **k))
 DeviceArray.__hash__ = None
 
