@@ -15,7 +15,7 @@ from nnlite.training.hooks import Training, show_step
 from nnlite.training.keeper import Keeper
 from nnlite.training.progress import Progress, show
 from nnlite.training.ranks import DivergedError
-from nnlite.training.sources import Epochs
+from nnlite.training.sources import Epochs, is_dataset
 
 _UNSAVED = NonFiniteError, DivergedError  # after these nothing is worth saving
 
@@ -46,8 +46,9 @@ class Loop:
         while trainer.epochs < epochs and (counts is not None or not trainer.stopped):
             counts = self._begin_epoch() if counts is None else counts
             guard = Guard(trainer, counts, self.skip, self.feed.rows)
+            given = () if counts.complete else self.feed.epoch(trainer.epochs, counts.batches)
             with self._under_way(counts) as bar:
-                for x, t, w in () if counts.complete else self.feed.epoch(trainer.epochs, counts.batches):
+                for x, t, w in given if ranks.size == 1 or is_dataset(self.feed.source) else ranks.in_step(given):
                     n = ranks.samples(x, t)
                     z = model.backend.xp.empty((n, *model.out_shape), model.dtype) if trainer.metrics and n else None
                     with guard:

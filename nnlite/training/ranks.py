@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from nnlite.model import Sequential
 from nnlite.tools.debug import locate
 
 T = TypeVar("T")
+B = TypeVar("B", bound=tuple[Any, ...])
 _LISTED = 16  # processes that are shown
 
 
@@ -139,6 +140,22 @@ class Ranks:
         if self.communicator is None:
             return None
         return lambda n: self.exchange.rows(model.plan.training, n, model.vectors)
+
+    def in_step(self, batches: Iterable[B]) -> Iterator[B]:
+        """The batches (x, t, w) of an iterable. Raises StateError where those of another process end, or have other lengths."""
+        batches = iter(batches)
+        while True:
+            batch = next(batches, None)
+            every = self.gather(0 if batch is None else length(batch[1]))
+            for rank, n in enumerate(every):
+                if n != every[0]:
+                    raise StateError(
+                        f"rank {rank} of {self.size} and rank 0 differ in the samples of their next batch: {n} and {every[0]}; "
+                        "all processes iterate over the same batches"
+                    )
+            if batch is None:
+                return
+            yield batch
 
     def samples(self, x: Any, t: Any) -> int:
         """The samples of a batch, of which x may be this process's part."""

@@ -241,7 +241,7 @@ class Trainer:
         x = None
         given = itertools.islice(batches(on_device(source, backend), batch_size), steps)
         with self._metrics_anew(), read_ahead(source, given) as read:
-            for x, t, w in read:
+            for x, t, w in self.ranks.in_step(read) if self.ranks.sharing and not is_dataset(source) else read:
                 z = self.ranks.outputs(self.model, x)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)

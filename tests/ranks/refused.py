@@ -36,18 +36,23 @@ def message(communicator, folder, case):
         settings["validation"] = (x[last:], t[last:])
     if case == "no checkpoint" and not last:
         settings["checkpoint"] = Path(folder, "checkpoints")
+    n = 17 if last and case == "longer" else 16
+    batches = [(x[:16], t[:16]), (x[:n], t[:n]), (x[:16], t[:16])][: 2 if last and case.startswith("shorter") else 3]
+    data = iter(batches) if case in ("shorter", "longer") else (x, t)
+    if case == "shorter validation":
+        settings |= {"validation": iter(batches)}
     changes = [Change()] if last and case == "values" else []
     try:
         communicator.device = "cuda" if case == "device" else "cpu"
         trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(rate), callbacks=changes, communicator=communicator)
-        trainer.fit((x, t), 1, **settings)
+        trainer.fit(data, 1, **settings)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
 CASES = (
     *("model", "seed", "kernels", "length", "labels", "rate", "order", "validation", "no validation", "no checkpoint"),
-    *("batch", "folder", "device", "values", "nothing"),
+    *("shorter", "longer", "shorter validation", "batch", "folder", "device", "values", "nothing"),
 )
 
 
