@@ -13,7 +13,7 @@ from peers_parts.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-MACHINES = {"peers_kernels_zen4": "Zen 4 EPYC"}  # files of rounds; README shows the first
+MACHINES = {"peers_team_zen4": "Zen 4 EPYC"}  # files of rounds; README shows the first
 PEERS = {"torch": "PyTorch, eager", "keras": "Keras", "jax": "JAX"}  # columns
 NAMES = {"torch": "PyTorch", "torch.compile": "PyTorch, compiled", "keras": "Keras", "jax": "JAX", "sklearn": "scikit-learn"}
 CNN = ("cnn@32", "cnn@128", "cnn@512")
