@@ -131,10 +131,11 @@ def machine() -> dict[str, Any]:
     """The machine and the versions."""
     from importlib.metadata import version
 
-    packages = [name for name in ("nnlite", "numpy", "torch") if find_spec(name)]
+    import nnlite as nn
+
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    versions = {name: version(name) for name in packages}
+    versions = {"nnlite": nn.__version__} | {name: version(name) for name in ("numpy", "torch") if find_spec(name)}
     return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
