@@ -16,7 +16,7 @@ help:
 	@echo "make dist      the sdist and the wheels of a release, each tried in an empty environment (Linux, x86-64; 5 minutes)"
 	@echo "make parity    compare layers, losses and optimisers with PyTorch (all but Dropout and Muon)"
 	@echo "make interop   models of Keras, PyTorch and ONNX in nnlite and back, beside these libraries, with real files (6 minutes)"
-	@echo "make differential  train 2,000 random networks beside PyTorch in float64 (a quarter of an hour)"
+	@echo "make differential  train 2,000 random networks beside PyTorch in float64 (a minute)"
 	@echo "make memory    peak memory of loss_and_grad at batch 256 and 4096, and the time that an import takes"
 	@echo "make accuracy  the recipe of 90% on CIFAR-10: five seeds, nnlite and PyTorch in turn (an hour)"
 	@echo "make kernels   plant bugs in the CUDA and C kernels and show that the tests catch each (needs g++ and a C compiler, no GPU)"
