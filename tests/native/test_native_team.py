@@ -1,6 +1,7 @@
 """Threads that wait awake for blocks of a kernel: the same bits with any number of them, and nobody waits for ever."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import nnlite as nn
 from nnlite.backend.cpu.threads import map_shards
+from nnlite.backend.native import loader, operations
 from nnlite.backend.native.team import helpers
 
 DTYPES = ["float32", "float64"]
@@ -54,6 +56,11 @@ def test_updates_of_any_number_of_threads(native, dtype, n):
     pieces = [update(*(v[at : at + 999].copy() for v in vectors)) for at in range(0, n, 999)]
     results.append([np.concatenate(parts) for parts in zip(*pieces, strict=True)])
     assert all(np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_c_and_python_agree_on_the_memory_that_a_small_product_has():
+    found = re.search(r"#define OWN (\d+)", (loader.FOLDER / "product.c").read_text())
+    assert found and int(found[1]) == operations._OWN_ROOM
 
 
 def test_calls_of_several_threads_at_once(native):

@@ -17,6 +17,7 @@ static void in_blocks(const REAL* A, long row_a, long step_a, const REAL* B, lon
 
 // C (m, n) = A B for A (m, k) and B (k, n), whose values are (row, column) apart, and with `bias` C += bias, with `rectify`
 // max(C, 0). scratch: (k + n) padded(m) values, and no fewer than k padded(n) + 16 m; NULL if OWN are enough.
+// That is what a Product describes; threads share it by blocks of columns.
 typedef struct {
     const REAL *A, *B, *bias;
     REAL *C, *scratch;
@@ -96,7 +97,7 @@ static void multiply_block(const void* job, long i)
     multiply_alone(&f);
 }
 
-// The same in blocks of `width` columns, each with `room` values of scratch memory; an output is the same bits in any block
+// A Product in blocks of `width` columns, each with `room` values of scratch memory; an output is the same bits in any block
 KERNEL multiply(const REAL* A, long row_a, long column_a, const REAL* B, long row_b, long column_b, REAL* C, long row_c, const REAL* bias,
                 long rectify, long m, long n, long k, REAL* scratch, Team* team, long width, long room)
 {

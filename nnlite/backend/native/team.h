@@ -10,6 +10,7 @@ typedef struct {
     const void* job;
     long count, is_open, next, inside, busy;
 } Team;
+_Static_assert(sizeof(Team) <= 64, "team.py gives it 64 bytes");
 
 #define NOW(place) __atomic_load_n(place, __ATOMIC_SEQ_CST)
 #define SET(place, value) __atomic_store_n(place, value, __ATOMIC_SEQ_CST)

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnlite.backend.cpu.threads import calls, lend
 
-_ROOM = 64  # bytes of Team and more
+_ROOM = 64  # bytes, no fewer than those of Team
 
 
 class Helpers:
