@@ -115,7 +115,7 @@ RECIPES = {
     "tutorial": Recipe(lambda seed: nn.zoo.tutorial_cnn(seed=seed), 10, 32, adam),
     "resnet20": Recipe(lambda seed: nn.zoo.resnet(20, seed=seed), 30, 128, one_cycle, augmentations=FLIP_AND_CROP),
     "vgg": Recipe(lambda seed: nn.zoo.vgg_small(seed=seed), 15, 128, one_cycle, augmentations=FLIP_AND_CROP),
-    "fast90": airbench((24, 192, 192), epochs=5, batch_size=500, filters=0.17, padding="same", activation=nn.ReLU),
+    "fast90": airbench((24, 192, 192), epochs=5, batch_size=500, filters=0.17, activation=nn.ReLU),
     "fast94": airbench((64, 256, 256), epochs=9, batch_size=1000, filters=0.24, shift=1),
 }
 

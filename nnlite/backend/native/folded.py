@@ -10,7 +10,7 @@ from nnlite.backend.cpu.winograd import conv_algorithm
 from nnlite.backend.memory import Memory
 from nnlite.backend.native.operations import NativeOperations, address, kernels, padded
 from nnlite.backend.native.plans import Table
-from nnlite.backend.native.winograd import TILES, NativeWinogradPlan, cost
+from nnlite.backend.native.winograd import TILES, NativeWinogradPlan, cheapest_tile
 from nnlite.backend.window import Array, Window
 
 _COPY = 4  # the cost of a copied value, in multiplications of a product
@@ -140,13 +140,14 @@ def best_fold(window: Window, filters: int) -> tuple[Folds, int] | None:
     (sh, sw), (dh, dw) = window.stride, window.dilation
     if conv_algorithm.name == "direct" or sh > 1 < dh or sw > 1 < dw:
         return None
-    folds = {r: Folds(window, filters, r) for r in TILES}
-    costs = {(r, m): _cost(folds[r], m, filters) for r in TILES for m in TILES[r]}
-    r, m = min(costs, key=lambda tile: costs[tile])
+    tried = [(*_cost(folds := Folds(window, filters, r), filters), folds) for r in TILES]
+    cost, m, folds = min(tried, key=lambda one: one[0])
     in_place = math.prod(window.kernel) * window.in_shape[2] * padded(filters) * math.prod(window.out_size)
-    return (folds[r], m) if costs[r, m] < _WORTH * in_place else None
+    return (folds, m) if cost < _WORTH * in_place else None
 
 
-def _cost(folds: Folds, m: int, filters: int) -> float:
+def _cost(folds: Folds, filters: int) -> tuple[float, int]:
+    """Of an image, in multiplications of a product, and m of its tiles."""
+    m, tiles = cheapest_tile(folds.inner, filters)
     copied: int = math.prod(folds.inputs.shape) + math.prod(folds.outputs.shape)
-    return folds.inputs.samples * (cost(folds.inner, filters, m) + _COPY * copied)
+    return folds.inputs.samples * (tiles + _COPY * copied), m

@@ -1,49 +1,124 @@
-// Winograd's transforms at the points 0, 1, -1, 2, -2 and infinity, which serve F(4 x 4, 3 x 3) and F(3 x 3, 4 x 4): what evaluates
-// filters of one, but for the factors SCALE, is the adjoint of what makes outputs of the other.
+// Winograd's transforms at the pairs of points p and -p of PAIRS, at 0 where IN is even, and at infinity, in this order. Each is
+// of one axis, in place: x[0], x[step], ...
+//
+// With M(x) the product of x - point over all points, the rows of B' are the coefficients of M(x) / (x - point), and those of M for
+// infinity; the rows of A, and of G times M'(point), are 1, point, point^2, ... Even and odd powers stay apart until the last step,
+// for p and -p together. Compilers fold everything that does not depend on x.
 #pragma once
 #include "vector.h"
 
-// One axis of each transform, in place: x[0], x[step], ...
+#define IN (OUT + TAPS - 1)
+#define HAS_ZERO (1 - IN % 2)
+#define N ((IN - 1) / 2) // pairs
+
+static const double PAIR[N] = PAIRS;
+
+INLINE vec add_times(double factor, vec x, vec sum) { return fused(splat(factor), x, sum); }
+
+// c[0] x[0] + c[1] x[2 step] + ..., n terms
+INLINE vec sum_of_every_other(const double* c, int n, const vec* x, int step)
+{
+    vec sum = (REAL)c[0] * x[0];
+    UNROLL for (int i = 1; i < n; i++) sum = add_times(c[i], x[2 * i * step], sum);
+    return sum;
+}
+
+// Coefficients of the product of t - p^2 over the pairs but one, or all
+INLINE void multiply_pairs(int but, double* c)
+{
+    UNROLL for (int i = 0; i <= N; i++) c[i] = i == 0;
+    UNROLL for (int k = 0; k < N; k++)
+        UNROLL for (int i = N; i >= 0; i--) c[i] = k == but ? c[i] : (i > 0 ? c[i - 1] : 0) - PAIR[k] * PAIR[k] * c[i];
+}
+
+// 1, p^2, p^4, ...
+INLINE void powers(int k, double* c)
+{
+    c[0] = 1;
+    UNROLL for (int i = 1; i <= N; i++) c[i] = c[i - 1] * PAIR[k] * PAIR[k];
+}
 
 INLINE void input_axis(vec* x, int step) // B'd
 {
-    const vec a = x[0], b = x[step], c = x[2 * step], d = x[3 * step], e = x[4 * step], f = x[5 * step];
-    const vec even = e - 4 * c, odd = d - 4 * b, g = e - c, h = 2 * (d - b);
-    x[0] = 4 * (a - c) + g, x[step] = even + odd, x[2 * step] = even - odd;
-    x[3 * step] = g + h, x[4 * step] = g - h, x[5 * step] = 4 * (b - d) + (f - d);
+    vec y[IN];
+    double c[N + 1];
+    UNROLL for (int k = 0; k < N; k++)
+    {
+        multiply_pairs(k, c);
+        const vec low = sum_of_every_other(c, N, x + HAS_ZERO * step, step), high = sum_of_every_other(c, N, x + (HAS_ZERO + 1) * step, step);
+        y[2 * k] = add_times(PAIR[k], low, high), y[2 * k + 1] = add_times(-PAIR[k], low, high);
+    }
+    multiply_pairs(N, c);
+    if (HAS_ZERO)
+        y[2 * N] = sum_of_every_other(c, N + 1, x, step);
+    y[IN - 1] = sum_of_every_other(c, N + 1, x + HAS_ZERO * step, step);
+    UNROLL for (int i = 0; i < IN; i++) x[i * step] = y[i];
 }
 
-INLINE void from_points_4(vec* x, int step) // 6 -> 4
+INLINE void input_delta_axis(vec* x, int step) // B v, its adjoint
 {
-    const vec s = x[step] + x[2 * step], d = x[step] - x[2 * step], t = x[3 * step] + x[4 * step], e = x[3 * step] - x[4 * step];
-    x[0] = x[0] + s + t, x[step] = d + 2 * e, x[2 * step] = s + 4 * t, x[3 * step] = d + 8 * e + x[5 * step];
+    vec y[IN] = {0};
+    double c[N + 1];
+    multiply_pairs(N, c);
+    UNROLL for (int i = 0; i <= N; i++)
+    {
+        y[2 * i + HAS_ZERO] = (REAL)c[i] * x[(IN - 1) * step];
+        if (HAS_ZERO)
+            y[2 * i] = (REAL)c[i] * x[2 * N * step];
+    }
+    UNROLL for (int k = 0; k < N; k++)
+    {
+        multiply_pairs(k, c);
+        const vec high = x[2 * k * step] + x[(2 * k + 1) * step], low = (REAL)PAIR[k] * (x[2 * k * step] - x[(2 * k + 1) * step]);
+        UNROLL for (int i = 0; i < N; i++)
+        {
+            y[2 * i + HAS_ZERO] = add_times(c[i], low, y[2 * i + HAS_ZERO]);
+            y[2 * i + HAS_ZERO + 1] = add_times(c[i], high, y[2 * i + HAS_ZERO + 1]);
+        }
+    }
+    UNROLL for (int i = 0; i < IN; i++) x[i * step] = y[i];
 }
 
-INLINE void to_points_4(vec* x, int step) // 4 -> 6, its adjoint
+INLINE void to_points(vec* x, int step, int n) // A y or, but for the scales, G w: n -> IN
 {
-    const vec a = x[0], b = x[step], c = x[2 * step], d = x[3 * step];
-    const vec e = a + c, o = b + d, f = a + 4 * c, p = 2 * (b + 4 * d);
-    x[step] = e + o, x[2 * step] = e - o, x[3 * step] = f + p, x[4 * step] = f - p, x[5 * step] = d;
+    vec y[IN];
+    double c[N + 1];
+    UNROLL for (int k = 0; k < N; k++)
+    {
+        powers(k, c);
+        const vec even = sum_of_every_other(c, (n + 1) / 2, x, step), odd = sum_of_every_other(c, n / 2, x + step, step);
+        y[2 * k] = add_times(PAIR[k], odd, even), y[2 * k + 1] = add_times(-PAIR[k], odd, even);
+    }
+    if (HAS_ZERO)
+        y[2 * N] = x[0];
+    y[IN - 1] = x[(n - 1) * step];
+    UNROLL for (int i = 0; i < IN; i++) x[i * step] = y[i];
 }
 
-INLINE void input_delta_axis(vec* x, int step) // B v
+INLINE void from_points(vec* x, int step, int n) // its adjoint: IN -> n
 {
-    const vec a = x[0], p = x[step] + x[2 * step], q = x[step] - x[2 * step], f = x[5 * step];
-    const vec r = x[3 * step] + x[4 * step], s = x[3 * step] - x[4 * step];
-    x[0] = 4 * a, x[step] = 4 * (f - q) - 2 * s, x[2 * step] = -(4 * (a + p) + (a + r));
-    x[3 * step] = 2 * (s - 2 * f) + (q - f), x[4 * step] = a + p + r;
+    vec y[IN] = {0};
+    double c[N + 1];
+    if (HAS_ZERO)
+        y[0] = x[2 * N * step];
+    y[n - 1] = x[(IN - 1) * step];
+    UNROLL for (int k = 0; k < N; k++)
+    {
+        powers(k, c);
+        const vec even = x[2 * k * step] + x[(2 * k + 1) * step], odd = (REAL)PAIR[k] * (x[2 * k * step] - x[(2 * k + 1) * step]);
+        UNROLL for (int i = 0; i < n; i++) y[i] = add_times(c[i / 2], i % 2 ? odd : even, y[i]);
+    }
+    UNROLL for (int i = 0; i < n; i++) x[i * step] = y[i];
 }
 
-INLINE void to_points_3(vec* x, int step) // 3 -> 6
+INLINE REAL scale(int point) // 1 / M'(point), which G has
 {
-    const vec a = x[0], b = x[step], c = x[2 * step], e = a + c, f = a + 4 * c;
-    x[step] = e + b, x[2 * step] = e - b, x[3 * step] = f + 2 * b, x[4 * step] = f - 2 * b, x[5 * step] = c;
+    double slope = 1;
+    UNROLL for (int k = 0; k < N; k++)
+        if (point == 2 * N && HAS_ZERO)
+            slope *= -PAIR[k] * PAIR[k];
+        else if (point < 2 * N)
+            slope *= point / 2 == k ? (HAS_ZERO ? 2 * PAIR[k] * PAIR[k] : point % 2 ? -2 * PAIR[k] : 2 * PAIR[k])
+                                    : PAIR[point / 2] * PAIR[point / 2] - PAIR[k] * PAIR[k];
+    return 1 / slope;
 }
-
-INLINE void from_points_3(vec* x, int step) // 6 -> 3, its adjoint
-{
-    const vec p = x[step] + x[2 * step], q = x[step] - x[2 * step], r = x[3 * step] + x[4 * step], s = x[3 * step] - x[4 * step];
-    x[0] = x[0] + p + r, x[step] = q + 2 * s, x[2 * step] = p + 4 * r + x[5 * step];
-}
-
-#define SCALE(i) ((REAL)((i) == 0 ? 1 / 4. : (i) < 3 ? -1 / 6. : (i) < 5 ? 1 / 24. : 1.))

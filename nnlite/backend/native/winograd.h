@@ -6,9 +6,10 @@
 // A block of rows of tiles stays in L2. Tails are copies: a row of tiles is read from (written to) a strip in scratch, with zeros
 // outside the image and channels rounded up to PAD, wherever the image itself does not have all of that.
 #include "norm.h"
+#include "points.h"
+#define FETCHES
 #include "product.h"
 
-#define IN (OUT + TAPS - 1)
 #define POINTS (IN * IN)
 #define BLOCK 131072 // values of a block of V and M: half of an L2 of 1 MiB
 
@@ -16,7 +17,7 @@ typedef struct {
     long H, W, C, F, top, left, h, w; // images, their padding, outputs
     long tiles_y, tiles_x, channels, filters; // the last two: C and F rounded up
     long rows; // of tiles in a block
-    long plane_v, plane_m, plane_u, plane_t; // values from one point to the next in V, M, U and its transpose
+    long plane_v, plane, plane_u, plane_t; // values of V of a point, then M; from one point to the next in both, U and its transpose
 } Shape;
 
 static Shape shape_of(long H, long W, long C, long F, long top, long left, long h, long w)
@@ -26,7 +27,7 @@ static Shape shape_of(long H, long W, long C, long F, long top, long left, long 
     const long both = s.channels + s.filters, tiles = at_least(BLOCK / (POINTS * both), s.channels * s.filters / (2 * both));
     s.rows = at_least(1, tiles / s.tiles_x);
     // + PAD: planes a multiple of 4 KiB apart meet in one set of L1.
-    s.plane_v = s.rows * s.tiles_x * s.channels + PAD, s.plane_m = s.rows * s.tiles_x * s.filters + PAD;
+    s.plane_v = s.rows * s.tiles_x * s.channels + PAD, s.plane = s.plane_v + s.rows * s.tiles_x * s.filters + PAD;
     s.plane_u = C * s.filters + PAD, s.plane_t = F * s.channels + PAD;
     return s;
 }
@@ -34,15 +35,21 @@ static Shape shape_of(long H, long W, long C, long F, long top, long left, long 
 // Values of scratch: V, M and a strip.
 INLINE long scratch_size(const Shape* s)
 {
-    return POINTS * (s->plane_v + s->plane_m) + IN * (OUT * s->tiles_x + TAPS - 1) * at_least(s->channels, s->filters);
+    return POINTS * s->plane + IN * (OUT * s->tiles_x + TAPS - 1) * at_least(s->channels, s->filters);
 }
 
 // ---- both axes of each transform
 
-// From a square of `from` values a side to one of `to`, both in rows of IN.
-#define BOTH(axis, t, from, to)                                                                                         \
-    UNROLL for (int i = 0; i < from; i++) axis(t + IN * i, 1);                                                          \
-    UNROLL for (int i = 0; i < to; i++) axis(t + i, IN);
+// From a square of `from` values a side to one of `to`, both in rows of IN; `axis` and what it is given besides. Code of many lines
+// would not stay in the cache.
+#if IN > 6
+#define AXES AS_ONE
+#else
+#define AXES UNROLL
+#endif
+#define BOTH(t, from, to, axis, ...)                                                                                    \
+    AXES for (int i = 0; i < from; i++) axis(t + IN * i, 1, ##__VA_ARGS__);                                             \
+    AXES for (int i = 0; i < to; i++) axis(t + i, IN, ##__VA_ARGS__);
 #define EACH(n) UNROLL for (int y = 0; y < n; y++) UNROLL for (int x = 0; x < n; x++)
 
 // A tile of pixels to the points, or back. row, pixel, plane: strides
@@ -50,7 +57,7 @@ INLINE void tile_to_points(const REAL* a, long row, long pixel, REAL* V, long pl
 {
     vec t[POINTS];
     EACH(IN) t[IN * y + x] = load(a + y * row + x * pixel);
-    BOTH(input_axis, t, IN, IN)
+    BOTH(t, IN, IN, input_axis)
     EACH(IN) store(V + (IN * y + x) * plane, t[IN * y + x]);
 }
 
@@ -58,7 +65,7 @@ INLINE void tile_from_points(const REAL* M, long plane, REAL* z, long row, long 
 {
     vec t[POINTS];
     EACH(IN) t[IN * y + x] = load(M + (IN * y + x) * plane);
-    BOTH(output_axis, t, IN, OUT)
+    BOTH(t, IN, OUT, from_points, OUT)
     EACH(OUT) store(z + y * row + x * pixel, t[IN * y + x]);
 }
 
@@ -66,7 +73,7 @@ INLINE void delta_to_points(const REAL* delta, long row, long pixel, REAL* M, lo
 {
     vec t[POINTS];
     EACH(OUT) t[IN * y + x] = load(delta + y * row + x * pixel);
-    BOTH(delta_axis, t, OUT, IN)
+    BOTH(t, OUT, IN, to_points, OUT)
     EACH(IN) store(M + (IN * y + x) * plane, t[IN * y + x]);
 }
 
@@ -74,7 +81,7 @@ INLINE void add_delta_from_points(const REAL* V, long plane, REAL* a, long row, 
 {
     vec t[POINTS];
     EACH(IN) t[IN * y + x] = load(V + (IN * y + x) * plane);
-    BOTH(input_delta_axis, t, IN, IN)
+    BOTH(t, IN, IN, input_delta_axis)
     EACH(IN) store(a + y * row + x * pixel, load(a + y * row + x * pixel) + t[IN * y + x]);
 }
 
@@ -157,7 +164,7 @@ static void points_of_rows(const REAL* a, Norm by, REAL* V, REAL* strip, const S
         const REAL* p = read_strip(a + n * s->H * s->W * s->C, s->H, s->W, s->C, y - s->top, -s->left, IN, OUT * s->tiles_x + TAPS - 1, by, strip, &row);
         for (long x = 0; x < s->tiles_x; x++)
             for (long c = 0; c < s->channels; c += LANES)
-                tile_to_points(p + OUT * x * s->channels + c, row, s->channels, V + (i * s->tiles_x + x) * s->channels + c, s->plane_v);
+                tile_to_points(p + OUT * x * s->channels + c, row, s->channels, V + (i * s->tiles_x + x) * s->channels + c, s->plane);
     }
 }
 
@@ -187,8 +194,8 @@ KERNEL NAME(scratch)(long H, long W, long C, long F, long top, long left, long h
 // A vector of filters to the points
 INLINE void filter_to_points(vec* t, REAL* to, long plane)
 {
-    BOTH(filter_axis, t, TAPS, IN)
-    EACH(IN) store(to + (IN * y + x) * plane, t[IN * y + x] * (SCALE(y) * SCALE(x)));
+    BOTH(t, TAPS, IN, to_points, TAPS)
+    EACH(IN) store(to + (IN * y + x) * plane, t[IN * y + x] * (scale(y) * scale(x)));
 }
 
 // Filters W (F, TAPS, TAPS, C) to U: POINTS planes (C, padded(F)) for forward, and UT: (F, padded(C)) for backward, PAD values between.
@@ -218,13 +225,15 @@ KERNEL NAME(forward)(const REAL* a, const REAL* mean, const REAL* scale, const R
 {
     const Shape s = shape_of(H, W, C, F, top, left, h, w);
     const Norm by = {mean, scale, shift};
-    REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
+    REAL *V = scratch, *M = V + s.plane_v, *strip = V + POINTS * s.plane;
     for (long first = 0; first < images * s.tiles_y; first += s.rows) {
         const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
         points_of_rows(a, by, V, strip, &s, first, count);
         for (long k = 0; k < POINTS; k++) {
-            const Factors f = plain(V + k * s.plane_v, s.channels, 1, U + k * s.plane_u, s.filters, C);
-            product(&f, M + k * s.plane_m, s.filters, tiles, s.filters, 0);
+            Soon next[] = {soon(V + (k + 1) * s.plane, s.plane), soon(U + (k + 1) * s.plane_u, s.plane_u)};
+            Factors f = plain(V + k * s.plane, s.channels, 1, U + k * s.plane_u, s.filters, C);
+            f.soon = next;
+            product(&f, M + k * s.plane, s.filters, tiles, s.filters, 0);
         }
         for (long i = 0; i < count; i++) {
             const long n = (first + i) / s.tiles_y, y = OUT * ((first + i) % s.tiles_y);
@@ -234,7 +243,7 @@ KERNEL NAME(forward)(const REAL* a, const REAL* mean, const REAL* scale, const R
             const long row = whole ? w * F : OUT * s.tiles_x * s.filters;
             for (long x = 0; x < s.tiles_x; x++)
                 for (long c = 0; c < s.filters; c += LANES)
-                    tile_from_points(M + (i * s.tiles_x + x) * s.filters + c, s.plane_m, to + OUT * x * s.filters + c, row, s.filters);
+                    tile_from_points(M + (i * s.tiles_x + x) * s.filters + c, s.plane, to + OUT * x * s.filters + c, row, s.filters);
             finish(to, row, OUT, OUT * s.tiles_x, s.filters, bias, rectify);
             if (!whole)
                 write_strip(strip, image, h, w, F, y, 0, OUT, OUT * s.tiles_x, 0);
@@ -249,7 +258,7 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
 {
     const Shape s = shape_of(H, W, C, F, top, left, h, w);
     const Norm by = {mean, scale, shift};
-    REAL *V = scratch, *M = V + POINTS * s.plane_v, *strip = M + POINTS * s.plane_m;
+    REAL *V = scratch, *M = V + s.plane_v, *strip = V + POINTS * s.plane;
     const long columns = OUT * s.tiles_x + TAPS - 1;
     for (long first = 0; first < images * s.tiles_y; first += s.rows) {
         const long count = at_most(s.rows, images * s.tiles_y - first), tiles = count * s.tiles_x;
@@ -261,16 +270,20 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
             const REAL* d = read_strip(delta + n * h * w * F, h, w, F, y, 0, OUT, OUT * s.tiles_x, (Norm){0}, strip, &row);
             for (long x = 0; x < s.tiles_x; x++)
                 for (long f = 0; f < s.filters; f += LANES)
-                    delta_to_points(d + OUT * x * s.filters + f, row, s.filters, M + (i * s.tiles_x + x) * s.filters + f, s.plane_m);
+                    delta_to_points(d + OUT * x * s.filters + f, row, s.filters, M + (i * s.tiles_x + x) * s.filters + f, s.plane);
         }
         for (long k = 0; k < POINTS; k++) {
-            REAL *v = V + k * s.plane_v, *m = M + k * s.plane_m;
+            REAL *v = V + k * s.plane, *m = M + k * s.plane;
             if (dU) {
-                const Factors f = plain(m, 1, s.filters, v, s.channels, tiles);
+                Soon next[] = {soon(UT + k * s.plane_t, da ? s.plane_t : 0), soon(v + s.plane, s.plane)};
+                Factors f = plain(m, 1, s.filters, v, s.channels, tiles);
+                f.soon = next;
                 product(&f, dU + k * s.plane_t, s.channels, F, s.channels, 1);
             }
             if (da) {
-                const Factors f = plain(m, s.filters, 1, UT + k * s.plane_t, s.channels, F);
+                Soon next[] = {soon(v + s.plane, s.plane), soon(dU + (k + 1) * s.plane_t, dU ? s.plane_t : 0)};
+                Factors f = plain(m, s.filters, 1, UT + k * s.plane_t, s.channels, F);
+                f.soon = next;
                 product(&f, v, s.channels, tiles, s.channels, 0);
             }
         }
@@ -281,7 +294,7 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
             memset(strip, 0, IN * columns * s.channels * sizeof(REAL));
             for (long x = 0; x < s.tiles_x; x++)
                 for (long c = 0; c < s.channels; c += LANES)
-                    add_delta_from_points(V + (i * s.tiles_x + x) * s.channels + c, s.plane_v, strip + OUT * x * s.channels + c,
+                    add_delta_from_points(V + (i * s.tiles_x + x) * s.channels + c, s.plane, strip + OUT * x * s.channels + c,
                                           columns * s.channels, s.channels);
             write_strip(strip, da + n * H * W * C, H, W, C, y - top, -left, IN, columns, 1);
         }
@@ -295,8 +308,8 @@ KERNEL NAME(filter_gradient)(const REAL* dU, REAL* dW, long C, long F)
     vec t[POINTS];
     for (long f = 0; f < F; f++)
         for (long c = 0; c < C; c += LANES) {
-            EACH(IN) t[IN * y + x] = load(dU + (IN * y + x) * plane + f * channels + c) * (SCALE(y) * SCALE(x));
-            BOTH(filter_delta_axis, t, IN, TAPS)
+            EACH(IN) t[IN * y + x] = load(dU + (IN * y + x) * plane + f * channels + c) * (scale(y) * scale(x));
+            BOTH(t, IN, TAPS, from_points, TAPS)
             EACH(TAPS) store_some(dW + ((f * TAPS + y) * TAPS + x) * C + c, t[IN * y + x], C - c);
         }
 }

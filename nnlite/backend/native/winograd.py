@@ -11,26 +11,35 @@ from nnlite.backend.native.operations import NativeOperations, address, kernels,
 from nnlite.backend.native.rectified import Columns, source
 from nnlite.backend.window import Array, Window
 
-TILES = {3: (2, 3, 4), 4: (3,)}  # m, by r
+TILES = {3: (2, 3, 4, 5, 6, 7), 4: (3,)}  # m, by r
 _LANES = 16  # values between planes
-_TRANSFORM = 8  # the cost of a transformed value, in multiplications of a product: measured on a Zen 4 server
+_TRANSFORM = 1.4  # the cost of a term of a transformed value, in multiplications of a product: measured on a Zen 4 server
+_WORTH = 0.9  # of the cost of smaller tiles: larger ones lose digits
 
 
 def best_tile(window: Window, filters: int) -> int | None:
     """The m that makes this convolution cheapest, or None for products without tiles; or as `nn.set_conv_algorithm` says."""
     if conv_algorithm.name == "direct" or not is_possible(window):
         return None
-    costs: dict[int | None, float] = {m: cost(window, filters, m) for m in TILES[3]}
-    if conv_algorithm.name == "auto":
-        costs[None] = 9 * window.in_shape[2] * padded(filters) * window.out_size[0] * window.out_size[1]
-    return min(costs, key=lambda m: costs[m])
+    m, best = cheapest_tile(window, filters)
+    in_place = 9 * window.in_shape[2] * padded(filters) * window.out_size[0] * window.out_size[1]
+    return m if best < in_place or conv_algorithm.name == "winograd" else None
 
 
-def cost(window: Window, filters: int, m: int) -> float:
-    """Of one image, in multiplications of a product."""
-    points = (m + window.kernel[0] - 1) ** 2
+def cheapest_tile(window: Window, filters: int) -> tuple[int, float]:
+    """m and the cost of an image with it, in multiplications of a product."""
+    best, *larger = TILES[window.kernel[0]]
+    least = _cost(window, filters, best)
+    for m in larger:
+        if (cost := _cost(window, filters, m)) < _WORTH * least:
+            best, least = m, cost
+    return best, least
+
+
+def _cost(window: Window, filters: int, m: int) -> float:
+    side = m + window.kernel[0] - 1
     tiles, channels, outputs = -(-window.out_size[0] // m) * -(-window.out_size[1] // m), window.in_shape[2], padded(filters)
-    return tiles * points * (channels * outputs + _TRANSFORM * (padded(channels) + outputs))
+    return tiles * side**2 * (channels * outputs + _TRANSFORM * side * (padded(channels) + outputs))
 
 
 class NativeWinogradPlan(ConvPlan):
