@@ -275,13 +275,13 @@ KERNEL NAME(backward)(const REAL* delta, const REAL* a, const REAL* mean, const 
         for (long k = 0; k < POINTS; k++) {
             REAL *v = V + k * s.plane, *m = M + k * s.plane;
             if (dU) {
-                Soon next[] = {soon(UT + k * s.plane_t, da ? s.plane_t : 0), soon(v + s.plane, s.plane)};
+                Soon next[] = {da ? soon(UT + k * s.plane_t, s.plane_t) : nothing(v), soon(v + s.plane, s.plane)};
                 Factors f = plain(m, 1, s.filters, v, s.channels, tiles);
                 f.soon = next;
                 product(&f, dU + k * s.plane_t, s.channels, F, s.channels, 1);
             }
             if (da) {
-                Soon next[] = {soon(v + s.plane, s.plane), soon(dU + (k + 1) * s.plane_t, dU ? s.plane_t : 0)};
+                Soon next[] = {soon(v + s.plane, s.plane), dU ? soon(dU + (k + 1) * s.plane_t, s.plane_t) : nothing(v)};
                 Factors f = plain(m, s.filters, 1, UT + k * s.plane_t, s.channels, F);
                 f.soon = next;
                 product(&f, v, s.channels, tiles, s.channels, 0);
