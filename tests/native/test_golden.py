@@ -8,8 +8,8 @@ import pytest
 
 import nnlite as nn
 
-SHAPES = "905ebba0d59a2df5"
-CIFAR10 = "cf2e52e5a4191264"
+SHAPES = "9fe140105c6e133b"
+CIFAR10 = "bb57fe498207c963"
 
 
 @pytest.fixture(autouse=True)
