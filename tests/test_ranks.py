@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,16 +74,21 @@ def test_the_work_is_shared(results):
 # ---- fit
 
 
-@pytest.fixture
-def training():
-    """The script's functions, in this process."""
-    path = HERE / "ranks" / "training.py"
-    spec = importlib.util.spec_from_file_location("ranks_training", path)
+@contextmanager
+def functions_of(script):
+    """Those of a script of tests/ranks, in this process."""
+    spec = importlib.util.spec_from_file_location(f"ranks_{script}", HERE / "ranks" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     before = cut.BUDGET, cut.WORTH_CUTTING
     spec.loader.exec_module(module)
     yield module
     cut.BUDGET, cut.WORTH_CUTTING = before
+
+
+@pytest.fixture
+def training():
+    with functions_of("training") as module:
+        yield module
 
 
 def fitted(ranks, folder, *arguments):
@@ -157,6 +162,53 @@ def test_validation_is_shared_and_the_same(summed):
         np.testing.assert_allclose(*found["validated"], rtol=1e-6)
 
 
+# ---- samples in files
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """What the processes of two runs found, by their number; a third run, of this process, ends what both began."""
+    pytest.importorskip("PIL")
+    folder, every = tmp_path_factory.mktemp("streams"), {}
+    with functions_of("streams") as streams:
+        streams.write(folder)
+        for ranks, kill in ((2, 3), (3, 6)):  # in the first epoch, and in the second
+            run = launch(ranks, "streams.py", folder, kill)
+            assert run.returncode == 0, run.stderr
+            every[ranks] = json.loads((folder / "results.json").read_text())
+        yield streams, folder, every
+
+
+def cases_of(every):
+    return [(kind, cases) for ranks in every.values() for kind in ranks[0] for cases in [[found[kind] for found in ranks]]]
+
+
+def test_streams_resumed_in_mid_epoch_have_the_same_bits(streamed):
+    _, _, every = streamed
+    for kind, cases in cases_of(every):
+        assert all(case["resumed"] == case["whole"] == cases[0]["whole"] for case in cases), kind
+        assert cases[0]["whole"]["steps"] == 8
+
+
+def test_streams_go_on_in_other_numbers_of_processes_with_the_bits_of_one(streamed):
+    streams, folder, every = streamed
+    for kind in streams.KINDS:
+        assert [ranks[0][kind]["shared"]["steps"] for ranks in every.values()] == [3, 6]
+        last = streams.train(None, streams.source(kind, folder), folder / f"{kind} shared")
+        assert last == streams.train(None, streams.source(kind, folder)), kind
+    assert last != streams.train(None, streams.source("memory", folder))  # shards come in another order
+
+
+def test_each_process_reads_its_part_of_streams_ahead(streamed):
+    streams, _, every = streamed
+    for kind, cases in cases_of(every):
+        for what in ("training", "validation"):
+            read = [case[what][0] for case in cases]
+            assert sum(read) == streams.EPOCHS * streams.SAMPLES, (kind, what)
+            assert max(read) - min(read) <= 4 * streams.EPOCHS
+        assert [case["resuming"][1] for case in cases] == [1] + [0] * (len(cases) - 1), kind  # process 0 compares the data
+
+
 # ---- faults, with a deadline of 3 seconds
 
 
@@ -184,11 +236,11 @@ def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path
     assert description["steps"] == {"writer": 8, "terminate": 7}.get(fault, 4) and np.isfinite(arrays["params"]).all()
 
 
-def test_all_wait_for_one_that_writes(tmp_path):
+def test_all_wait_for_one_that_compares_the_data_or_writes(tmp_path):
     begun = time.monotonic()
     run = launch(3, "faults.py", "slow", tmp_path)
     assert run.returncode == 0, run.stderr
-    assert time.monotonic() - begun > 5
+    assert time.monotonic() - begun > 7
 
 
 def test_a_process_that_cannot_write_ends_all(tmp_path):

@@ -161,13 +161,24 @@ class Ranks:
         """The samples of a batch, of which x may be this process's part."""
         return len(x) if self.communicator is None else length(t)
 
-    def outputs(self, model: Sequential, x: Any) -> Any:
-        """`model(x)`; while `sharing`, each process computes a part. If the bits must be those of one, each computes all."""
+    def part_of_outputs(self, model: Sequential) -> Callable[[int], slice] | None:
+        """While `sharing`: the part of a batch of n samples whose outputs this process computes; None for all.
+
+        If the bits must be those of one process, each computes all.
+        """
         if not self.sharing or self.communicator is None or self.exchange.ordered:
+            return None
+        return lambda n: self.exchange.rows([model.plan.inference], n, model.vectors)
+
+    def outputs(self, model: Sequential, x: Any, t: Any) -> Any:
+        """`model(x)`; while `sharing`, each process computes a part, which x may be."""
+        part = self.part_of_outputs(model)
+        if part is None:
             return model(x)
-        mine = self.exchange.rows([model.plan.inference], len(x), model.vectors)
-        own = model.backend.to_host(model(x[mine])) if mine.start < mine.stop else np.empty((0, *model.out_shape), model.dtype)
-        return model.backend.asarray(np.concatenate(self.gather(own)))
+        mine, n = part(length(t)), self.exchange.samples(x, t, [model.plan.inference], model.vectors)
+        own = x[mine] if len(x) == n else x
+        z = model.backend.to_host(model(own)) if len(own) else np.empty((0, *model.out_shape), model.dtype)
+        return model.backend.asarray(np.concatenate(self.gather(z)))
 
     def any_asks(self, asks: bool) -> bool:
         """After a step: whether a process asks for a pause; of several all hear of it one step later, and pause together."""

@@ -239,10 +239,11 @@ class Trainer:
         batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
         steps = None if steps is None else int(whole("steps", steps, 1))
         x = None
-        given = itertools.islice(batches(on_device(source, backend), batch_size), steps)
+        part = self.ranks.part_of_outputs(self.model)
+        given = itertools.islice(batches(on_device(source, backend), batch_size, part=part), steps)
         with self._metrics_anew(), read_ahead(source, given) as read:
             for x, t, w in self.ranks.in_step(read) if self.ranks.sharing and not is_dataset(source) else read:
-                z = self.ranks.outputs(self.model, x)
+                z = self.ranks.outputs(self.model, x, t)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
                     tally.add(self.loss.of_rows(backend, z, *prepared)[0], prepared[2])
