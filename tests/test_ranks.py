@@ -165,18 +165,25 @@ def test_validation_is_shared_and_the_same(summed):
 # ---- samples in files
 
 
+@pytest.fixture
+def streams():
+    pytest.importorskip("PIL")
+    with functions_of("streams") as module:
+        yield module
+
+
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory):
-    """What the processes of two runs found, by their number; a third run, of this process, ends what both began."""
+    """What the processes of two runs found, by their number, and the folder, in which the second run goes on with the first."""
     pytest.importorskip("PIL")
     folder, every = tmp_path_factory.mktemp("streams"), {}
-    with functions_of("streams") as streams:
-        streams.write(folder)
-        for ranks, kill in ((2, 3), (3, 6)):  # in the first epoch, and in the second
-            run = launch(ranks, "streams.py", folder, kill)
-            assert run.returncode == 0, run.stderr
-            every[ranks] = json.loads((folder / "results.json").read_text())
-        yield streams, folder, every
+    with functions_of("streams") as module:
+        module.write(folder)
+    for ranks, kill in ((2, 3), (3, 6)):  # in the first epoch, and in the second
+        run = launch(ranks, "streams.py", folder, kill)
+        assert run.returncode == 0, run.stderr
+        every[ranks] = json.loads((folder / "results.json").read_text())
+    return every, folder
 
 
 def cases_of(every):
@@ -184,14 +191,13 @@ def cases_of(every):
 
 
 def test_streams_resumed_in_mid_epoch_have_the_same_bits(streamed):
-    _, _, every = streamed
-    for kind, cases in cases_of(every):
+    for kind, cases in cases_of(streamed[0]):
         assert all(case["resumed"] == case["whole"] == cases[0]["whole"] for case in cases), kind
         assert cases[0]["whole"]["steps"] == 8
 
 
-def test_streams_go_on_in_other_numbers_of_processes_with_the_bits_of_one(streamed):
-    streams, folder, every = streamed
+def test_streams_go_on_in_other_numbers_of_processes_with_the_bits_of_one(streams, streamed):
+    every, folder = streamed
     for kind in streams.KINDS:
         assert [ranks[0][kind]["shared"]["steps"] for ranks in every.values()] == [3, 6]
         last = streams.train(None, streams.source(kind, folder), folder / f"{kind} shared")
@@ -199,9 +205,8 @@ def test_streams_go_on_in_other_numbers_of_processes_with_the_bits_of_one(stream
     assert last != streams.train(None, streams.source("memory", folder))  # shards come in another order
 
 
-def test_each_process_reads_its_part_of_streams_ahead(streamed):
-    streams, _, every = streamed
-    for kind, cases in cases_of(every):
+def test_each_process_reads_its_part_of_streams_ahead(streams, streamed):
+    for kind, cases in cases_of(streamed[0]):
         for what in ("training", "validation"):
             read = [case[what][0] for case in cases]
             assert sum(read) == streams.EPOCHS * streams.SAMPLES, (kind, what)
