@@ -1,6 +1,5 @@
 """What the processes of one `fit` do together besides their gradients: they compare, decide and write as one."""
 
-import json
 import os
 import platform
 import zlib
@@ -10,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnlite.arguments import shortened
 from nnlite.backend import length, share_cores, usable_cores
 from nnlite.engine.exchange import ALONE, Communicator, Exchange, Together
 from nnlite.errors import DataError, DeviceError, StateError
@@ -98,16 +96,6 @@ class Ranks:
         for rank, text in enumerate(texts):
             if text is not None:
                 raise StateError(f"rank {rank} of {self.size} failed: {text}")
-
-    def compare_settings(self, settings: dict[str, Any]) -> None:
-        """Raise StateError, naming a process and what differs, unless all have the same."""
-        every = self.gather(json.dumps(settings, sort_keys=True, default=str))
-        for rank, text in enumerate(every):
-            if text != every[0]:
-                first, other = json.loads(every[0]), json.loads(text)
-                name = next(name for name in first if first[name] != other.get(name))
-                theirs, ours = shortened(other.get(name)), shortened(first[name])
-                raise StateError(f"rank {rank} of {self.size} and rank 0 differ in {name}: {theirs} and {ours}")
 
     def begin(self, model: Sequential) -> None:
         """Give all processes the parameters and statistics of the first."""
