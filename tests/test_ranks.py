@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,10 +227,27 @@ MESSAGES = {
 }
 
 
-@pytest.mark.parametrize("fault", ["exception", "exit", "stop", "writer", "diverge", "kill", "terminate"])
+def run_fault(fault, folder):
+    """The run, the seconds from its beginning to its end, and those from the fault."""
+    begun = time.time()
+    run, ended = launch(3, "faults.py", fault, folder), time.time()
+    mark = folder / "begun"
+    return run, ended - begun, ended - mark.stat().st_mtime if mark.exists() else None
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory):
+    """The faults that others wait for, at once."""
+    folders = {fault: tmp_path_factory.mktemp(fault) for fault in ("exit", "stop", "writer", "early", "slow")}
+    with ThreadPoolExecutor(len(folders)) as pool:
+        runs = {fault: pool.submit(run_fault, fault, folder) for fault, folder in folders.items()}
+    return {fault: (*run.result(), folders[fault]) for fault, run in runs.items()}
+
+
+@pytest.mark.parametrize("fault", ["exception", "diverge", "kill", "terminate"])
 def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path):
-    run = launch(3, "faults.py", fault, tmp_path)
-    assert run.returncode != 0 and time.time() - (tmp_path / "begun").stat().st_mtime < 13
+    run, _, seconds = run_fault(fault, tmp_path)
+    assert run.returncode != 0 and seconds < 10
     if fault == "kill":  # the launcher names the process, or one that it ended after it; training has said which rank that is
         ended = re.search(r"PID (\d+)", run.stdout + run.stderr).group(1)
         assert re.search(rf"rank \d: process {ended} on", run.stdout) and run.returncode == 9
@@ -237,21 +255,37 @@ def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path
         assert run.returncode == 15
     else:
         assert MESSAGES[fault] in run.stderr
+        assert run.stderr.count("all processes end") == 1  # what all raise is printed once
     arrays, description = checkpoint.Folder(tmp_path, 2).load()
-    assert description["steps"] == {"writer": 8, "terminate": 7}.get(fault, 4) and np.isfinite(arrays["params"]).all()
+    assert description["steps"] == {"terminate": 7}.get(fault, 4) and np.isfinite(arrays["params"]).all()
 
 
-def test_all_wait_for_one_that_compares_the_data_or_writes(tmp_path):
-    begun = time.monotonic()
-    run = launch(3, "faults.py", "slow", tmp_path)
+@pytest.mark.parametrize("fault", ["exit", "stop", "writer"])
+def test_a_process_that_does_not_come_ends_all_and_leaves_a_checkpoint(fault, waiting):
+    run, _, seconds, folder = waiting[fault]
+    assert run.returncode != 0 and seconds < 13
+    assert MESSAGES[fault] in run.stderr
+    arrays, description = checkpoint.Folder(folder, 2).load()
+    assert description["steps"] == {"writer": 8}.get(fault, 4) and np.isfinite(arrays["params"]).all()
+
+
+def test_a_process_that_ends_before_training_ends_all(waiting):
+    run, seconds, *_ = waiting["early"]
+    assert run.returncode != 0 and seconds < 13
+    assert "no data here" in run.stderr and "rank 1 did not come to the first exchange within 3 s" in run.stderr
+
+
+def test_all_wait_for_one_that_compares_the_data_or_writes(waiting):
+    run, seconds, *_ = waiting["slow"]
     assert run.returncode == 0, run.stderr
-    assert time.monotonic() - begun > 7
+    assert seconds > 7
 
 
 def test_a_process_that_cannot_write_ends_all(tmp_path):
     run = launch(3, "faults.py", "log", tmp_path)
     assert run.returncode != 0
-    assert "rank 0 of 3 failed: FileError" in run.stderr and "is a folder" in run.stderr
+    assert "rank 0 of 3: FileError" in run.stderr and "is a folder" in run.stderr
+    assert run.stderr.count("all processes end") == 1
 
 
 REFUSED = {

@@ -53,6 +53,9 @@ class Fault(nn.Callback):
     def writer(self, trainer):
         """Process 0 stops while it writes: see below."""
 
+    def early(self, trainer):
+        """Process 1 ends before training: see below."""
+
     def log(self, trainer):
         """The log of process 0 cannot be written: see below."""
 
@@ -86,6 +89,8 @@ def main(fault, folder):
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(64, 8)), rng.integers(0, 3, 64)
     communicator = nn.distributed.mpi(deadline=DEADLINE)
+    if fault == "early" and communicator.rank == 1:
+        sys.exit("no data here")
     callbacks = [Fault(fault), Writer(fault), *([nn.CSVLog(folder)] if fault == "log" else [])]
     trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(1e-2), callbacks=callbacks, communicator=communicator)
     options = {"steps_per_epoch": 1_000_000} if fault == "long" else {"checkpoint": Path(folder)}
