@@ -159,7 +159,7 @@ class MPICommunicator:
         def hook(kind: Any, error: Any, trace: Any) -> None:
             time.sleep(_LATER if self.rank else 0)  # what all raise is printed once
             usual(kind, error, trace)
-            self.end_all(f"{kind.__name__}: {error}")
+            self.end_all(f"{kind.__name__}: {error}".removesuffix(": "))
 
         if self.size > 1:
             sys.excepthook = hook
