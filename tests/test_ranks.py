@@ -237,11 +237,14 @@ def run_fault(fault, folder):
 
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory):
-    """The faults that others wait for, at once."""
-    folders = {fault: tmp_path_factory.mktemp(fault) for fault in ("exit", "stop", "writer", "early", "slow")}
-    with ThreadPoolExecutor(len(folders)) as pool:
+    """The faults that others wait for, and two runs on a pretended device: four at a time, because they wait."""
+    folders = {fault: tmp_path_factory.mktemp(fault) for fault in ("slow", "exit", "stop", "writer", "early")}
+    with ThreadPoolExecutor(4) as pool:
         runs = {fault: pool.submit(run_fault, fault, folder) for fault, folder in folders.items()}
-    return {fault: (*run.result(), folders[fault]) for fault, run in runs.items()}
+        devices = {work: pool.submit(launch, 2, "device.py", work) for work in ("train", "alone")}
+    return {fault: (*run.result(), folders[fault]) for fault, run in runs.items()} | {
+        work: run.result() for work, run in devices.items()
+    }
 
 
 @pytest.mark.parametrize("fault", ["exception", "diverge", "kill", "terminate"])
@@ -377,8 +380,17 @@ def test_arguments(wrong, one_process):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_both_communicators_exchange_the_same(ranks):
-    run = launch(ranks, "device.py")
+    run = launch(ranks, "device.py", "exchange")
     assert run.returncode == 0, run.stderr
+
+
+def test_models_train_on_a_pretended_device(waiting):
+    assert waiting["train"].returncode == 0, waiting["train"].stderr
+
+
+def test_a_sum_on_a_device_has_a_deadline(waiting):
+    run = waiting["alone"]
+    assert run.returncode != 0 and "rank 1 did not come to the sum of gradients within 2 s" in run.stderr
 
 
 def test_the_code_of_the_document(tmp_path):
