@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnlite import layers
-from nnlite.arguments import shortened
+from nnlite.arguments import instance, shortened
 from nnlite.atomic import shown, write_whole
 from nnlite.backend import Array
 from nnlite.engine.plan import flatten
@@ -35,6 +35,7 @@ def load(source: Any, model: Sequential, names: Mapping[str, str] | None = None)
     safetensors: open a pickled one with `torch.load(path, weights_only=True)` and give its state_dict.
     """
     check_names(names)
+    instance("model", model, Sequential, "a nn.Sequential")
     arrays = {name: array for name, array in _arrays(source).items() if not name.endswith(COUNTER)}
     slots, orders = _slots(model), _orders(model)
     if names:
@@ -54,6 +55,7 @@ def load(source: Any, model: Sequential, names: Mapping[str, str] | None = None)
 
 def state_dict(model: Sequential) -> dict[str, Array]:
     """The model's weights as host arrays, by the names and in the shapes that `torch.nn.Sequential` of the same layers has."""
+    instance("model", model, Sequential, "a nn.Sequential")
     orders, vectors = _orders(model), model.vectors
     values = vectors.named(vectors.trained, vectors.params) | vectors.named(vectors.kept, vectors.buffers)
     return {_their_name(slot): _theirs(model.backend.to_host(values[slot.name]), slot, orders) for slot in _slots(model)}

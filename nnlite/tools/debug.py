@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from nnlite.arguments import listing, shortened
+from nnlite.arguments import instance, listing, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer, Shape
@@ -23,6 +23,7 @@ def debug(model: Sequential) -> Iterator[Sequential]:
     NonFiniteError, ShapeError or StateError, naming layer, direction, pass and samples. The checks take time; layers run as
     they were written, without `rewrite`.
     """
+    instance("model", model, Sequential, "a nn.Sequential")
     with _checked(model, None):
         yield model
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnlite import layers
-from nnlite.arguments import shortened
+from nnlite.arguments import instance, shortened
 from nnlite.atomic import write_whole
 from nnlite.backend import Array, Window
 from nnlite.backend.window import both
@@ -35,7 +35,7 @@ def save(model: Sequential, path: str | PathLike[str]) -> None:
     Layers bear the names that they have here, such as "3.shortcut.0". Raises ValueError for another ending, StateError for what
     Keras has no layer for, FileError where the file cannot be written.
     """
-    name, graph = fspath(path), _Graph(model)
+    name, graph = fspath(path), _Graph(instance("model", model, Sequential, "a nn.Sequential"))
     if name.endswith(".weights.h5"):
         data = files.numbered(graph.units)
     elif name.endswith(".keras"):

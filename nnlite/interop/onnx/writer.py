@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from nnlite import layers
-from nnlite.arguments import choice, shortened
+from nnlite.arguments import choice, instance, shortened
 from nnlite.atomic import write_whole
 from nnlite.backend import Pair, Window
 from nnlite.engine.plan import flatten
@@ -40,7 +40,7 @@ def export(model: Sequential, path: str | PathLike[str], *, layout: str = "NHWC"
 
 def to_onnx(model: Sequential, layout: str = "NHWC") -> Any:
     """The model as an `onnx.ModelProto`, checked."""
-    graph = _Graph(model)
+    graph = _Graph(instance("model", model, Sequential, "a nn.Sequential"))
     graph.run(layout)
     made = helper.make_model(
         helper.make_graph(graph.nodes, "nnlite", [graph.input], [graph.output], graph.constants),
