@@ -25,6 +25,11 @@ def needs_matplotlib() -> None:
         raise ImportError("the plots need matplotlib: pip install 'nnlite-numpy[plots]'") from error
 
 
+def needs_model(model: Any) -> None:
+    """Raise ValueError for what is no model, StateError for one without input_shape."""
+    instance("model", model, Sequential, "a nn.Sequential").named_params()
+
+
 def as_classes(classes: Sequence[str] | None, n: int) -> list[str]:
     """The names of n classes, by default their numbers; what Unicode has not, as in old names of folders, is escaped.
 
@@ -69,7 +74,7 @@ def mistakes(z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.int64]:
 
 def first_filters(model: Sequential) -> NDArray[np.float64]:
     """The weights of the first layer that has any, as pictures (n, h, w) or (n, h, w, 3), each from 0 to 1."""
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     name, W = next(((name, to_host(W)) for name, W in model.named_params().items() if name.endswith("W")), ("", np.zeros(0)))
     if W.ndim == 2 and len(model.in_shape) == 3 and W.shape[1] == np.prod(model.in_shape):
         W = W.reshape(-1, *model.in_shape)
@@ -83,7 +88,7 @@ def first_filters(model: Sequential) -> NDArray[np.float64]:
 
 def activations_of(model: Sequential, x: Any, layer: int | str) -> NDArray[Any]:
     """What a layer gives for one sample in inference, without the batch axis. Raises ValueError for another layer."""
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     x = model.backend.asarray(x)
     x = x[None] if x.ndim == len(model.in_shape) else x
     if not x.ndim or len(x) != 1:
