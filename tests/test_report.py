@@ -228,6 +228,9 @@ def test_a_browser_shows_it_in_light_and_dark_and_on_a_phone(folder, tmp_path):
             assert browser.requests() == browser.complaints() == []
             assert browser.value("document.documentElement.scrollWidth") <= width
             assert browser.value("[...document.images].every(image => image.naturalWidth > 0)")
+            matrix = "document.querySelector('.matrix svg')"  # its text is as large as that around it
+            pixels = browser.value(f"{matrix}.getBoundingClientRect().width / {matrix}.viewBox.baseVal.width")
+            assert abs(pixels - 96 / 72) < 0.01
             assert browser.value("document.querySelectorAll('h2').length") == len(SECTIONS + ALWAYS)
             backgrounds.add(browser.value("getComputedStyle(document.body).backgroundColor"))
             inks.add(browser.value("getComputedStyle(document.querySelector('svg text')).fill"))
@@ -382,4 +385,5 @@ def test_a_history_is_read_as_it_was_written(tmp_path):
 
 
 def test_durations_in_words():
-    assert [html._duration(s) for s in (0.5, 89, 120, 7200)] == ["0.5 s", "89 s", "2.0 min", "2.0 h"]
+    words = ["6 ms", "0.5 s", "89 s", "2.0 min", "2.0 h"]
+    assert [html._duration(s) for s in (0.0062, 0.5, 89, 120, 7200)] == words

@@ -129,7 +129,8 @@ def _chart(draw: Callable[[], "Axes"], label: str, size: tuple[float, float] | N
     rest = re.sub(r' id="[\w.]*[a-z]_\d+"', "", rest)  # the same in each chart, and nothing refers to them
     for colour, themed in _THEMED.items():
         rest = rest.replace(f": {colour}", f": {themed}")
-    return _Html(f'<svg role="img" aria-label="{html.escape(label)}" viewBox="{frame}">{rest.strip()}')
+    width = f"--width: {frame.split()[2]}pt"  # at which its text has its own size
+    return _Html(f'<svg role="img" aria-label="{html.escape(label)}" style="{width}" viewBox="{frame}">{rest.strip()}')
 
 
 # ---- the page
@@ -296,6 +297,8 @@ def _reproduction(run: Run) -> list[_Html]:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
