@@ -199,6 +199,16 @@ def test_a_trainer_is_no_model_and_no_history(call):
         lambda model, x: nn.insight.explain.saliency(model, x),
         lambda model, x: nn.insight.explain.grad_cam(model, x, "0"),
         lambda model, x: nn.insight.explain.occlusion(model, x, 2),
+        lambda model, x: nn.debug(model).__enter__(),
+        lambda model, x: nn.profile(model, x, x),
+        lambda model, x: nn.interop.torch.save(model, "weights.safetensors"),
+        lambda model, x: nn.interop.onnx.export(model, "model.onnx"),
+        lambda model, x: nn.interop.keras.save(model, "model.keras"),
+        lambda model, x: model.forward(x, training=True),
+        lambda model, x: model.backward(x),
+        lambda model, x: model.freeze("*"),
+        lambda model, x: model.unfreeze("*"),
+        lambda model, x: model.set_frozen([]),
     ],
 )
 def test_a_model_without_a_shape_is_refused(call):

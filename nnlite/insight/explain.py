@@ -10,9 +10,8 @@ from nnlite.backend import Array, host_array, single_threaded_blas
 from nnlite.engine.engine import Engine
 from nnlite.engine.plan import flatten
 from nnlite.errors import DataError, ShapeError, StateError
-from nnlite.insight.values import needs_model
 from nnlite.layers.base import Context, Layer, Shape
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 
 def saliency(model: Sequential, x: Any, classes: Any = None) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlite.arguments import class_names, instance, listing, shortened
+from nnlite.arguments import class_names, listing, shortened
 from nnlite.backend import Array, single_threaded_blas
 from nnlite.engine.engine import Engine
 from nnlite.errors import DataError
@@ -14,7 +14,7 @@ from nnlite.layers.base import Context, Layer
 from nnlite.losses import softmax
 from nnlite.metrics import Accuracy
 from nnlite.metrics.base import to_host
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 
 def needs_matplotlib() -> None:
@@ -23,11 +23,6 @@ def needs_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError("the plots need matplotlib: pip install 'nnlite-numpy[plots]'") from error
-
-
-def needs_model(model: Any) -> None:
-    """Raise ValueError for what is no model, StateError for one without input_shape."""
-    instance("model", model, Sequential, "a nn.Sequential").named_params()
 
 
 def as_classes(classes: Sequence[str] | None, n: int) -> list[str]:
