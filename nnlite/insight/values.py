@@ -61,6 +61,12 @@ def two_columns(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z, t
 
 
+def refuse_nan(z: NDArray[Any]) -> None:
+    """Raise DataError where samples have outputs that are not numbers."""
+    if bad := int(np.isnan(z).any(axis=tuple(range(1, z.ndim))).sum()):
+        raise DataError(f"the outputs of {bad} of {len(z)} samples are not numbers")
+
+
 def mistakes(z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.int64]:
     """The places of the wrong predictions, the most confident first."""
     wrong = np.flatnonzero(z.argmax(axis=1) != t)
