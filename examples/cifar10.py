@@ -18,6 +18,7 @@ from recipes import RECIPES, Recipe, fit, make_trainer
 
 import nnlite as nn
 from nnlite.atomic import replacing
+from nnlite.insight.values import needs_matplotlib
 
 IMAGES_A_CHECKPOINT = 10_000  # some seconds' work
 OPTIMIZERS = {
@@ -113,6 +114,7 @@ def draw(
 
 def main(arguments: list[str] | None = None) -> dict[str, object]:
     args = parse(arguments)
+    needs_matplotlib()  # before training, not after it
     if args.threads:
         nn.set_num_threads(args.threads)
     data = load_data(args)

@@ -12,11 +12,11 @@ plots = nn.insight.plots
 
 
 def make_trainer(seed: int = 0) -> nn.Trainer:
-    first = nn.Conv2D(16, 5, padding="same"), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(2)
-    second = nn.Conv2D(32, 3, padding="same"), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(2)
-    layers = nn.Normalize(mean=128, std=64), *first, *second
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Dense(10), input_shape=(32, 32, 3), seed=seed)
-    return nn.Trainer(model, nn.CrossEntropy(), nn.AdamW(1e-3, weight_decay=0.05), metrics=[nn.Accuracy()])
+    first = nn.Conv2D(16, 5), nn.ReLU(), nn.MaxPool2D(2)
+    second = nn.Conv2D(32, 5), nn.ReLU(), nn.GlobalMaxPool2D()
+    layers = nn.Normalize(mean=128, std=64), *first, *second, nn.Dense(10)
+    model = nn.Sequential(*layers, input_shape=(32, 32, 3), seed=seed)
+    return nn.Trainer(model, nn.CrossEntropy(), nn.Adam(3e-3), metrics=[nn.Accuracy()])
 
 
 def pictures(trainer: nn.Trainer, data: nn.data.Datasets, epochs: int) -> dict[str, Figure]:
@@ -37,15 +37,15 @@ def pictures(trainer: nn.Trainer, data: nn.data.Datasets, epochs: int) -> dict[s
         "roc": plots.roc(z, test.labels, classes=classes),
         "precision_recall": plots.precision_recall(z, test.labels, classes=classes),
         "filters": plots.filters(trainer.model),
-        "activations": plots.activations(trainer.model, test.images[0], 3),
+        "activations": plots.activations(trainer.model, test.images[0], 2),
     }
     return {name: ax.figure for name, ax in axes.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=int, default=3000, help="number of training images")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--limit", type=int, default=4000, help="number of training images")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/images/gallery"))
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> optuna.Study:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0), pruner=pruner)
     study.optimize(objective, n_trials=args.trials)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in study.trials)
+    if pruned == len(study.trials):
+        sys.exit(f"{pruned} of {pruned} trials pruned: ask for more of them")
     print(f"best: {study.best_value:.4f} with {study.best_params}; {pruned} of {len(study.trials)} trials pruned")
     return study
 

@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
     digits = load_digits()
     x, t = digits.data[: args.limit].astype("float32") / 16, digits.target[: args.limit]
+    nn.get_num_threads()  # is decided now: Dask, when it starts workers, sets OMP_NUM_THREADS=1 in this process, too
     with ExitStack() as stack:
         if args.backend == "dask":
             from dask.distributed import Client

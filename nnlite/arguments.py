@@ -6,13 +6,13 @@ keeps its arguments as they are; they are converted where they are used.
 
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
-from nnlite.errors import FileError, ShapeError
+from nnlite.errors import DataError, FileError, ShapeError
 
 if TYPE_CHECKING:
     import inspect
@@ -82,6 +82,20 @@ def flag(name: str, value: T) -> T:
     if not isinstance(value, bool | np.bool):
         _refuse(name, "True or False", value)
     return value
+
+
+def instance(name: str, value: T, kind: type, shown: str) -> T:
+    """An object of a class, which users know as `shown`."""
+    if not isinstance(value, kind):
+        _refuse(name, shown, value)
+    return value
+
+
+def class_names(name: str, value: Any) -> list[Any]:
+    """Names in their order: a list, a tuple, an array. Raises DataError for anything else."""
+    if isinstance(value, str | bytes | Mapping | Set) or not hasattr(value, "__len__"):
+        _refuse(name, "a list of names", value, DataError)
+    return list(value.tolist() if hasattr(value, "tolist") else value)
 
 
 def location(name: str, value: T) -> T:

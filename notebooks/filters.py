@@ -97,7 +97,7 @@ def _(snapshots, test):
 
             Move the epoch from 0, before the first step, to the last one.
             """),
-            mo.hstack([epoch, image], justify="start", gap=2),
+            mo.hstack([epoch, image], justify="start", gap=2, wrap=True),
         ]
     )
     return epoch, image

@@ -88,7 +88,7 @@ def test_any_real_dtype_and_shape(dtype, shape):
         ((np.zeros((0, 2)), np.zeros(0, int)), "empty"),
         ((np.zeros((3, 2), complex), np.zeros(3)), "images must be real numbers, not complex128"),
         ((np.zeros((3, 2), object), np.zeros(3)), "images must be real numbers, not object"),
-        ((np.zeros(3), ["a", "b", "c"]), "labels must be real numbers, not <U1"),
+        ((np.zeros(3), ["a", "b", "c"]), r"labels must be real numbers, not <U1: np\.unique"),
         (([[1.0, 2.0], [3.0]], [0, 1]), "images cannot be made a NumPy array"),
         ((1.0, [0]), "images must be an array of samples"),
         ((np.zeros(3), np.zeros(3), {"weights": np.array([1, -1, 1])}), "not negative, got .3,., least -1"),
@@ -96,6 +96,7 @@ def test_any_real_dtype_and_shape(dtype, shape):
         ((np.zeros(3), np.zeros(3), {"weights": np.ones((3, 1))}), r"weights must be \(N,\)"),
         ((np.zeros(3), [0, 1, 2], {"classes": ["a", "b"]}), r"labels must be in 0 \.\.\. 1, found 0 \.\.\. 2"),
         ((np.zeros(3), [0, 1, -1], {"classes": ["a", "b"]}), r"found -1 \.\.\. 1"),
+        *(((np.zeros(3), [0, 1, 2], {"classes": names}), "a list of names") for names in ("abc", 3, {0: "a"}, {"a", "b"})),
     ],
 )
 def test_unusable_data(arguments, message):

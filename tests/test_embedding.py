@@ -62,7 +62,7 @@ def test_ids_outside_are_refused_before_anything_changes(bad):
 def test_floats_are_refused():
     model = net()
     for x in (np.ones((2, 4)), np.ones((2, 4), bool)):
-        with pytest.raises(nn.DataError, match="takes ids, integers from 0 to 6, not float32"):
+        with pytest.raises(nn.DataError, match="takes ids, integers from 0 to 6, not float32: as the first layer"):
             model(x)
     with pytest.raises(nn.DataError, match="takes ids"):  # what another layer makes is no id
         nn.Sequential(nn.Dense(2), nn.Embedding(3, 2), input_shape=(2,))(np.zeros((1, 2)))

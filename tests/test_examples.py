@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import nnlite as nn
+from nnlite.backend import usable_cores
 from nnlite.insight.run import FILES, hash_of_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,25 @@ def test_a_search_in_two_processes(tmp_path, capsys):
     search.main(["--limit", "60", "--epochs", "1", "--compare", "--out", str(tmp_path / "search.md")])
     text = (tmp_path / "search.md").read_text()
     assert "| 2 processes |" in text and "the same bits" in text and text in capsys.readouterr().out
+
+
+def test_a_search_on_dask():
+    pytest.importorskip("sklearn", minversion="1.6")
+    pytest.importorskip("dask.distributed")
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "NNLITE_NUM_THREADS")}
+    command = [
+        sys.executable,
+        ROOT / "examples" / "search.py",
+        "--backend",
+        "dask",
+        "--compare",
+        "--limit",
+        "60",
+        "--epochs",
+        "1",
+    ]
+    text = subprocess.check_output(command, text=True, env=environment)
+    assert f"| 1 process, {len(usable_cores())} threads |" in text and "the same bits" in text
 
 
 def test_cifar10_on_shapes(tmp_path, capsys):

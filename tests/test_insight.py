@@ -131,11 +131,89 @@ def test_samples_and_mistakes_say_what_was_predicted():
         (lambda: plots.calibration(Z, T[1:]), "60 outputs, but 59 targets"),
         (lambda: plots.samples(IMAGES[:4], T, Z), "4 images, but 60 targets"),
         (lambda: plots.samples(IMAGES[..., :2], T, Z), r"images are .*got \(60, 6, 5, 2\)"),
+        (lambda: plots.samples(IMAGES[:, :0], T, Z), r"images are .*got \(60, 0, 5, 3\)"),
+        (lambda: plots.samples(IMAGES[0], T[0], Z[0]), "an axis of samples"),
+        (lambda: plots.misclassified(IMAGES[:4], T, Z), "4 images, but 60 targets"),
+        (lambda: plots.confusion_matrix([["a", "b"], ["c", "d"]]), "must be real numbers"),
+        (lambda: plots.confusion_matrix([[1], [2, 3]]), "cannot be made"),
+        (lambda: plots.confusion_matrix(np.full((2, 2), np.inf)), "finite"),
+        (lambda: plots.confusion_matrix(np.eye(3), classes=3), "a list of names"),
+        (lambda: plots.confusion_matrix(np.eye(3), classes={"a", "b", "c"}), "a list of names"),
+        (lambda: plots.roc(np.where(np.arange(60)[:, None] == 7, np.nan, Z), T), "outputs of 1 of 60 samples"),
+        (lambda: plots.precision_recall(Z * np.nan, T), "outputs of 60 of 60 samples"),
+        (lambda: plots.calibration(Z * np.nan, T), "outputs of 60 of 60 samples"),
+        (lambda: plots.learning_rates(nn.insight.Found(np.zeros(0), np.zeros(0), np.nan)), "no rate"),
+        (lambda: plots.activations(make_model(), 3, 0), "of one sample, got 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, words):
     with pytest.raises(nn.DataError, match=words):
         call()
+
+
+def test_one_epoch_has_its_own_mark():
+    ax = plots.curves(nn.History({"loss": [0.7]}))
+    assert list(ax.get_xticks()) == [1]
+
+
+def test_pictures_of_lists_and_with_values_that_are_not_finite():
+    drawn = plots.misclassified(IMAGES.tolist(), T.tolist(), Z.tolist(), most=3)
+    assert len(drawn.images) == 3
+    pixels = np.ones((2, 4, 4))
+    pixels[0, 0], pixels[1, 1], pixels[1, 2] = np.nan, np.inf, 3
+    shown = np.array([image.get_array() for image in plots.samples(pixels, T[:2], Z[:2]).images])
+    assert shown[1, 2, 0] == 1 and shown.sum() == 4
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda trainer: plots.curves(trainer),
+        lambda trainer: plots.learning_rates(trainer.history),
+        lambda trainer: plots.filters(trainer),
+        lambda trainer: plots.activations(trainer, IMAGES[0], 0),
+        lambda trainer: nn.insight.explain.saliency(trainer, IMAGES),
+        lambda trainer: nn.insight.explain.integrated_gradients(trainer, IMAGES),
+        lambda trainer: nn.insight.explain.grad_cam(trainer, IMAGES, "0"),
+        lambda trainer: nn.insight.explain.occlusion(trainer, IMAGES, 2),
+        lambda trainer: nn.insight.save_run("run", trainer.model, (IMAGES, T)),
+        lambda trainer: nn.profile(trainer, IMAGES, T),
+        lambda trainer: nn.debug(trainer).__enter__(),
+        lambda trainer: nn.gradcheck(trainer, IMAGES),
+        lambda trainer: nn.interop.torch.save(trainer, "weights.safetensors"),
+        lambda trainer: nn.interop.torch.load({}, trainer),
+        lambda trainer: nn.interop.onnx.export(trainer, "model.onnx"),
+        lambda trainer: nn.interop.keras.save(trainer, "model.keras"),
+    ],
+)
+def test_a_trainer_is_no_model_and_no_history(call):
+    with pytest.raises(ValueError, match=r"(model|history|found|trainer) must be (a|what|the) "):
+        call(make_trainer(nn.SGD(0.1)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, x: plots.filters(model),
+        lambda model, x: plots.activations(model, x[0], 0),
+        lambda model, x: nn.insight.explain.saliency(model, x),
+        lambda model, x: nn.insight.explain.grad_cam(model, x, "0"),
+        lambda model, x: nn.insight.explain.occlusion(model, x, 2),
+        lambda model, x: nn.debug(model).__enter__(),
+        lambda model, x: nn.profile(model, x, x),
+        lambda model, x: nn.interop.torch.save(model, "weights.safetensors"),
+        lambda model, x: nn.interop.onnx.export(model, "model.onnx"),
+        lambda model, x: nn.interop.keras.save(model, "model.keras"),
+        lambda model, x: model.forward(x, training=True),
+        lambda model, x: model.backward(x),
+        lambda model, x: model.freeze("*"),
+        lambda model, x: model.unfreeze("*"),
+        lambda model, x: model.set_frozen([]),
+    ],
+)
+def test_a_model_without_a_shape_is_refused(call):
+    with pytest.raises(nn.StateError, match="no input_shape"):
+        call(nn.Sequential(nn.Conv2D(2, 3)), IMAGES)
 
 
 # ---- models
@@ -221,10 +299,10 @@ def test_the_suggestion_trains_well():
 
 
 def test_a_loss_that_never_falls_suggests_nothing():
-    trainer = make_trainer(nn.SGD(0.1))
-    trainer.model.freeze("*")
-    found = nn.insight.find_learning_rate(trainer, (IMAGES[:8], T[:8]), batch_size=8, steps=30)
-    assert len(found.losses) == 30
+    model = nn.Sequential(nn.Flatten(), nn.Dense(3), input_shape=(6, 5, 3))
+    trainer = nn.Trainer(model, nn.CrossEntropy(), nn.SGD())
+    found = nn.insight.find_learning_rate(trainer, (IMAGES[:8], T[:8]), batch_size=8, low=1e-30, high=1e-29, steps=30)
+    assert len(found.losses) == 30 and np.isnan(found.suggestion)
     rising = nn.insight.Found(np.geomspace(1, 2, 30), np.arange(30.0), np.nan)
     assert len(plots.learning_rates(rising).lines) == 2
 
@@ -241,6 +319,13 @@ def test_rates_that_do_not_rise_and_data_that_end_are_refused():
             nn.insight.find_learning_rate(trainer, (IMAGES, T), **options)
     with pytest.raises(ValueError, match=r"takes the nn\.Trainer"):
         nn.insight.find_learning_rate(trainer.model, (IMAGES, T))
+    bad = np.full(IMAGES.shape, np.nan)
+    with pytest.raises(nn.NonFiniteError, match="the first batch"):
+        nn.insight.find_learning_rate(trainer, (bad, T))
+    trainer.model.freeze("*")
+    with pytest.raises(nn.StateError, match="no parameter of the model is trained"):
+        nn.insight.find_learning_rate(trainer, (IMAGES, T))
+    trainer.model.unfreeze("*")
     with pytest.raises(nn.DataError, match="no batch after the first 2"):
         nn.insight.find_learning_rate(trainer, iter([(IMAGES, T)] * 2))
 

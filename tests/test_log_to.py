@@ -134,7 +134,7 @@ def test_a_damaged_note_is_refused_and_a_full_disk_is_not(tmp_path):
     assert [step for step, _ in log.calls] == [10, 15]
 
 
-@pytest.mark.parametrize("log", [None, "wandb", dict, {}])
+@pytest.mark.parametrize("log", [None, "wandb", dict, {}, print, lambda values: None])
 def test_what_is_no_function_is_refused(log):
     with pytest.raises(ValueError, match=r"log must be a function of a dict and step="):
         nn.LogTo(log)

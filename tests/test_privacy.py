@@ -182,6 +182,12 @@ def test_epsilon_of_the_literature():
 
 
 @with_accounting
+def test_little_noise_takes_little_memory():
+    """In steps of 1e-4 its losses would take 38 GiB. Of one step with all samples epsilon is nearly 1 / (2 sigma^2)."""
+    assert epsilon_of(1.0, 1e-3, 1, 1e-5) == pytest.approx(5e5, rel=0.02)
+
+
+@with_accounting
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -208,7 +214,10 @@ def test_epsilon_counts_all_steps():
     assert trainer.steps == 10 and trainer.epsilon() == epsilon_of(16 / 80, 1.0, 10, 1e-3)
     assert trainer.epsilon(accountant="rdp") == epsilon_of(16 / 80, 1.0, 10, 1e-3, accountant="rdp")
     first = trainer.epsilon()
-    trainer.callbacks, trainer.noise_multiplier = [], 9.0  # changes nothing
+    trainer.callbacks = []  # changes nothing
+    for name in ("noise_multiplier", "clip_norm"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(trainer, name, 9.0)
     trainer.fit((X, T), 1, 80, progress=False)  # one step on all samples
     assert trainer.steps == 11 and trainer.ledger.spent == {(0.2, 1.0): 10, (1.0, 1.0): 1}
     assert trainer.epsilon() > first

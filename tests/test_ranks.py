@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,16 +75,21 @@ def test_the_work_is_shared(results):
 # ---- fit
 
 
-@pytest.fixture
-def training():
-    """The script's functions, in this process."""
-    path = HERE / "ranks" / "training.py"
-    spec = importlib.util.spec_from_file_location("ranks_training", path)
+@contextmanager
+def functions_of(script):
+    """Those of a script of tests/ranks, in this process."""
+    spec = importlib.util.spec_from_file_location(f"ranks_{script}", HERE / "ranks" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     before = cut.BUDGET, cut.WORTH_CUTTING
     spec.loader.exec_module(module)
     yield module
     cut.BUDGET, cut.WORTH_CUTTING = before
+
+
+@pytest.fixture
+def training():
+    with functions_of("training") as module:
+        yield module
 
 
 def fitted(ranks, folder, *arguments):
@@ -157,6 +163,58 @@ def test_validation_is_shared_and_the_same(summed):
         np.testing.assert_allclose(*found["validated"], rtol=1e-6)
 
 
+# ---- samples in files
+
+
+@pytest.fixture
+def streams():
+    pytest.importorskip("PIL")
+    with functions_of("streams") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """What the processes of two runs found, by their number, and the folder, in which the second run goes on with the first."""
+    pytest.importorskip("PIL")
+    folder, every = tmp_path_factory.mktemp("streams"), {}
+    with functions_of("streams") as module:
+        module.write(folder)
+    for ranks, kill in ((2, 3), (3, 6)):  # in the first epoch, and in the second
+        run = launch(ranks, "streams.py", folder, kill)
+        assert run.returncode == 0, run.stderr
+        every[ranks] = json.loads((folder / "results.json").read_text())
+    return every, folder
+
+
+def cases_of(every):
+    return [(kind, cases) for ranks in every.values() for kind in ranks[0] for cases in [[found[kind] for found in ranks]]]
+
+
+def test_streams_resumed_in_mid_epoch_have_the_same_bits(streamed):
+    for kind, cases in cases_of(streamed[0]):
+        assert all(case["resumed"] == case["whole"] == cases[0]["whole"] for case in cases), kind
+        assert cases[0]["whole"]["steps"] == 8
+
+
+def test_streams_go_on_in_other_numbers_of_processes_with_the_bits_of_one(streams, streamed):
+    every, folder = streamed
+    for kind in streams.KINDS:
+        assert [ranks[0][kind]["shared"]["steps"] for ranks in every.values()] == [3, 6]
+        last = streams.train(None, streams.source(kind, folder), folder / f"{kind} shared")
+        assert last == streams.train(None, streams.source(kind, folder)), kind
+    assert last != streams.train(None, streams.source("memory", folder))  # shards come in another order
+
+
+def test_each_process_reads_its_part_of_streams_ahead(streams, streamed):
+    for kind, cases in cases_of(streamed[0]):
+        for what in ("training", "validation"):
+            read = [case[what][0] for case in cases]
+            assert sum(read) == streams.EPOCHS * streams.SAMPLES, (kind, what)
+            assert max(read) - min(read) <= 4 * streams.EPOCHS
+        assert [case["resuming"][1] for case in cases] == [1] + [0] * (len(cases) - 1), kind  # process 0 compares the data
+
+
 # ---- faults, with a deadline of 3 seconds
 
 
@@ -169,10 +227,30 @@ MESSAGES = {
 }
 
 
-@pytest.mark.parametrize("fault", ["exception", "exit", "stop", "writer", "diverge", "kill", "terminate"])
+def run_fault(fault, folder):
+    """The run, the seconds from its beginning to its end, and those from the fault."""
+    begun = time.time()
+    run, ended = launch(3, "faults.py", fault, folder), time.time()
+    mark = folder / "begun"
+    return run, ended - begun, ended - mark.stat().st_mtime if mark.exists() else None
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory):
+    """The faults that others wait for, and two runs on a pretended device: four at a time, because they wait."""
+    folders = {fault: tmp_path_factory.mktemp(fault) for fault in ("slow", "exit", "stop", "writer", "early", "exception")}
+    with ThreadPoolExecutor(4) as pool:
+        runs = {fault: pool.submit(run_fault, fault, folder) for fault, folder in folders.items()}
+        devices = {work: pool.submit(launch, 2, "device.py", work) for work in ("train", "alone")}
+    return {fault: (*run.result(), folders[fault]) for fault, run in runs.items()} | {
+        work: run.result() for work, run in devices.items()
+    }
+
+
+@pytest.mark.parametrize("fault", ["diverge", "kill", "terminate"])
 def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path):
-    run = launch(3, "faults.py", fault, tmp_path)
-    assert run.returncode != 0 and time.time() - (tmp_path / "begun").stat().st_mtime < 13
+    run, _, seconds = run_fault(fault, tmp_path)
+    assert run.returncode != 0 and seconds < 10
     if fault == "kill":  # the launcher names the process, or one that it ended after it; training has said which rank that is
         ended = re.search(r"PID (\d+)", run.stdout + run.stderr).group(1)
         assert re.search(rf"rank \d: process {ended} on", run.stdout) and run.returncode == 9
@@ -180,34 +258,59 @@ def test_a_fault_of_one_process_ends_all_and_leaves_a_checkpoint(fault, tmp_path
         assert run.returncode == 15
     else:
         assert MESSAGES[fault] in run.stderr
+        assert run.stderr.count("all processes end") == 1  # what all raise is printed once
     arrays, description = checkpoint.Folder(tmp_path, 2).load()
-    assert description["steps"] == {"writer": 8, "terminate": 7}.get(fault, 4) and np.isfinite(arrays["params"]).all()
+    assert description["steps"] == {"terminate": 7}.get(fault, 4) and np.isfinite(arrays["params"]).all()
 
 
-def test_all_wait_for_one_that_writes(tmp_path):
-    begun = time.monotonic()
-    run = launch(3, "faults.py", "slow", tmp_path)
+@pytest.mark.parametrize("fault", ["exit", "stop", "writer", "exception"])
+def test_a_fault_that_others_wait_for_ends_all_and_leaves_a_checkpoint(fault, waiting):
+    run, _, seconds, folder = waiting[fault]
+    assert run.returncode != 0 and seconds < 13
+    assert MESSAGES[fault] in run.stderr
+    arrays, description = checkpoint.Folder(folder, 2).load()
+    assert description["steps"] == {"writer": 8}.get(fault, 4) and np.isfinite(arrays["params"]).all()
+
+
+def test_a_process_that_ends_before_training_ends_all(waiting):
+    run, seconds, *_ = waiting["early"]
+    assert run.returncode != 0 and seconds < 13
+    assert "no data here" in run.stderr and "rank 1 did not come to the first exchange within 3 s" in run.stderr
+
+
+def test_all_wait_for_one_that_compares_the_data_or_writes(waiting):
+    run, seconds, *_ = waiting["slow"]
     assert run.returncode == 0, run.stderr
-    assert time.monotonic() - begun > 5
+    assert seconds > 7
 
 
 def test_a_process_that_cannot_write_ends_all(tmp_path):
     run = launch(3, "faults.py", "log", tmp_path)
     assert run.returncode != 0
-    assert "rank 0 of 3 failed: FileError" in run.stderr and "is a folder" in run.stderr
+    assert "rank 0 of 3: FileError" in run.stderr and "is a folder" in run.stderr
+    assert run.stderr.count("all processes end") == 1
 
 
 REFUSED = {
-    "model": ("StateError: rank 1 of 2 and rank 0 differ in model: ", ""),
-    "seed": ("StateError: rank 1 of 2 and rank 0 differ in seed: 1 and 0", ""),
+    "model": ("StateError: rank 1 of 2 and rank 0 differ in model.layers[0].units: 17 and 16", ""),
+    "own layer": ("StateError: rank 1 of 2 and rank 0 differ in model.shapes.0.W[0]: 17 and 16", ""),
+    "seed": ("StateError: rank 1 of 2 and rank 0 differ in model.seed: 1 and 0", ""),
+    "dropout": ("StateError: rank 1 of 2 and rank 0 differ in model.layers[1].rate: 0.2 and 0.1", ""),
+    "dtype": ("StateError: rank 1 of 2 and rank 0 differ in model.dtype: 'float64' and 'float32'", ""),
+    "loss": ("StateError: rank 1 of 2 and rank 0 differ in loss.label_smoothing: 0.1 and 0.0", ""),
+    "deterministic": ("StateError: rank 1 of 2 and rank 0 differ in deterministic of the communicator: True and False", ""),
+    "sync": ("StateError: rank 1 of 2 and rank 0 differ in sync_batch_norm of the communicator: True and False", ""),
+    "order of labels": ("StateError: rank 1 of 2 and rank 0 differ in the checksum of labels and weights: ", ""),
+    "weights": ("StateError: rank 1 of 2 and rank 0 differ in the checksum of labels and weights: ", ""),
+    "augmentation": ("StateError: rank 1 of 2 and rank 0 differ in augmentations: [{'class': 'RandomFlip'}] and []", ""),
     "kernels": ("StateError: rank 1 of 2 and rank 0 differ in kernels: 'numpy' and 'native'", ""),
     "length": ("StateError: rank 1 of 2 and rank 0 differ in the number of samples: 63 and 64", ""),
     "labels": ("StateError: rank 1 of 2 failed: DataError: the training data: labels", "DataError: the training data: labels"),
-    "rate": ("StateError: rank 1 of 2 and rank 0 differ in optimizer: ", ""),
-    "order": ("StateError: rank 1 of 2 and rank 0 differ in seed of fit: 1 and 0", ""),
-    "validation": ("StateError: rank 1 of 2 and rank 0 differ in validation of fit: [63, None] and [64, None]", ""),
-    "no validation": ("StateError: rank 1 of 2 and rank 0 differ in validation of fit: None and [64, None]", ""),
-    "no checkpoint": ("StateError: rank 1 of 2 and rank 0 differ in checkpoint of fit: None and [None, False]", ""),
+    "rate": ("StateError: rank 1 of 2 and rank 0 differ in optimizer.learning_rate: 0.001 and 0.01", ""),
+    "order": ("StateError: rank 1 of 2 and rank 0 differ in fit.seed: 1 and 0", ""),
+    "validation": ("StateError: rank 1 of 2 and rank 0 differ in fit.validation.samples: 63 and 64", ""),
+    "no validation": ("StateError: rank 1 of 2 and rank 0 differ in fit.validation: None and {'samples': 64, ", ""),
+    "no checkpoint": ("StateError: rank 1 of 2 and rank 0 differ in fit.checkpoint: None and {'every': None, ", ""),
     "batch": ("ok", ""),
     "shorter": ("StateError: rank 1 of 2 and rank 0 differ in the samples of their next batch: 0 and 16", ""),
     "longer": ("StateError: rank 1 of 2 and rank 0 differ in the samples of their next batch: 17 and 16", ""),
@@ -277,8 +380,17 @@ def test_arguments(wrong, one_process):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_both_communicators_exchange_the_same(ranks):
-    run = launch(ranks, "device.py")
+    run = launch(ranks, "device.py", "exchange")
     assert run.returncode == 0, run.stderr
+
+
+def test_models_train_on_a_pretended_device(waiting):
+    assert waiting["train"].returncode == 0, waiting["train"].stderr
+
+
+def test_a_sum_on_a_device_has_a_deadline(waiting):
+    run = waiting["alone"]
+    assert run.returncode != 0 and "rank 1 did not come to the sum of gradients within 2 s" in run.stderr
 
 
 def test_the_code_of_the_document(tmp_path):

@@ -176,6 +176,32 @@ def test_a_large_run_has_a_small_report(folder, tmp_path):
     assert "The first 64 of 70 of the first layer" in needs_nothing(text).text and text.count("<img") == 32 + 64
 
 
+def test_names_that_are_numbers_or_no_unicode(folder, tmp_path):
+    """As np.unique and a folder with an old encoding give them."""
+    trainer = nn.Trainer(nn.load(folder / "model.safetensors"), nn.CrossEntropy(), nn.Adam())
+    for names, shown in ((np.arange(10, 15), "14"), ([*"abcd", "k\udcf6nig"], "k\\udcf6nig")):
+        nn.insight.save_run(tmp_path, trainer, nn.data.Dataset(IMAGES, T, names), {"dataset": "Häuser"})
+        text = nn.insight.report(tmp_path).read_text()
+        assert shown in text and text.count("Häuser") >= 3
+
+
+def test_one_class_and_one_epoch_in_words(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Dense(3), input_shape=IMAGES.shape[1:])
+    trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam())
+    trainer.fit((IMAGES, T % 3), epochs=1, progress=False)
+    nn.insight.save_run(tmp_path, trainer, (IMAGES, np.zeros(60, int)))
+    text = Page(nn.insight.report(tmp_path).read_text()).text
+    assert "are named right." in text and "Best known" not in text and "1 epoch of training took" in text
+
+
+def test_what_was_typed_is_no_command(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    trainer = nn.Trainer(nn.load(folder / "model.safetensors"), nn.CrossEntropy(), nn.Adam())
+    assert not nn.insight.save_run(tmp_path, trainer, (IMAGES, T))["command"]
+    page = Page(nn.insight.report(tmp_path).read_text())
+    assert page.sections[-1] == ALWAYS[-1] and "same weights" not in page.text
+
+
 def test_layers_of_ones_own(tmp_path):
     class Twice(nn.Layer):
         def forward(self, a, ctx):
@@ -202,6 +228,9 @@ def test_a_browser_shows_it_in_light_and_dark_and_on_a_phone(folder, tmp_path):
             assert browser.requests() == browser.complaints() == []
             assert browser.value("document.documentElement.scrollWidth") <= width
             assert browser.value("[...document.images].every(image => image.naturalWidth > 0)")
+            matrix = "document.querySelector('.matrix svg')"  # its text is as large as that around it
+            pixels = browser.value(f"{matrix}.getBoundingClientRect().width / {matrix}.viewBox.baseVal.width")
+            assert abs(pixels - 96 / 72) < 0.01
             assert browser.value("document.querySelectorAll('h2').length") == len(SECTIONS + ALWAYS)
             backgrounds.add(browser.value("getComputedStyle(document.body).backgroundColor"))
             inks.add(browser.value("getComputedStyle(document.querySelector('svg text')).fill"))
@@ -318,6 +347,15 @@ def test_a_run_that_cannot_be_written(folder, tmp_path):
     for metrics in ({"model": nn}, {1: 2, "a": {1, 2}}):
         with pytest.raises(ValueError, match="metrics must be what JSON can hold"):
             nn.insight.save_run(tmp_path / "run", trainer, (IMAGES, T), metrics)
+    with pytest.raises(ValueError, match="metrics must be a dict"):
+        nn.insight.save_run(tmp_path / "run", trainer, (IMAGES, T), [1])
+    for outputs in (np.zeros((5, 5)), np.zeros((60, 4)), np.zeros(60)):
+        with pytest.raises(nn.DataError, match=r"outputs must have shape \(60, 5\)"):
+            nn.insight.save_run(tmp_path / "run", trainer, (IMAGES, T), outputs=outputs)
+    with pytest.raises(nn.DataError, match="outputs of 60 of 60 samples are not numbers"):
+        nn.insight.save_run(tmp_path / "run", trainer, (IMAGES, T), outputs=np.full((60, 5), np.nan))
+    with pytest.raises(nn.DataError, match="names of 5 classes"):
+        nn.insight.save_run(tmp_path / "run", trainer, nn.data.Dataset(IMAGES, T, list("abcdef")))
     with pytest.raises(nn.DataError, match=r"test must be \(x, t\)"):
         nn.insight.save_run(tmp_path / "run", trainer, [(IMAGES, T)])
     with pytest.raises(ValueError, match="batch_size"):
@@ -349,4 +387,5 @@ def test_a_history_is_read_as_it_was_written(tmp_path):
 
 
 def test_durations_in_words():
-    assert [html._duration(s) for s in (0.5, 89, 120, 7200)] == ["0.5 s", "89 s", "2.0 min", "2.0 h"]
+    words = ["6 ms", "0.5 s", "89 s", "2.0 min", "2.0 h"]
+    assert [html._duration(s) for s in (0.0062, 0.5, 89, 120, 7200)] == words

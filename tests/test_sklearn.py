@@ -95,6 +95,15 @@ def test_worker_processes_share_the_cores():
         assert threads == blas == share and computing <= share and theirs == kernels
 
 
+def test_workers_of_dask_share_the_cores():
+    from joblib import Parallel, delayed, parallel_config
+
+    client = pytest.importorskip("dask.distributed").Client(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with client, parallel_config("dask"):
+        found = Parallel()(delayed(how_it_trains)() for _ in range(4))
+    assert {numbers[:3] for numbers in found} == {(1, 1, 1)}
+
+
 def test_copies_and_pickles_predict_the_same():
     fitted = small().fit(X, Y)
     again = pickle.loads(pickle.dumps(fitted))

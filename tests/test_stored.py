@@ -6,7 +6,9 @@ import os
 import pickle
 import signal
 import threading
+import tracemalloc
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from test_checkpoint import KillAt, Killed
 
 import nnlite as nn
-from nnlite.data import Dataset, as_stored, npz_shards
+from nnlite.data import Dataset, as_stored, npz_shards, stored
 from nnlite.data.stored import MappedArray
 
 rng = np.random.default_rng(0)
@@ -126,6 +128,28 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert max(most, resident()) - before < 56 << 20
     kept, held_out = data.split(0.5)
     assert kept.in_files and held_out.in_files and resident() - before < 56 << 20
+
+
+def test_pages_are_given_back_often_where_samples_lie_apart(mapped, monkeypatch):
+    array, given_back = open_map(mapped), []
+    memory = SimpleNamespace(size=lambda: 1 << 40, madvise=given_back.append)
+    data = as_stored(array)
+    monkeypatch.setattr(stored, "_map_of", lambda _: (array, memory))
+    monkeypatch.setattr(stored, "_APART", 4)
+    for rows, times in ((slice(None), 1), (slice(50, 10, -1), 1), (np.array([60, 0, 31, 5, 9]), 2), (7, 1), (slice(7, 7), 0)):
+        given_back.clear()
+        assert np.array_equal(data[rows], X[rows]) and len(given_back) == times
+
+
+def test_a_view_of_a_map_is_not_read_whole(tmp_path):
+    array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "uint8", (256, 1 << 16))  # 16 MiB, sparse
+    views = [as_stored(view) for view in (array[::-2], array.T, array[:, ::3])]
+    tracemalloc.start()
+    for view in views:
+        view[np.array([5, 9])]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 20
 
 
 def test_targets_of_many_numbers_stay_in_their_file(mapped, shards):

@@ -42,7 +42,7 @@ def read(folder):
 
 
 def test_what_is_written_is_what_was_trained(tmp_path):
-    board = nn.insight.TensorBoard(tmp_path, every=4, data=(X, T), images=4, classes=["a", "b", "c"])
+    board = nn.insight.TensorBoard(tmp_path, every=4, data=(X, T), images=4, classes=np.array(["a", "b", "c"]))
     trainer = train([board])
     found = read(tmp_path)
     weights = {f"{kind}/{name}" for kind in ("weights", "gradients") for name in ("2.W", "2.b", "4.W", "4.b")}
@@ -94,6 +94,8 @@ def test_bad_arguments_are_refused_before_the_first_step(tmp_path):
         ({"data": [(X, T)]}, nn.DataError, r"data must be \(x, t\)"),
         ({"data": (X, rng.random(40))}, nn.DataError, "labels must be integers"),
         ({"data": (X, T), "classes": ["a"]}, nn.DataError, "classes must be the names of 3 classes"),
+        ({"data": (X, T), "classes": 3}, nn.DataError, "classes must be a list of names"),
+        ({"data": (X, np.where(np.arange(40) == 39, 3, T))}, nn.DataError, r"labels must be in 0 \.\.\. 2, found 3"),
         ({"data": (X[:, 1:], T)}, nn.ShapeError, r"expects inputs \(N, 6, 5, 3\)"),
     ):
         board = nn.insight.TensorBoard(**{"folder": tmp_path / "board", **options})

@@ -32,7 +32,8 @@ def host_array(x: Any, dtype: Any = None, what: str = "values") -> Array:
     """
     array = x if type(x) is np.ndarray else _converted(x, what)
     if array.dtype.kind not in _REAL:
-        raise DataError(f"{what} must be real numbers, not {array.dtype}")
+        remedy = ": np.unique(names, return_inverse=True) numbers names" if array.dtype.kind == "U" else ""
+        raise DataError(f"{what} must be real numbers, not {array.dtype}{remedy}")
     return array if dtype is None else array.astype(dtype, copy=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlite.arguments import flag, is_whole, shortened, whole
+from nnlite.arguments import class_names, flag, is_whole, shortened, whole
 from nnlite.backend import Backend, backend_of, host_array
 from nnlite.data.augment import Augmentation, Pictures, in_turn
 from nnlite.data.stored import Stored, as_stored
@@ -45,7 +45,7 @@ class Dataset:
         self.images: Any = _samples(images, "images")
         self.labels: Any = _samples(labels, "labels")
         self.weights = None if weights is None else np.asarray(_samples(weights, "weights"))
-        self.classes = None if classes is None else tuple(classes)
+        self.classes = None if classes is None else tuple(class_names("classes", classes))
         self.augmentations = tuple(augmentations)
         for augmentation in self.augmentations:
             if isinstance(augmentation, type) or not callable(augmentation):

@@ -12,7 +12,8 @@ from nnlite.atomic import shown
 from nnlite.errors import DataError
 
 Array = NDArray[Any]
-_CHUNK = 1 << 24  # bytes that are hashed together
+_CHUNK = 1 << 24  # bytes that are read together
+_APART = 64  # samples that are read together where others lie between them: the system may map megabytes around each
 
 
 class Stored:
@@ -81,10 +82,19 @@ class MappedArray(Stored):
         if file is not None and memory.size() < file.offset + file.nbytes:  # reading on would end the process
             name = "the mapped file" if file.filename is None else shown(file.filename)
             raise DataError(f"{name} has {memory.size():,} bytes, the array in it ends at {file.offset + file.nbytes:,}")
-        values: Array = np.take(self.array, self.places[rows], axis=0)
-        if file is not None and file.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):  # "c": changed pages have no other copy
-            memory.madvise(mmap.MADV_DONTNEED)
-        return values
+        # The changed pages of a map of mode "c" have no other copy.
+        gives_back = file is not None and file.mode != "c" and hasattr(mmap, "MADV_DONTNEED")
+        places = np.asarray(self.places[rows])
+        flat, row = places.ravel(), self.array.shape[1:]
+        values = np.empty((len(flat), *row), self.dtype)
+        is_dense = len(flat) and np.ptp(flat) < 2 * len(flat)
+        step = max(_APART, _CHUNK // max(1, values[:1].nbytes)) if is_dense else _APART
+        for first in range(0, len(flat), step):
+            piece = slice(first, first + step)
+            values[piece] = self.array[flat[piece]]
+            if gives_back:
+                memory.madvise(mmap.MADV_DONTNEED)
+        return values.reshape(*places.shape, *row)
 
     def part(self, rows: Any) -> "MappedArray":
         """The samples of a slice, or of an array of places or of booleans, not read yet."""

@@ -17,7 +17,8 @@ _POLLS = 1.0  # seconds that it polls before it sleeps between polls
 _SLEEP = 1e-3
 _LENGTH, _FIRST = 8, 1024  # bytes of a value's length, and of the value, that are exchanged first
 _READ = 0.5  # seconds in which a launcher reads a last message
-_HERE = 77  # the tag of notes: (rank, the meeting in which it waits)
+_LATER = 2.0  # seconds after which other processes than the first print an error, if that has not ended all with the same
+_HERE = 32_077  # the tag of notes: (rank, the meeting in which it waits)
 _WORKS = -1  # instead of a meeting: it works, the others wait for it
 
 
@@ -30,6 +31,7 @@ class MPICommunicator:
         self.world, self.rank, self.size = world, int(world.rank), int(world.size)
         self.deterministic, self.sync_batch_norm, self.deadline = deterministic, sync_batch_norm, deadline
         self.meetings = 0
+        self.channel = world  # of notes; `_comm` once that is made
         self.notes: list[Any] = []  # that it has sent
         self.beaten = 0.0  # when another one said that it works, by the clock of this one
         self.seen: dict[int, int] = {}  # the last meeting at which other processes said that they are there
@@ -76,6 +78,8 @@ class MPICommunicator:
         """Apart from messages of the user's own."""
         comm, request = self.world.Idup()
         self._wait("the first exchange", request)
+        self._hear()  # what was said in the world of the user's messages
+        self.channel = comm
         return comm
 
     @contextmanager
@@ -108,33 +112,36 @@ class MPICommunicator:
                 os.sched_yield()
             else:
                 time.sleep(0 if waited < _POLLS else _SLEEP)
-            if waited > min(_POLLS, limit / 2) and self.meetings:
+            if waited > min(_POLLS, limit / 2):
                 # All that wait here say so once one of them has waited for long: the others are missing.
                 said = self._call_roll(said, waited > limit / 2)
             if waited > limit:
-                others = [rank for rank in range(self.size) if rank != self.rank] if self.meetings else []
+                others = (rank for rank in range(self.size) if rank != self.rank)
                 missing = [rank for rank in others if self.seen.get(rank) != self.meetings]
                 self.end_all(f"{_names(missing)} did not come to {what} within {limit:g} s")
 
     def _call_roll(self, said: bool, late: bool) -> bool:
         """Hear who else waits in this meeting; tell the others, once. Returns whether that is done."""
-        while self._comm.Iprobe(tag=_HERE):
-            note = np.empty(2, np.int64)
-            self._comm.Recv(note, tag=_HERE)
-            if note[1] == _WORKS:
-                self.beaten = time.monotonic()
-            else:
-                self.seen[int(note[0])] = int(note[1])
+        self._hear()
         if said or not (late or self.meetings in self.seen.values()):
             return said
         self._tell(self.meetings)
         return True
 
+    def _hear(self) -> None:
+        while self.channel.Iprobe(tag=_HERE):
+            note = np.empty(2, np.int64)
+            self.channel.Recv(note, tag=_HERE)
+            if note[1] == _WORKS:
+                self.beaten = time.monotonic()
+            else:
+                self.seen[int(note[0])] = int(note[1])
+
     def _tell(self, what: int) -> None:
         for rank in range(self.size):
             if rank != self.rank:
                 note = np.array([self.rank, what])
-                self.notes.append((note, self._comm.Isend(note, rank, _HERE)))
+                self.notes.append((note, self.channel.Isend(note, rank, _HERE)))
 
     # ---- the end of all
 
@@ -150,8 +157,9 @@ class MPICommunicator:
         usual = sys.excepthook
 
         def hook(kind: Any, error: Any, trace: Any) -> None:
+            time.sleep(_LATER if self.rank else 0)  # what all raise is printed once
             usual(kind, error, trace)
-            self.end_all(f"{kind.__name__}: {error}")
+            self.end_all(f"{kind.__name__}: {error}".removesuffix(": "))
 
         if self.size > 1:
             sys.excepthook = hook

@@ -1,5 +1,7 @@
 """NCCL: sums and broadcasts of device arrays; everything else goes through MPI."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +38,8 @@ class NCCLCommunicator(MPICommunicator):
     def _group(self) -> Any:
         """The processes as NCCL knows them; process 0 makes the name of the group, which goes to the others by MPI."""
         name = self.gather(self._nccl.get_unique_id() if self.rank == 0 else None)[0]
-        return self._nccl.NcclCommunicator(self.size, name, self.rank)
+        with self._clear_errors():
+            return self._nccl.NcclCommunicator(self.size, name, self.rank)
 
     def _call(self, what: str, method: str, flat: Any, option: int) -> None:
         """Call NCCL, which works in the order of the stream, and wait."""
@@ -44,10 +47,21 @@ class NCCLCommunicator(MPICommunicator):
 
         group, stream, place = self._group, get_current_stream(), flat.data.ptr
         kind = {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}[flat.dtype.name]
-        getattr(group, method)(place, place, flat.size, kind, option, stream.ptr)
+        with self._clear_errors():
+            getattr(group, method)(place, place, flat.size, kind, option, stream.ptr)
         done = Event(disable_timing=True)
         done.record(stream)
         self._meet(what, _Request(done))
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._nccl.NcclError as error:
+            raise DeviceError(
+                f"NCCL failed in process {self.rank} of {self.size}: {error}; each process needs a GPU of its own, "
+                "by CUDA_VISIBLE_DEVICES, or cupy.cuda.Device(i).use() before anything else"
+            ) from error
 
 
 class _Request:

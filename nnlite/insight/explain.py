@@ -11,7 +11,7 @@ from nnlite.engine.engine import Engine
 from nnlite.engine.plan import flatten
 from nnlite.errors import DataError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer, Shape
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 
 def saliency(model: Sequential, x: Any, classes: Any = None) -> Array:
@@ -44,16 +44,18 @@ def integrated_gradients(model: Sequential, x: Any, classes: Any = None, *, base
     return np.asarray((x - x0) * mean, model.dtype)
 
 
-def grad_cam(model: Sequential, x: Any, layer: str, classes: Any = None) -> Array:
+def grad_cam(model: Sequential, x: Any, layer: int | str, classes: Any = None) -> Array:
     """max(0, sum of w_k A_k), w_k = the mean of dz_c / dA_k over the pixels: where a layer's outputs A speak for class c.
 
     x: (N, *input_shape)   A: (N, H, W, K), or (N, T, K) of sequences   result: (N, H, W) or (N, T), of the size of A
 
-    layer: its path, "6" or "3.0", as in the names of parameters; the last convolution, or the activation after it, is usual.
+    layer: its number, or its path such as "3.0", as in the names of parameters; usual is the last convolution, or the
+    activation after it.
     classes: as for `saliency`.  Raises what `saliency` does, ValueError for a layer that is not there, listing those that are,
     ShapeError for one whose outputs are vectors.  Source: Selvaraju et al., 2017, arXiv:1610.02391.
     """
-    watched = _layer(model, layer)
+    path = str(layer)
+    watched = _layer(model, path)
     x = _real(model, x)
     delta = _one_hot(model, x, classes)
     seen = _Seen(len(x), watched.out_shape, model.dtype)
@@ -61,7 +63,7 @@ def grad_cam(model: Sequential, x: Any, layer: str, classes: Any = None) -> Arra
     with (
         single_threaded_blas,
         model.lock.reading(),
-        engine.wrapped(lambda path, inner: _Watched(inner, seen) if path == layer else inner, rewrite=False),
+        engine.wrapped(lambda at, inner: _Watched(inner, seen) if at == path else inner, rewrite=False),
     ):
         engine.input_gradient(model.backend.asarray(x), model.backend.asarray(delta))
     w = seen.deltas.mean(axis=tuple(range(1, seen.deltas.ndim - 1)), keepdims=True)
@@ -74,15 +76,15 @@ def occlusion(model: Sequential, x: Any, window: Any, classes: Any = None, *, st
     A place in several windows gets their mean; a window covers all channels. Vectors (N, n) have size (n,), and so have ids.
 
     window: a whole number, or one for each axis of the size.  classes: as for `saliency`.  stride: from one window to the next,
-    as `window`; default: the window.  fill: what a covered value becomes.
+    as `window`; default: the window.  fill: what a covered value, or id, becomes.
     Raises DataError and ShapeError as `saliency`; ShapeError for a window larger than the sample or a stride that skips places.
     Source: Zeiler and Fergus, 2014, arXiv:1311.2901.
     """
-    x = host_array(x) if model.plan.takes_integers else _values(model, x)
+    number("fill", fill)
+    x = _ids(model, x, fill) if _takes_ids(model) else _values(model, x)
     one_hot, size = _one_hot(model, x, classes), model.in_shape[:-1] or model.in_shape
     widths = _per_axis("window", window, size, size)
     strides = _per_axis("stride", window if stride is None else stride, size, widths)
-    number("fill", fill)
     whole_output = (_outputs(model, x) * one_hot).sum(axis=1)
     total, count = np.zeros((len(x), *size)), np.zeros(size)
     starts = [range(0, n - width + step, step) for n, width, step in zip(size, widths, strides, strict=True)]
@@ -126,6 +128,7 @@ class _Watched(Layer):
 
 def _layer(model: Sequential, path: str) -> Layer:
     """The layer at a path, if it gives images or sequences."""
+    needs_model(model)
     found = {step.path: step.layer for step in flatten(model.children()) if len(step.reads) == 1}
     if path not in found:
         shown = listing((f"{path} {shortened(layer)}" for path, layer in found.items()), most=12)
@@ -135,8 +138,21 @@ def _layer(model: Sequential, path: str) -> Layer:
     return found[path]
 
 
+def _takes_ids(model: Sequential) -> bool:
+    needs_model(model)
+    return model.plan.takes_integers
+
+
+def _ids(model: Sequential, x: Any, fill: float) -> Array:
+    """The ids, wide enough for the one that covers others."""
+    if fill != int(fill):
+        raise DataError(f"fill must be an id, a whole number, not {shortened(fill)}")
+    x = host_array(x)
+    return x.astype(np.int64) if x.dtype.kind in "iu" else x
+
+
 def _real(model: Sequential, x: Any) -> Array:
-    if model.plan.takes_integers:
+    if _takes_ids(model):
         raise StateError(f"{shortened(model[0])} reads ids, which have no gradient: occlusion takes them")
     return _values(model, x)
 

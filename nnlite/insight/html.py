@@ -72,7 +72,7 @@ def report(folder: str | PathLike[str], path: str | PathLike[str] | None = None,
     run = read_run(folder, layers)
     needs_matplotlib()
     page = _page(run, folder.resolve().name)
-    write_whole(target, page.encode())
+    write_whole(target, page.encode(errors="backslashreplace"))
     return target
 
 
@@ -129,7 +129,8 @@ def _chart(draw: Callable[[], "Axes"], label: str, size: tuple[float, float] | N
     rest = re.sub(r' id="[\w.]*[a-z]_\d+"', "", rest)  # the same in each chart, and nothing refers to them
     for colour, themed in _THEMED.items():
         rest = rest.replace(f": {colour}", f": {themed}")
-    return _Html(f'<svg role="img" aria-label="{html.escape(label)}" viewBox="{frame}">{rest.strip()}')
+    width = f"--width: {frame.split()[2]}pt"  # at which its text has its own size
+    return _Html(f'<svg role="img" aria-label="{html.escape(label)}" style="{width}" viewBox="{frame}">{rest.strip()}')
 
 
 # ---- the page
@@ -181,7 +182,7 @@ def _lead(run: Run) -> list[_Html]:
     kind = "images" if len(run.images) else "samples"
     words = f"Of {true.sum():,.0f} test {kind} {hits.sum():,.0f} are named right."
     recall, missed = Recall.figure(hits, None, true), run.matrix - np.diag(hits)
-    if len(true) > 2 and missed.any():
+    if len(true) > 2 and (true > 0).sum() > 1 and missed.any():
         best, worst = recall.argmax(), np.where(true > 0, recall, 2).argmin()
         of, taken = np.unravel_index((missed / np.maximum(true, 1)[:, None]).argmax(), missed.shape)
         words += f" Best known is {run.classes[best]} ({recall[best]:.0%}), least {run.classes[worst]} ({recall[worst]:.0%});"
@@ -271,7 +272,8 @@ def _time(run: Run) -> list[_Html]:
     rows, line = run.profile
     words, seconds = f"A step of training: {line}.", sum(run.history.get("seconds", []))
     if seconds:
-        words = f"{run.history.epochs} epochs of training took {_duration(seconds)}, validation not counted. {words}"
+        epochs = "1 epoch" if run.history.epochs == 1 else f"{run.history.epochs} epochs"
+        words = f"{epochs} of training took {_duration(seconds)}, validation not counted. {words}"
     (name, *columns, last), *steps = rows
     body = [[step, _bar(share, share), *cells] for step, *cells, share in steps]
     return [_tag("p", words), _table([name, last, *columns], body)]
@@ -283,16 +285,20 @@ def _reproduction(run: Run) -> list[_Html]:
     rows = [(name, metrics[name]) for name in names if name in metrics]
     rows += [("versions", ", ".join(f"{name} {version}" for name, version in metrics["versions"].items()))]
     where = "any machine" if metrics.get("kernels") == "native" else "the same machine, with the same versions"
-    words = f"Run again on {where}, this command gives the same weights; their hash says so."
+    words = f"With fixed seeds this command gives the same weights on {where}; their hash says so."
+    everything = json.dumps(metrics, indent=2, ensure_ascii=False)
+    command, is_alone = metrics["command"], metrics.get("processes") == 1
     return [
-        _tag("pre", metrics["command"], class_="command"),
-        *([_tag("p", words)] if metrics.get("processes") == 1 else []),
+        *([_tag("pre", command, class_="command")] if command else []),
+        *([_tag("p", words)] if command and is_alone else []),
         _table([], rows, "words"),
-        _tag("details", _tag("summary", "All of metrics.json"), _tag("pre", json.dumps(metrics, indent=2), tabindex=0)),
+        _tag("details", _tag("summary", "All of metrics.json"), _tag("pre", everything, tabindex=0)),
     ]
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlite.arguments import listing, shortened, whole
+from nnlite.arguments import instance, listing, shortened, whole
+from nnlite.backend import by_position, host_array, length
 from nnlite.errors import DataError
 from nnlite.insight.rates import Found
 from nnlite.insight.values import (
@@ -21,6 +22,7 @@ from nnlite.insight.values import (
     first_filters,
     mistakes,
     needs_matplotlib,
+    refuse_nan,
     two_columns,
 )
 from nnlite.losses import softmax
@@ -53,6 +55,7 @@ def curves(history: History, *, columns: Sequence[str] | None = None, ax: "Axes 
     columns: those to draw, in one Axes; default: in a figure of its own all scores, in `ax` the losses.
     Returns the Axes of the losses. Raises DataError for a column that the history does not have, and for an empty history.
     """
+    instance("history", history, History, "a nn.History, as fit returns it")
     if not history:
         raise DataError("the history is empty: train first")
     losses, others = score_columns(history)
@@ -75,11 +78,16 @@ def _draw_columns(ax: "Axes", history: History, names: Sequence[str]) -> None:
         ax.plot(range(1, history.epochs + 1), history[name], style, color=colour, label=name.replace("_", " "), markersize=4)
     ax.set(xlabel="epoch", ylabel="loss" if "loss" in names else "")
     ax.locator_params(axis="x", integer=True)
+    if history.epochs == 1:
+        ax.set_xticks([1])
     _finish(ax)
 
 
 def learning_rates(found: Found, *, ax: "Axes | None" = None) -> "Axes":
     """What `nn.insight.find_learning_rate` found: the loss over the rate, as it was and smoothed, and the suggestion."""
+    instance("found", found, Found, "what nn.insight.find_learning_rate returns")
+    if not len(found.rates):
+        raise DataError("no rate was tried: there is nothing to draw")
     ax = _axes(ax, 5.5, 4)
     smooth = found.smoothed()
     ax.plot(found.rates, found.losses, color=SKY, linewidth=0.8, label="loss of a batch")
@@ -100,9 +108,10 @@ def confusion_matrix(matrix: Any, *, classes: Classes = None, ax: "Axes | None" 
 
     matrix: (C, C), as of `nn.ConfusionMatrix`   classes: their names. Raises DataError for what does not fit.
     """
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size or not (matrix >= 0).all():
-        raise DataError(f"a confusion matrix is (C, C) and not negative, got {shortened(matrix)}: of several labels give one's")
+    matrix = host_array(matrix, what="the values of a confusion matrix")
+    is_square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and matrix.size
+    if not is_square or not (matrix >= 0).all() or not np.isfinite(matrix).all():
+        raise DataError(f"a confusion matrix is (C, C), finite, not negative; of several labels one's; got {shortened(matrix)}")
     n, names = len(matrix), _short(as_classes(classes, len(matrix)))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-30)
     ax = _axes(ax, max(3.5, min(9, 1.6 + 0.55 * n)), max(3.2, min(8.4, 1.3 + 0.5 * n)))
@@ -149,6 +158,7 @@ def _rankings(z: Any, t: Any, classes: Classes) -> list[tuple[NDArray[Any], NDAr
     """For each class that has both: the weights of positive and of negative samples by score, its name, how to draw it."""
     z, t, weight = Accuracy().read(z, t, None)
     names = as_classes(classes, max(2, z.shape[1]))
+    refuse_nan(z)
     scores, positive = one_against_rest(z, t)
     names = names if len(scores.T) > 1 else names[1:]
     styles = [{"color": c, "linestyle": s, "linewidth": 1.5} for s in ("-", "--", ":") for c in _COLOURS]
@@ -173,6 +183,7 @@ def calibration(z: Any, t: Any, *, bins: int = 10, ax: "Axes | None" = None) -> 
     if not len(t):
         raise DataError("there are no samples to draw")
     confidence, right = softmax(z.astype(np.float64)).max(axis=1), z.argmax(axis=1) == t
+    refuse_nan(confidence)
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     sums = [np.bincount(place, values, minlength=bins)[counts > 0] for values in (confidence, right)]
@@ -194,8 +205,7 @@ def samples(images: Any, t: Any, z: Any, *, classes: Classes = None, columns: in
     Raises DataError for what does not fit.
     """
     images, (z, t) = as_pictures(images), two_columns(z, t)
-    if len(images) != len(t):
-        raise DataError(f"{len(images)} images, but {len(t)} targets")
+    _refuse_lengths(images, t)
     names = _short(as_classes(classes, z.shape[1]))
     probability = softmax(z)
     guess = probability.argmax(axis=1)
@@ -209,7 +219,8 @@ def misclassified(
 ) -> "Axes":
     """The `most` wrong predictions that are the most confident; arguments and errors as those of `samples`."""
     whole("most", most, 1)
-    z, t = two_columns(z, t)
+    images, (z, t) = by_position(images, "images"), two_columns(z, t)
+    _refuse_lengths(images, t)
     picks = mistakes(z, t)[:most]
     if not len(picks):
         ax = _axes(ax, 4, 1)
@@ -217,6 +228,11 @@ def misclassified(
         ax.axis("off")
         return ax
     return samples(images[picks], t[picks], z[picks], classes=classes, columns=columns, ax=ax)
+
+
+def _refuse_lengths(images: Any, t: NDArray[Any]) -> None:
+    if length(images) != len(t):
+        raise DataError(f"{length(images)} images, but {len(t)} targets")
 
 
 # ---- models

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite.arguments import number, shortened, whole
-from nnlite.errors import NonFiniteError
+from nnlite.errors import NonFiniteError, StateError
 from nnlite.optim.groups import by_column
 from nnlite.training.sources import Epochs, as_source, on_device
 from nnlite.training.trainer import Trainer
@@ -48,11 +48,14 @@ def find_learning_rate(
     data, batch_size, seed: as `Trainer.fit` takes them; an iterator is read, and needs `steps` batches. Of
     `nn.ParameterGroups` the rates stay in proportion, and r is that of the fastest group.
     The trainer, its model and its optimiser keep every bit: copies are trained. Raises ValueError for rates that are not
-    positive and rising, DataError for data that do not fit.
+    positive and rising, DataError for data that do not fit, NonFiniteError where the first loss is not finite, StateError
+    for a model without a parameter that is trained.
     Source: Smith 2017, Cyclical Learning Rates for Training Neural Networks.
     """
     if not isinstance(trainer, Trainer):
         raise ValueError(f"find_learning_rate takes the nn.Trainer that will train, not {shortened(trainer)}")
+    if all(slot.frozen for slot in trainer.model.vectors.trained):
+        raise StateError("no parameter of the model is trained: the loss does not depend on the rate")
     number("low", low, above=0)
     number("high", high, above=low)
     rates = np.geomspace(low, high, int(whole("steps", steps, 3 * _FIRST)))
@@ -60,6 +63,8 @@ def find_learning_rate(
     batch_size, seed = int(whole("batch_size", batch_size, 1)), int(whole("seed", seed))
     feed = Epochs(source, len(rates), 0, False, None, batch_size=batch_size, shuffle=True, seed=seed)
     losses = _losses(trainer, feed, rates)
+    if not len(losses):
+        raise NonFiniteError("the loss of the first batch, before any update, is not finite: no rate can mend that")
     return Found(rates[: len(losses)], losses, _steepest(rates[: len(losses)], _smoothed(losses)))
 
 

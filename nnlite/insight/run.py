@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlite import __version__
-from nnlite.arguments import listing, location, shortened, whole
+from nnlite.arguments import instance, listing, location, shortened, whole
 from nnlite.atomic import shown, write_whole
 from nnlite.backend import get_num_threads, usable_cores
 from nnlite.backend.native.loader import processor
 from nnlite.errors import DataError, FileError
 from nnlite.files import load
-from nnlite.insight.values import as_classes, as_pictures, mistakes, two_columns
+from nnlite.insight.values import as_classes, as_pictures, mistakes, refuse_nan, two_columns
 from nnlite.layers.base import Layer
 from nnlite.metrics import ConfusionMatrix
+from nnlite.metrics.base import to_host
 from nnlite.model import Sequential
 from nnlite.serialize import read_tensors
 from nnlite.state import Arrays
@@ -76,26 +77,32 @@ def save_run(
     outputs: the model's outputs for the test data; default: trainer.predict(test).
     batch_size: of the training passes that are timed, layer by layer.
     Returns what is in metrics.json: `metrics`, the hash of the weights, the command, machine, threads, kernels and versions.
-    Raises ValueError for metrics that JSON cannot hold, DataError for data without labels, FileError where nothing can be
-    written; StateError for a model that cannot be saved.
+    Raises ValueError for metrics that JSON cannot hold, DataError for data without labels, and for outputs and names of classes
+    that do not fit, FileError where nothing can be written; StateError for a model that cannot be saved.
     """
     folder, source = Path(location("folder", folder)), as_source(test)
     whole("batch_size", batch_size, 1)
-    own = facts(trainer, metrics or {})
+    instance("trainer", trainer, Trainer, "the nn.Trainer of the model")
+    own = facts(trainer, instance("metrics", metrics or {}, Mapping, "a dict"))
     text = _as_json(own)
     if not hasattr(source, "labels"):
         raise DataError(f"test must be (x, t) or a nn.data.Dataset, not {shortened(test)}")
+    z, classes = to_host(trainer.predict(source) if outputs is None else outputs), getattr(source, "classes", None)
+    if z.shape != (len(source), *trainer.model.out_shape):
+        raise DataError(f"the outputs must have shape {(len(source), *trainer.model.out_shape)}, not {z.shape}")
+    refuse_nan(z)
+    names = None if classes is None else as_classes(classes, max(2, z.shape[-1]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"no run can be written to the folder {shown(folder)}: {shortened(error)}") from error
     trainer.model.save(folder / MODEL)
     trainer.history.to_csv(folder / HISTORY)
-    arrays = _results(source, trainer.predict(source) if outputs is None else outputs)
+    arrays = _results(source, z)
     first = source[:batch_size]
     profile = measure(trainer.model, first.images[:], first.labels[:], trainer.loss, passes=_PASSES)
     description = {"format": FORMAT, "nnlite": __version__, "weights": own["weights"], "profile": profile}
-    _save_tensors(folder / RESULTS, arrays, description | {"classes": getattr(source, "classes", None)})
+    _save_tensors(folder / RESULTS, arrays, description | {"classes": names})
     write_whole(folder / METRICS, text)  # the last one: a run without it is not whole
     return own
 
@@ -104,6 +111,7 @@ def facts(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The given metrics, and what else it takes to train such a model again."""
     processes = trainer.ranks.size
     launcher = ["mpiexec", "-n", str(processes)] if processes > 1 else []
+    command = shlex.join([*launcher, Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
     return {
         **metrics,
         "threads": get_num_threads(),
@@ -111,7 +119,7 @@ def facts(trainer: Trainer, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "device": trainer.model.device,
         "kernels": trainer.model.kernels,
         "weights": hash_of_weights(trainer.model),
-        "command": shlex.join([*launcher, Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
+        "command": "" if hasattr(sys, "ps1") else command,  # none repeats what was typed
         "machine": _machine(),
         "versions": {"nnlite": __version__, "numpy": np.__version__, "python": platform.python_version()},
     }

@@ -68,7 +68,7 @@ class TensorBoard(LogTo):
             if not hasattr(source, "labels"):
                 raise DataError(f"data must be (x, t) or a nn.data.Dataset, not {shortened(self.data)}")
             z = trainer.predict(source.images[:1])
-            ConfusionMatrix().update(z, source.labels[:1])
+            ConfusionMatrix().update(np.broadcast_to(z, (len(source), *z.shape[1:])), source.labels[:])
             as_classes(self._names(source), max(2, z.shape[-1]))
 
     def on_fit_begin(self, trainer: Training) -> None:
@@ -119,7 +119,7 @@ class TensorBoard(LogTo):
             self._picture("samples", plots.samples(x, source.labels[: len(x)], z[: len(x)], classes=names), trainer.steps)
 
     def _names(self, source: Any) -> Any:
-        return self.classes or getattr(source, "classes", None)
+        return getattr(source, "classes", None) if self.classes is None else self.classes
 
     def _picture(self, name: str, ax: Any, step: int) -> None:
         file = io.BytesIO()

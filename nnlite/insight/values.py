@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlite.arguments import listing, shortened
+from nnlite.arguments import class_names, listing, shortened
 from nnlite.backend import Array, single_threaded_blas
 from nnlite.engine.engine import Engine
 from nnlite.errors import DataError
@@ -14,7 +14,7 @@ from nnlite.layers.base import Context, Layer
 from nnlite.losses import softmax
 from nnlite.metrics import Accuracy
 from nnlite.metrics.base import to_host
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 
 def needs_matplotlib() -> None:
@@ -26,12 +26,16 @@ def needs_matplotlib() -> None:
 
 
 def as_classes(classes: Sequence[str] | None, n: int) -> list[str]:
-    """The names of n classes, by default their numbers. Raises DataError for another number of names."""
+    """The names of n classes, by default their numbers; what Unicode has not, as in old names of folders, is escaped.
+
+    Raises DataError for another number of names.
+    """
     if classes is None:
         return [str(i) for i in range(n)]
-    if isinstance(classes, str) or len(classes) != n:
+    names = class_names("classes", classes)
+    if len(names) != n:
         raise DataError(f"classes must be the names of {n} classes, not {shortened(classes)}")
-    return [str(name) for name in classes]
+    return [str(name).encode(errors="backslashreplace").decode() for name in names]
 
 
 def as_pictures(images: Any) -> NDArray[Any]:
@@ -39,22 +43,28 @@ def as_pictures(images: Any) -> NDArray[Any]:
     images = to_host(images)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
-    if not len(images) or (images.ndim != 3 and images.shape[3:] != (3,)):
+    if not images.size or (images.ndim != 3 and images.shape[3:] != (3,)):
         raise DataError(f"images are (N, H, W), (N, H, W, 1) or (N, H, W, 3), at least one, got {images.shape}")
     return images if images.dtype == np.uint8 else _stretched(images, None)
 
 
 def _stretched(values: NDArray[Any], axes: tuple[int, ...] | None) -> NDArray[np.float64]:
-    """From 0 to 1, over all values or along these axes."""
-    values = np.asarray(values, np.float64)
-    least, largest = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
-    return np.asarray((values - least) / np.maximum(largest - least, 1e-30))
+    """From 0 to 1, over all values or along these axes; what is not finite becomes 0."""
+    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    least, largest = (bound.reduce(values, axes, keepdims=True) for bound in (np.fmin, np.fmax))
+    return np.asarray(np.nan_to_num((values - least) / np.maximum(largest - least, 1e-30)))
 
 
 def two_columns(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Logits (N, C), C at least 2, of logits (N, C), (N, 1) or (N,), and labels (N,)."""
     z, t, _ = Accuracy().read(z, t, None)
     return np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z, t
+
+
+def refuse_nan(z: NDArray[Any]) -> None:
+    """Raise DataError where samples have outputs that are not numbers."""
+    if bad := int(np.isnan(z).any(axis=tuple(range(1, z.ndim))).sum()):
+        raise DataError(f"the outputs of {bad} of {len(z)} samples are not numbers")
 
 
 def mistakes(z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.int64]:
@@ -65,6 +75,7 @@ def mistakes(z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.int64]:
 
 def first_filters(model: Sequential) -> NDArray[np.float64]:
     """The weights of the first layer that has any, as pictures (n, h, w) or (n, h, w, 3), each from 0 to 1."""
+    needs_model(model)
     name, W = next(((name, to_host(W)) for name, W in model.named_params().items() if name.endswith("W")), ("", np.zeros(0)))
     if W.ndim == 2 and len(model.in_shape) == 3 and W.shape[1] == np.prod(model.in_shape):
         W = W.reshape(-1, *model.in_shape)
@@ -78,10 +89,11 @@ def first_filters(model: Sequential) -> NDArray[np.float64]:
 
 def activations_of(model: Sequential, x: Any, layer: int | str) -> NDArray[Any]:
     """What a layer gives for one sample in inference, without the batch axis. Raises ValueError for another layer."""
+    needs_model(model)
     x = model.backend.asarray(x)
     x = x[None] if x.ndim == len(model.in_shape) else x
-    if len(x) != 1:
-        raise DataError(f"activations are those of one sample, got {len(x)}")
+    if not x.ndim or len(x) != 1:
+        raise DataError(f"activations are those of one sample, got {len(x) if x.ndim else x}")
     model(x)  # refuses what does not fit
     found: dict[str, Array] = {}
     engine = Engine(model.children(), model.in_shape, model.vectors, model.seed, rewrite=False)

@@ -28,7 +28,8 @@ class Embedding(Layer):
 
     def forward(self, a: Array, ctx: Context) -> Array:
         if a.dtype.kind not in "iu":
-            raise DataError(f"{shortened(self)} takes ids, integers from 0 to {self.n - 1}, not {a.dtype}")
+            place = "as the first layer it gets integers as they are"
+            raise DataError(f"{shortened(self)} takes ids, integers from 0 to {self.n - 1}, not {a.dtype}: {place}")
         if a.min() < 0 or a.max() >= self.n:
             raise DataError(f"{shortened(self)} takes ids from 0 to {self.n - 1}: these are from {a.min()} to {a.max()}")
         ctx.a = a

@@ -90,6 +90,8 @@ class OfLabels(Metric):
 def by_position(z: Any, t: Any, sample_weight: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """Outputs (M, C), targets (M, 1) or (M, C), and weights (M,), of the positions of all samples whose weight is not zero."""
     z, t = to_host(z), to_host(t)
+    if not (z.ndim and t.ndim):
+        raise DataError(f"outputs and targets need an axis of samples, got shapes {z.shape} and {t.shape}")
     if len(z) != len(t):
         raise DataError(f"{len(z)} outputs, but {len(t)} targets")
     z = z[:, None] if z.ndim == 1 else z

@@ -9,6 +9,8 @@ from nnlite.arguments import choice, number, whole
 
 Accountant = Literal["pld", "rdp"]
 
+_PLD_STEP = 1e-4  # of the privacy loss; rounding is upwards
+
 
 def epsilon_of(
     sample_rate: float, noise_multiplier: float, steps: int, delta: float, *, accountant: Accountant = "pld"
@@ -37,7 +39,9 @@ def composed(spent: Mapping[tuple[float, float], int], delta: float, accountant:
     import dp_accounting
     from dp_accounting import pld, rdp
 
-    sums: Any = pld.PLDAccountant() if accountant == "pld" else rdp.RdpAccountant()
+    # Losses grow with 1 / sigma^2: with steps of one size those of little noise would fill the memory.
+    step = _PLD_STEP * max(1, (0.5 / min(sigma for _, sigma in spent)) ** 2)
+    sums: Any = pld.PLDAccountant(value_discretization_interval=step) if accountant == "pld" else rdp.RdpAccountant()
     for (sample_rate, sigma), steps in spent.items():
         sums.compose(dp_accounting.PoissonSampledDpEvent(sample_rate, dp_accounting.GaussianDpEvent(sigma)), steps)
     return float(sums.get_epsilon(float(delta)))

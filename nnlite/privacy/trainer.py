@@ -55,12 +55,23 @@ class PrivateTrainer(Trainer):
         callbacks: Sequence[Callback] = (),
         seed: int | None = None,
     ) -> None:
-        self.clip_norm, self.delta = number("clip_norm", clip_norm, above=0), number("delta", delta, above=0, below=1)
-        self.noise_multiplier = number("noise_multiplier", noise_multiplier, least=0)
+        number("clip_norm", clip_norm, above=0)
+        number("noise_multiplier", noise_multiplier, least=0)
+        self.delta = number("delta", delta, above=0, below=1)
         need_accounting()
         super().__init__(model, loss, optimizer, metrics, callbacks)
         refuse_mixing(model)
         self.ledger = Ledger(clip_norm, noise_multiplier, seed)
+
+    @property
+    def clip_norm(self) -> float:
+        """C."""
+        return self.ledger.clip_norm
+
+    @property
+    def noise_multiplier(self) -> float:
+        """sigma."""
+        return self.ledger.noise_multiplier
 
     def fit(  # type: ignore[override]  # no order of the data, and no data of unknown length
         self,

@@ -8,7 +8,7 @@ from nnlite.arguments import listing, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer, Shape
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 Rows = Sequence[int] | None
 Call = Callable[[Array, Context], Any]
@@ -23,6 +23,7 @@ def debug(model: Sequential) -> Iterator[Sequential]:
     NonFiniteError, ShapeError or StateError, naming layer, direction, pass and samples. The checks take time; layers run as
     they were written, without `rewrite`.
     """
+    needs_model(model)
     with _checked(model, None):
         yield model
 

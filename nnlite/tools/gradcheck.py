@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlite.arguments import number, shortened, whole
+from nnlite.arguments import instance, number, shortened, whole
 from nnlite.backend import host_array, single_threaded_blas
 from nnlite.errors import GradientError
 from nnlite.layers.base import Layer
@@ -36,6 +36,7 @@ def gradcheck(layer_or_model: Layer, x: Any, *, seed: int = 0, tolerance: float 
     for name, value in (("seed", seed), ("pass_id", pass_id)):
         whole(name, value)
     number("tolerance", tolerance, least=0)
+    instance("layer_or_model", layer_or_model, Layer, "a layer or a model")
     x = host_array(x)
     # Not the stream that the user may have drawn x from: u = x is blind for batch norm.
     rng = np.random.default_rng([seed, 0x6AD])

@@ -1,5 +1,6 @@
 """Callbacks: early stopping, learning rates reduced on a plateau, weight averaging, logs kept by other programs."""
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -228,7 +229,7 @@ class LogTo(Callback):
     only_first = True
 
     def __init__(self, log: Callable[..., Any], *, every: int | None = None) -> None:
-        if not callable(log) or isinstance(log, type):
+        if not callable(log) or isinstance(log, type) or not _takes_step(log):
             raise ValueError(f"log must be a function of a dict and step=, such as wandb.log, not {shortened(log)}")
         self.log, self.every = log, None if every is None else whole("every", every, 1)
         self.logged = (0, 0)  # the steps and epochs at the last call
@@ -268,6 +269,17 @@ class LogTo(Callback):
                 write_whole(trainer.checkpoints / LOGGED, "{} {}\n".format(*here).encode())
             except FileError as error:
                 warnings.warn(f"{error}; training continues", RuntimeWarning, stacklevel=2)
+
+
+def _takes_step(log: Callable[..., Any]) -> bool:
+    """Whether it can be called as log(values, step=...), as far as its signature says."""
+    try:
+        inspect.signature(log).bind({}, step=0)
+    except TypeError:
+        return False
+    except ValueError:  # it has none
+        return True
+    return True
 
 
 def _read(note: Path) -> tuple[int, int]:

@@ -1,6 +1,7 @@
-"""What must be the same for a checkpoint to resume with the same bits."""
+"""What must be the same for a checkpoint to resume with the same bits, and for processes to train together."""
 
 import json
+import zlib
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from nnlite.arguments import shortened
 from nnlite.errors import StateError
 from nnlite.layers.base import Layer
+from nnlite.model import Sequential
 from nnlite.serialize import describe
 from nnlite.training.hooks import Callback, Training
 
@@ -75,7 +77,7 @@ def refuse_others(kept: Print, later: Iterable[Print], here: Print, path: Any) -
         here = {part: value for part, value in here.items() if part != "kernels"}
     for now in later:
         here = here | {part: kept[part] for part, value in now.items() if part in kept and here[part] == value}
-    different = list(_differences(kept, here))
+    different = [_told(*difference) for difference in _differences(kept, here)]
     if different:
         more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         shown = "; ".join(different[:_SHOWN]) + more
@@ -84,16 +86,66 @@ def refuse_others(kept: Print, later: Iterable[Print], here: Print, path: Any) -
         )
 
 
-def _differences(kept: Any, here: Any, name: str = "") -> Iterator[str]:
+def _told(name: str, kept: Any, here: Any) -> str:
+    text = f"{name} was {shortened(kept)}, is {shortened(here)}"
+    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
+
+
+def refuse_other_ranks(trainer: Training, source: Any, **settings: Any) -> None:
+    """Raise StateError, naming a process and what differs, where another process trains something else."""
+    ranks, model, communicator = trainer.ranks, trainer.model, trainer.communicator
+    if communicator is None:
+        return
+    every = ranks.gather(
+        _as_json(
+            {
+                "model": _architecture(model),
+                "kernels": model.kernels,
+                "the number of samples": len(source) if hasattr(source, "__len__") else None,
+                "the checksum of labels and weights": _checksum(source),
+                "augmentations": [_values(augmentation) for augmentation in getattr(source, "augmentations", ())],
+                "epochs, steps and passes so far": [trainer.epochs, trainer.steps, model.passes],
+                "loss": _values(trainer.loss),
+                "metrics": [metric.name for metric in trainer.metrics],
+                "deterministic of the communicator": communicator.deterministic,
+                "sync_batch_norm of the communicator": communicator.sync_batch_norm,
+                **changing(trainer),
+                "fit": settings,
+            }
+        )
+    )
+    for rank, theirs in enumerate(every):
+        for part in theirs:
+            for name, first, other in _differences(every[0][part], theirs[part], part):
+                values = f"{shortened(other)} and {shortened(first)}"
+                raise StateError(f"rank {rank} of {ranks.size} and rank 0 differ in {name}: {values}")
+
+
+def _architecture(model: Sequential) -> Any:
+    try:
+        return describe(model)
+    except StateError:  # a custom layer that cannot be saved
+        layers = [type(step.layer).__name__ for run in model.plan.training for step in run.steps]
+        values = {**model.named_params(), **model.named_buffers()}
+        return {"layers": layers, "shapes": {name: value.shape for name, value in values.items()}, "seed": model.seed}
+
+
+def _checksum(source: Any) -> int:
+    """Of the labels and weights that are in memory, all of which each process has."""
+    arrays = [getattr(source, name, None) for name in ("labels", "weights")]
+    return zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays if isinstance(array, np.ndarray)))
+
+
+def _differences(kept: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What differs, by its path, and both values."""
     if isinstance(kept, dict) and isinstance(here, dict):
         for key in sorted(kept.keys() | here.keys()):
-            yield from _differences(kept.get(key), here.get(key), f"{name}.{key}" if name else key)
+            yield from _differences(kept.get(key), here.get(key), ".".join(filter(None, (name, key))))
     elif isinstance(kept, list) and isinstance(here, list) and len(kept) == len(here):
         for i, (a, b) in enumerate(zip(kept, here, strict=True)):
             yield from _differences(a, b, f"{name}[{i}]")
     elif kept != here:
-        text = f"{name} was {shortened(kept)}, is {shortened(here)}"
-        yield text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
+        yield name, kept, here
 
 
 def _as_json(value: Print) -> Print:

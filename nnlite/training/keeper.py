@@ -84,9 +84,10 @@ class Checkpoints(Keeper):
         self.monitor = Monitor("fit", default if self.column is None else self.column)
         self.monitor.check(self.trainer, columns)
         other = None if self.monitor.column == default else self.monitor.column
-        self.fingerprint = fingerprint_of(self.trainer, self.source, monitor=other, **settings)
         refuse_what_cannot_be_kept(self.trainer, self.source)
-        if self.trainer.ranks.is_first:
+        if self.trainer.ranks.is_first:  # which alone reads all data, to hash them
+            with self.trainer.ranks.working():
+                self.fingerprint = fingerprint_of(self.trainer, self.source, monitor=other, **settings)
             self.folder.check()
 
     def begin(self, resume: bool) -> dict[str, Any] | None:

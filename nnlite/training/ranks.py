@@ -1,6 +1,5 @@
 """What the processes of one `fit` do together besides their gradients: they compare, decide and write as one."""
 
-import json
 import os
 import platform
 import zlib
@@ -10,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnlite.arguments import shortened
 from nnlite.backend import length, share_cores, usable_cores
 from nnlite.engine.exchange import ALONE, Communicator, Exchange, Together
 from nnlite.errors import DataError, DeviceError, StateError
@@ -99,16 +97,6 @@ class Ranks:
             if text is not None:
                 raise StateError(f"rank {rank} of {self.size} failed: {text}")
 
-    def compare_settings(self, settings: dict[str, Any]) -> None:
-        """Raise StateError, naming a process and what differs, unless all have the same."""
-        every = self.gather(json.dumps(settings, sort_keys=True, default=str))
-        for rank, text in enumerate(every):
-            if text != every[0]:
-                first, other = json.loads(every[0]), json.loads(text)
-                name = next(name for name in first if first[name] != other.get(name))
-                theirs, ours = shortened(other.get(name)), shortened(first[name])
-                raise StateError(f"rank {rank} of {self.size} and rank 0 differ in {name}: {theirs} and {ours}")
-
     def begin(self, model: Sequential) -> None:
         """Give all processes the parameters and statistics of the first."""
         if self.communicator is not None:
@@ -161,13 +149,24 @@ class Ranks:
         """The samples of a batch, of which x may be this process's part."""
         return len(x) if self.communicator is None else length(t)
 
-    def outputs(self, model: Sequential, x: Any) -> Any:
-        """`model(x)`; while `sharing`, each process computes a part. If the bits must be those of one, each computes all."""
+    def part_of_outputs(self, model: Sequential) -> Callable[[int], slice] | None:
+        """While `sharing`: the part of a batch of n samples whose outputs this process computes; None for all.
+
+        If the bits must be those of one process, each computes all.
+        """
         if not self.sharing or self.communicator is None or self.exchange.ordered:
+            return None
+        return lambda n: self.exchange.rows([model.plan.inference], n, model.vectors)
+
+    def outputs(self, model: Sequential, x: Any, t: Any) -> Any:
+        """`model(x)`; while `sharing`, each process computes a part, which x may be."""
+        part = self.part_of_outputs(model)
+        if part is None:
             return model(x)
-        mine = self.exchange.rows([model.plan.inference], len(x), model.vectors)
-        own = model.backend.to_host(model(x[mine])) if mine.start < mine.stop else np.empty((0, *model.out_shape), model.dtype)
-        return model.backend.asarray(np.concatenate(self.gather(own)))
+        mine, n = part(length(t)), self.exchange.samples(x, t, [model.plan.inference], model.vectors)
+        own = x[mine] if len(x) == n else x
+        z = model.backend.to_host(model(own)) if len(own) else np.empty((0, *model.out_shape), model.dtype)
+        return model.backend.asarray(np.concatenate(self.gather(z)))
 
     def any_asks(self, asks: bool) -> bool:
         """After a step: whether a process asks for a pause; of several all hear of it one step later, and pause together."""

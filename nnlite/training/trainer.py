@@ -24,7 +24,7 @@ from nnlite.training.ahead import read_ahead
 from nnlite.training.check import check_fit, check_parts, listed
 from nnlite.training.checkpoint import Folder
 from nnlite.training.counts import Counts
-from nnlite.training.fingerprint import Print, changing
+from nnlite.training.fingerprint import Print, refuse_other_ranks
 from nnlite.training.history import History
 from nnlite.training.hooks import Callback
 from nnlite.training.keeper import Checkpoints, Keeper
@@ -159,10 +159,11 @@ class Trainer:
             return on_device(checked, backend)
 
         checked = self.ranks.all_do(check)
-        validated = None if checked is None else (len(checked) if hasattr(checked, "__len__") else True, validation_steps)
-        kept_as = None if checkpoint is None else (every, bool(resume))
+        samples = len(checked) if hasattr(checked, "__len__") else None
+        validated = None if checked is None else {"samples": samples, "steps": validation_steps}
+        kept_as = None if checkpoint is None else {"every": every, "resume": bool(resume)}
         settings = {"epochs": epochs, "steps_per_epoch": steps, "validation": validated, "checkpoint": kept_as}
-        self._compare_ranks(source, nonfinite=nonfinite, **settings, **order)
+        refuse_other_ranks(self, source, nonfinite=nonfinite, **settings, **order)
         kept = keeper.begin(resume)
         part = self.ranks.part_for(self.model)
         feed = Epochs(on_device(source, backend), steps, keeper.first, keeper.placed, places, part, **order)
@@ -170,27 +171,6 @@ class Trainer:
         with self.ranks.training(self.model):
             self._train(loop, keeper.first + epochs, kept)
         return self.history
-
-    def _compare_ranks(self, source: Any, **settings: Any) -> None:
-        """Raise StateError where another process trains something else."""
-        ranks, model = self.ranks, self.model
-        if ranks.communicator is None:
-            return
-        arrays = {**model.named_params(), **model.named_buffers()}
-        ranks.compare_settings(
-            {
-                "model": {name: list(values.shape) for name, values in arrays.items()},
-                "layers": [type(step.layer).__name__ for run in model.plan.training for step in run.steps],
-                "seed": int(model.seed),
-                "kernels": model.kernels,
-                "the number of samples": len(source) if hasattr(source, "__len__") else None,
-                "epochs, steps and passes so far": [self.epochs, self.steps, model.passes],
-                "loss": repr(self.loss),
-                "metrics": [metric.name for metric in self.metrics],
-                **changing(self),
-                **{f"{name} of fit": value for name, value in settings.items()},
-            }
-        )
 
     def _train(self, loop: Loop, last: int, kept: dict[str, Any] | None) -> None:
         """Train until `last` epochs are done, counted from the start of the run. kept: the progress of a resumed run."""
@@ -239,10 +219,11 @@ class Trainer:
         batch_size, tally = int(whole("batch_size", batch_size, 1)), backend.tally()
         steps = None if steps is None else int(whole("steps", steps, 1))
         x = None
-        given = itertools.islice(batches(on_device(source, backend), batch_size), steps)
+        part = self.ranks.part_of_outputs(self.model)
+        given = itertools.islice(batches(on_device(source, backend), batch_size, part=part), steps)
         with self._metrics_anew(), read_ahead(source, given) as read:
             for x, t, w in self.ranks.in_step(read) if self.ranks.sharing and not is_dataset(source) else read:
-                z = self.ranks.outputs(self.model, x)
+                z = self.ranks.outputs(self.model, x, t)
                 with suppress(NoWeightError):
                     prepared = self.loss.prepare(z.shape, z.dtype, t, w, backend)
                     tally.add(self.loss.of_rows(backend, z, *prepared)[0], prepared[2])

@@ -10,6 +10,8 @@ import numpy as np
 
 import nnlite as nn
 
+DEADLINE, SLOW = 3.0, 3.7
+
 
 class Fault(nn.Callback):
     """What the first argument of the script says, in process 1."""
@@ -43,13 +45,16 @@ class Fault(nn.Callback):
         """Now checks/hosts.py cuts the cable."""
 
     def slow(self, trainer):
-        """Process 0 takes longer than the deadline to write: see below."""
+        """Process 0 takes longer than the deadline to read the data and to write: see below."""
 
     def terminate(self, trainer):
         """All processes get a signal, as from a launcher: see below."""
 
     def writer(self, trainer):
         """Process 0 stops while it writes: see below."""
+
+    def early(self, trainer):
+        """Process 1 ends before training: see below."""
 
     def log(self, trainer):
         """The log of process 0 cannot be written: see below."""
@@ -65,9 +70,17 @@ class Writer(nn.Callback):
 
     def on_epoch_end(self, trainer, row):
         if trainer.epochs == 2 and self.fault == "slow":
-            time.sleep(5)
+            time.sleep(SLOW)
         if trainer.epochs == 2 and self.fault == "writer":
             os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class SlowData(nn.data.Dataset):
+    """Takes longer than the deadline to be hashed."""
+
+    def digest(self):
+        time.sleep(SLOW)
+        return super().digest()
 
 
 def main(fault, folder):
@@ -75,11 +88,13 @@ def main(fault, folder):
     model = nn.Sequential(nn.Dense(16), nn.ReLU(), nn.Dense(3), input_shape=(8,))
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(64, 8)), rng.integers(0, 3, 64)
-    communicator = nn.distributed.mpi(deadline=3.0)
+    communicator = nn.distributed.mpi(deadline=DEADLINE)
+    if fault == "early" and communicator.rank == 1:
+        sys.exit("no data here")
     callbacks = [Fault(fault), Writer(fault), *([nn.CSVLog(folder)] if fault == "log" else [])]
     trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(1e-2), callbacks=callbacks, communicator=communicator)
     options = {"steps_per_epoch": 1_000_000} if fault == "long" else {"checkpoint": Path(folder)}
-    trainer.fit((x, t), 3, 16, **options)
+    trainer.fit(SlowData(x, t) if fault == "slow" else (x, t), 3, 16, **options)
 
 
 main(*sys.argv[1:])

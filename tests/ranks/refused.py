@@ -9,6 +9,14 @@ import numpy as np
 import nnlite as nn
 
 
+class Own(nn.ReLU):
+    """Cannot be saved."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+
 class Change(nn.Callback):
     """Changes a parameter in the first step."""
 
@@ -19,8 +27,11 @@ class Change(nn.Callback):
 def message(communicator, folder, case):
     last = communicator.rank == communicator.size - 1
     nn.set_kernels("numpy" if last and case == "kernels" else "native")
-    width, seed = 17 if last and case == "model" else 16, 1 if last and case == "seed" else 0
-    model = nn.Sequential(nn.Dense(width), nn.ReLU(), nn.Dense(3), input_shape=(8,), seed=seed)
+    width, seed = 17 if last and case in ("model", "own layer") else 16, 1 if last and case == "seed" else 0
+    layers = nn.Dense(width), nn.Dropout(0.2 if last and case == "dropout" else 0.1), nn.ReLU(), nn.Dense(3)
+    own = [Own(print)] if case == "own layer" else []
+    dtype = "float64" if last and case == "dtype" else "float32"
+    model = nn.Sequential(*layers, *own, input_shape=(8,), seed=seed, dtype=dtype)
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(64, 8)), rng.integers(0, 3, 64)
     if last and case == "length":
@@ -39,12 +50,22 @@ def message(communicator, folder, case):
     n = 17 if last and case == "longer" else 16
     batches = [(x[:16], t[:16]), (x[:n], t[:n]), (x[:16], t[:16])][: 2 if last and case.startswith("shorter") else 3]
     data = iter(batches) if case in ("shorter", "longer") else (x, t)
+    if case == "order of labels":
+        data = x, t[::-1] if last else t
+    if case == "weights":
+        data = x, t, np.full(len(t), 2.0 if last else 1.0)
+    if case == "augmentation":
+        model = nn.Sequential(nn.Flatten(), nn.Dense(3), input_shape=(2, 2, 2))
+        data = nn.data.Dataset(x.reshape(-1, 2, 2, 2), t, augmentations=[nn.data.RandomFlip()] if last else [])
     if case == "shorter validation":
         settings |= {"validation": iter(batches)}
     changes = [Change()] if last and case == "values" else []
     try:
         communicator.device = "cuda" if case == "device" else "cpu"
-        trainer = nn.Trainer(model, nn.CrossEntropy(), nn.Adam(rate), callbacks=changes, communicator=communicator)
+        communicator.deterministic = last and case == "deterministic"
+        communicator.sync_batch_norm = last and case == "sync"
+        loss = nn.CrossEntropy(label_smoothing=0.1 if last and case == "loss" else 0.0)
+        trainer = nn.Trainer(model, loss, nn.Adam(rate), callbacks=changes, communicator=communicator)
         trainer.fit(data, 1, **settings)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -52,6 +73,7 @@ def message(communicator, folder, case):
 
 CASES = (
     *("model", "seed", "kernels", "length", "labels", "rate", "order", "validation", "no validation", "no checkpoint"),
+    *("own layer", "dropout", "dtype", "loss", "deterministic", "sync", "order of labels", "weights", "augmentation"),
     *("shorter", "longer", "shorter validation", "batch", "folder", "device", "values", "nothing"),
 )
 

@@ -133,8 +133,16 @@ class CudaOperations(Operations):
         return self._partial("column_moments", a)[0], a[0]
 
     def combine_moments(self, parts: list[Any], eps: float) -> tuple[float, Array, Array, Array]:
-        """In one kernel."""
-        ((rows, partial, first_row),) = parts
+        """In one kernel for each part, of which only several processes have more than one; these are combined as anywhere."""
+        every = [self._finished_moments(rows, partial, first_row, eps) for rows, partial, first_row in parts]
+        if len(every) == 1:
+            return every[0]
+        squares = [(rows, mean, unbiased * max(rows - 1, 1)) for rows, mean, unbiased, _ in every]
+        m, *moments = super().combine_moments(squares, eps)
+        mean, unbiased, inv_std = (values.astype(every[0][1].dtype) for values in moments)
+        return m, mean, unbiased, inv_std
+
+    def _finished_moments(self, rows: int, partial: Array, first_row: Array, eps: float) -> tuple[float, Array, Array, Array]:
         mean, unbiased, inv_std = self.xp.empty((3, len(first_row)), first_row.dtype)
         self._finish("finish_moments", first_row, partial, first_row, mean, unbiased, inv_std, eps, len(partial), rows)
         return float(rows), mean, unbiased, inv_std
@@ -252,7 +260,7 @@ class CudaOperations(Operations):
 
 
 class CudaNormalization(NamedTuple):
-    """`Normalization` of `layers/norm.py` in one sweep each; with one shard, its sums are finished in `combine_deltas`."""
+    """`Normalization` of `layers/norm.py` in one sweep each; its sums are finished in `combine_deltas`."""
 
     backend: CudaOperations
     mean: Array
@@ -277,7 +285,7 @@ class CudaNormalization(NamedTuple):
 
     def combine_deltas(self, parts: list[Array], m: float, dgamma: Array | None, dbeta: Array | None) -> tuple[Array, Array]:
         """mean_delta and mean_delta_x, as `backward` takes them."""
-        (partial,) = parts
+        partial = parts[0] if len(parts) == 1 else self.backend.xp.concatenate(parts)
         mean_delta, mean_delta_x = self.backend.xp.empty((2, len(self.mean)), self.mean.dtype)
         results = (dgamma, dbeta, mean_delta, mean_delta_x)
         self.backend._finish("finish_deltas", self.mean, partial, self.inv_std, *results, m, len(partial))

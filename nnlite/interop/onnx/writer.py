@@ -19,7 +19,7 @@ from nnlite.errors import StateError
 from nnlite.layers.base import Elementwise, Layer, Shape
 from nnlite.layers.branches import Joined, Sum
 from nnlite.layers.sequence import OfSequences
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 OPSET, IR_VERSION = 20, 10  # onnx's own defaults are newer than what many runtimes read
 OF_CHANNELS = (layers.Normalize, layers.PReLU)  # Elementwise ones that have a constant for each
@@ -40,6 +40,7 @@ def export(model: Sequential, path: str | PathLike[str], *, layout: str = "NHWC"
 
 def to_onnx(model: Sequential, layout: str = "NHWC") -> Any:
     """The model as an `onnx.ModelProto`, checked."""
+    needs_model(model)
     graph = _Graph(model)
     graph.run(layout)
     made = helper.make_model(
