@@ -18,6 +18,7 @@ from recipes import RECIPES, Recipe, fit, make_trainer
 
 import nnlite as nn
 from nnlite.atomic import replacing
+from nnlite.insight.values import needs_matplotlib
 
 IMAGES_A_CHECKPOINT = 10_000  # some seconds' work
 OPTIMIZERS = {
@@ -101,8 +102,7 @@ def draw(
     """The curves, the confusion matrix, and two rows of right and two of wrong predictions."""
     plots, hits = nn.insight.plots, logits.argmax(axis=1) == test.labels
     picks = np.concatenate([np.flatnonzero(hits == right)[:16] for right in (True, False)])
-    pictures = {
-        "curves": plots.curves(history),
+    pictures = ({"curves": plots.curves(history)} if history else {}) | {
         "confusion": plots.confusion_matrix(matrix, classes=classes),
         "samples": plots.samples(test.images[picks], test.labels[picks], logits[picks], classes=classes),
     }
@@ -113,6 +113,7 @@ def draw(
 
 def main(arguments: list[str] | None = None) -> dict[str, object]:
     args = parse(arguments)
+    needs_matplotlib()  # before training, not after it
     if args.threads:
         nn.set_num_threads(args.threads)
     data = load_data(args)

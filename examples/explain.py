@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from cifar10 import load_data
+from matplotlib.figure import Figure
 
 import nnlite as nn
 from nnlite.insight import explain
@@ -32,8 +33,6 @@ def maps_of(model: nn.Sequential, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def draw(x: np.ndarray, titles: list[str], maps: dict[str, np.ndarray], path: Path) -> None:
     """A row for each image. Red speaks for the predicted class, blue against it; maps without signs are black at 0."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(2 * (1 + len(maps)), 2.1 * len(x)), layout="constrained")
     for i, row in enumerate(figure.subplots(len(x), 1 + len(maps), squeeze=False)):
         row[0].imshow(x[i])

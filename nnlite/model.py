@@ -5,7 +5,7 @@ from functools import wraps
 from os import PathLike
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
-from nnlite.arguments import choice, flag, sample_shape, shortened, whole
+from nnlite.arguments import choice, flag, instance, sample_shape, shortened, whole
 from nnlite.backend import Array, get_backend, length, single_threaded_blas, with_chosen_kernels
 from nnlite.engine.engine import Engine
 from nnlite.engine.plan import Plan
@@ -129,12 +129,14 @@ class Sequential(Valued):
         """
         if not training:
             return self(x)
+        x = self._input(x)
         with single_threaded_blas:
-            return self.engine.forward(self._input(x), self._next_pass(pass_id))
+            return self.engine.forward(x, self._next_pass(pass_id))
 
     @_says_what_memory_was_missing
     def backward(self, delta: Any) -> Array:  # type: ignore[override]
         """From delta = dJ/dz of the last training forward: fill `grads`, return dJ/dx. StateError if values changed since."""
+        self._root()
         current = self.engine.under_way
         if current is None:
             raise StateError("backward needs a forward(x, training=True) before it, one for each call")
@@ -221,16 +223,19 @@ class Sequential(Valued):
 
         statistics: whether a BatchNorm that is frozen whole keeps its running statistics and normalises by them in training.
         """
+        self._root()
         self.vectors.freeze(pattern, statistics)
         self._refresh()
 
     def unfreeze(self, pattern: str) -> None:
         """Train the parameters whose names match again; the statistics of their layers are updated again, too."""
+        self._root()
         self.vectors.unfreeze(pattern)
         self._refresh()
 
     def set_frozen(self, names: Collection[str]) -> None:
         """Freeze what has these names, parameters and statistics, and nothing else."""
+        self._root()
         self.vectors.set_frozen(names)
         self._refresh()
 
@@ -309,6 +314,11 @@ class Sequential(Valued):
 
 
 Sequential.saved_as = Sequential  # of a subclass, the layers are saved
+
+
+def needs_model(model: Any) -> None:
+    """Raise ValueError for what is no model, such as its trainer, StateError for one without input_shape."""
+    instance("model", model, Sequential, "a nn.Sequential").named_params()
 
 
 def _refuse_own_passes(path: str, layer: Layer) -> None:

@@ -191,6 +191,31 @@ def test_a_trainer_is_no_model_and_no_history(call):
         call(make_trainer(nn.SGD(0.1)))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, x: plots.filters(model),
+        lambda model, x: plots.activations(model, x[0], 0),
+        lambda model, x: nn.insight.explain.saliency(model, x),
+        lambda model, x: nn.insight.explain.grad_cam(model, x, "0"),
+        lambda model, x: nn.insight.explain.occlusion(model, x, 2),
+        lambda model, x: nn.debug(model).__enter__(),
+        lambda model, x: nn.profile(model, x, x),
+        lambda model, x: nn.interop.torch.save(model, "weights.safetensors"),
+        lambda model, x: nn.interop.onnx.export(model, "model.onnx"),
+        lambda model, x: nn.interop.keras.save(model, "model.keras"),
+        lambda model, x: model.forward(x, training=True),
+        lambda model, x: model.backward(x),
+        lambda model, x: model.freeze("*"),
+        lambda model, x: model.unfreeze("*"),
+        lambda model, x: model.set_frozen([]),
+    ],
+)
+def test_a_model_without_a_shape_is_refused(call):
+    with pytest.raises(nn.StateError, match="no input_shape"):
+        call(nn.Sequential(nn.Conv2D(2, 3)), IMAGES)
+
+
 # ---- models
 
 

@@ -199,7 +199,7 @@ def test_what_was_typed_is_no_command(folder, tmp_path, monkeypatch):
     trainer = nn.Trainer(nn.load(folder / "model.safetensors"), nn.CrossEntropy(), nn.Adam())
     assert not nn.insight.save_run(tmp_path, trainer, (IMAGES, T))["command"]
     page = Page(nn.insight.report(tmp_path).read_text())
-    assert page.sections[-1] == ALWAYS[-1] and "Run again" not in page.text
+    assert page.sections[-1] == ALWAYS[-1] and "same weights" not in page.text
 
 
 def test_layers_of_ones_own(tmp_path):
@@ -352,6 +352,8 @@ def test_a_run_that_cannot_be_written(folder, tmp_path):
     for outputs in (np.zeros((5, 5)), np.zeros((60, 4)), np.zeros(60)):
         with pytest.raises(nn.DataError, match=r"outputs must have shape \(60, 5\)"):
             nn.insight.save_run(tmp_path / "run", trainer, (IMAGES, T), outputs=outputs)
+    with pytest.raises(nn.DataError, match="outputs of 60 of 60 samples are not numbers"):
+        nn.insight.save_run(tmp_path / "run", trainer, (IMAGES, T), outputs=np.full((60, 5), np.nan))
     with pytest.raises(nn.DataError, match="names of 5 classes"):
         nn.insight.save_run(tmp_path / "run", trainer, nn.data.Dataset(IMAGES, T, list("abcdef")))
     with pytest.raises(nn.DataError, match=r"test must be \(x, t\)"):

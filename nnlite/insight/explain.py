@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from nnlite.arguments import instance, listing, number, shortened, whole
+from nnlite.arguments import listing, number, shortened, whole
 from nnlite.backend import Array, host_array, single_threaded_blas
 from nnlite.engine.engine import Engine
 from nnlite.engine.plan import flatten
 from nnlite.errors import DataError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer, Shape
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 
 def saliency(model: Sequential, x: Any, classes: Any = None) -> Array:
@@ -128,7 +128,7 @@ class _Watched(Layer):
 
 def _layer(model: Sequential, path: str) -> Layer:
     """The layer at a path, if it gives images or sequences."""
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     found = {step.path: step.layer for step in flatten(model.children()) if len(step.reads) == 1}
     if path not in found:
         shown = listing((f"{path} {shortened(layer)}" for path, layer in found.items()), most=12)
@@ -139,7 +139,8 @@ def _layer(model: Sequential, path: str) -> Layer:
 
 
 def _takes_ids(model: Sequential) -> bool:
-    return instance("model", model, Sequential, "a nn.Sequential").plan.takes_integers
+    needs_model(model)
+    return model.plan.takes_integers
 
 
 def _ids(model: Sequential, x: Any, fill: float) -> Array:

@@ -285,7 +285,7 @@ def _reproduction(run: Run) -> list[_Html]:
     rows = [(name, metrics[name]) for name in names if name in metrics]
     rows += [("versions", ", ".join(f"{name} {version}" for name, version in metrics["versions"].items()))]
     where = "any machine" if metrics.get("kernels") == "native" else "the same machine, with the same versions"
-    words = f"Run again on {where}, with its seeds, this command gives the same weights; their hash says so."
+    words = f"With fixed seeds this command gives the same weights on {where}; their hash says so."
     everything = json.dumps(metrics, indent=2, ensure_ascii=False)
     command, is_alone = metrics["command"], metrics.get("processes") == 1
     return [

@@ -22,6 +22,7 @@ from nnlite.insight.values import (
     first_filters,
     mistakes,
     needs_matplotlib,
+    refuse_nan,
     two_columns,
 )
 from nnlite.losses import softmax
@@ -157,7 +158,7 @@ def _rankings(z: Any, t: Any, classes: Classes) -> list[tuple[NDArray[Any], NDAr
     """For each class that has both: the weights of positive and of negative samples by score, its name, how to draw it."""
     z, t, weight = Accuracy().read(z, t, None)
     names = as_classes(classes, max(2, z.shape[1]))
-    _refuse_nan(z)
+    refuse_nan(z)
     scores, positive = one_against_rest(z, t)
     names = names if len(scores.T) > 1 else names[1:]
     styles = [{"color": c, "linestyle": s, "linewidth": 1.5} for s in ("-", "--", ":") for c in _COLOURS]
@@ -168,12 +169,6 @@ def _rankings(z: Any, t: Any, classes: Classes) -> list[tuple[NDArray[Any], NDAr
     if not found:
         raise DataError("no class has both positive and negative samples: there is nothing to rank")
     return found
-
-
-def _refuse_nan(values: NDArray[Any]) -> None:
-    """Raise DataError where a row has one."""
-    if bad := int(np.isnan(values).any(axis=1).sum()):
-        raise DataError(f"the outputs of {bad} of {len(values)} samples are not numbers")
 
 
 def calibration(z: Any, t: Any, *, bins: int = 10, ax: "Axes | None" = None) -> "Axes":
@@ -188,7 +183,7 @@ def calibration(z: Any, t: Any, *, bins: int = 10, ax: "Axes | None" = None) -> 
     if not len(t):
         raise DataError("there are no samples to draw")
     confidence, right = softmax(z.astype(np.float64)).max(axis=1), z.argmax(axis=1) == t
-    _refuse_nan(confidence[:, None])
+    refuse_nan(confidence)
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     sums = [np.bincount(place, values, minlength=bins)[counts > 0] for values in (confidence, right)]

@@ -21,7 +21,7 @@ from nnlite.backend import get_num_threads, usable_cores
 from nnlite.backend.native.loader import processor
 from nnlite.errors import DataError, FileError
 from nnlite.files import load
-from nnlite.insight.values import as_classes, as_pictures, mistakes, two_columns
+from nnlite.insight.values import as_classes, as_pictures, mistakes, refuse_nan, two_columns
 from nnlite.layers.base import Layer
 from nnlite.metrics import ConfusionMatrix
 from nnlite.metrics.base import to_host
@@ -77,8 +77,8 @@ def save_run(
     outputs: the model's outputs for the test data; default: trainer.predict(test).
     batch_size: of the training passes that are timed, layer by layer.
     Returns what is in metrics.json: `metrics`, the hash of the weights, the command, machine, threads, kernels and versions.
-    Raises ValueError for metrics that JSON cannot hold, DataError for data without labels, FileError where nothing can be
-    written; StateError for a model that cannot be saved.
+    Raises ValueError for metrics that JSON cannot hold, DataError for data without labels, and for outputs and names of classes
+    that do not fit, FileError where nothing can be written; StateError for a model that cannot be saved.
     """
     folder, source = Path(location("folder", folder)), as_source(test)
     whole("batch_size", batch_size, 1)
@@ -90,6 +90,7 @@ def save_run(
     z, classes = to_host(trainer.predict(source) if outputs is None else outputs), getattr(source, "classes", None)
     if z.shape != (len(source), *trainer.model.out_shape):
         raise DataError(f"the outputs must have shape {(len(source), *trainer.model.out_shape)}, not {z.shape}")
+    refuse_nan(z)
     names = None if classes is None else as_classes(classes, max(2, z.shape[-1]))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlite.arguments import class_names, instance, listing, shortened
+from nnlite.arguments import class_names, listing, shortened
 from nnlite.backend import Array, single_threaded_blas
 from nnlite.engine.engine import Engine
 from nnlite.errors import DataError
@@ -14,7 +14,7 @@ from nnlite.layers.base import Context, Layer
 from nnlite.losses import softmax
 from nnlite.metrics import Accuracy
 from nnlite.metrics.base import to_host
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 
 def needs_matplotlib() -> None:
@@ -61,6 +61,12 @@ def two_columns(z: Any, t: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z, t
 
 
+def refuse_nan(z: NDArray[Any]) -> None:
+    """Raise DataError where samples have outputs that are not numbers."""
+    if bad := int(np.isnan(z).any(axis=tuple(range(1, z.ndim))).sum()):
+        raise DataError(f"the outputs of {bad} of {len(z)} samples are not numbers")
+
+
 def mistakes(z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.int64]:
     """The places of the wrong predictions, the most confident first."""
     wrong = np.flatnonzero(z.argmax(axis=1) != t)
@@ -69,7 +75,7 @@ def mistakes(z: NDArray[Any], t: NDArray[Any]) -> NDArray[np.int64]:
 
 def first_filters(model: Sequential) -> NDArray[np.float64]:
     """The weights of the first layer that has any, as pictures (n, h, w) or (n, h, w, 3), each from 0 to 1."""
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     name, W = next(((name, to_host(W)) for name, W in model.named_params().items() if name.endswith("W")), ("", np.zeros(0)))
     if W.ndim == 2 and len(model.in_shape) == 3 and W.shape[1] == np.prod(model.in_shape):
         W = W.reshape(-1, *model.in_shape)
@@ -83,7 +89,7 @@ def first_filters(model: Sequential) -> NDArray[np.float64]:
 
 def activations_of(model: Sequential, x: Any, layer: int | str) -> NDArray[Any]:
     """What a layer gives for one sample in inference, without the batch axis. Raises ValueError for another layer."""
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     x = model.backend.asarray(x)
     x = x[None] if x.ndim == len(model.in_shape) else x
     if not x.ndim or len(x) != 1:

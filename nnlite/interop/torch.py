@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnlite import layers
-from nnlite.arguments import instance, shortened
+from nnlite.arguments import shortened
 from nnlite.atomic import shown, write_whole
 from nnlite.backend import Array
 from nnlite.engine.plan import flatten
@@ -17,7 +17,7 @@ from nnlite.errors import FileError, StateError
 from nnlite.interop.torch_names import by_module, in_order, of_resnet
 from nnlite.layers.base import Elementwise, Shape, Slot
 from nnlite.layers.sequence import OfSequences
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 from nnlite.serialize import Taken, check_names, renamed, take
 
 THEIRS = {"W": "weight", "gamma": "weight", "slopes": "weight", "b": "bias", "beta": "bias"}  # other names are the same
@@ -35,7 +35,7 @@ def load(source: Any, model: Sequential, names: Mapping[str, str] | None = None)
     safetensors: open a pickled one with `torch.load(path, weights_only=True)` and give its state_dict.
     """
     check_names(names)
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     arrays = {name: array for name, array in _arrays(source).items() if not name.endswith(COUNTER)}
     slots, orders = _slots(model), _orders(model)
     if names:
@@ -55,7 +55,7 @@ def load(source: Any, model: Sequential, names: Mapping[str, str] | None = None)
 
 def state_dict(model: Sequential) -> dict[str, Array]:
     """The model's weights as host arrays, by the names and in the shapes that `torch.nn.Sequential` of the same layers has."""
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     orders, vectors = _orders(model), model.vectors
     values = vectors.named(vectors.trained, vectors.params) | vectors.named(vectors.kept, vectors.buffers)
     return {_their_name(slot): _theirs(model.backend.to_host(values[slot.name]), slot, orders) for slot in _slots(model)}

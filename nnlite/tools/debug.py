@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from nnlite.arguments import instance, listing, shortened
+from nnlite.arguments import listing, shortened
 from nnlite.backend import Array
 from nnlite.errors import NonFiniteError, ShapeError, StateError
 from nnlite.layers.base import Context, Layer, Shape
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 Rows = Sequence[int] | None
 Call = Callable[[Array, Context], Any]
@@ -23,7 +23,7 @@ def debug(model: Sequential) -> Iterator[Sequential]:
     NonFiniteError, ShapeError or StateError, naming layer, direction, pass and samples. The checks take time; layers run as
     they were written, without `rewrite`.
     """
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     with _checked(model, None):
         yield model
 

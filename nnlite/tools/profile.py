@@ -5,12 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from nnlite.arguments import instance, whole
+from nnlite.arguments import whole
 from nnlite.backend import Array, get_num_threads
 from nnlite.engine.vectors import is_trained
 from nnlite.layers.base import BatchLayer, Layer
 from nnlite.losses import CrossEntropy, Loss
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 Key = tuple[str, int]
 Row = tuple[str, ...]
@@ -37,7 +37,7 @@ def profile(model: Sequential, x: Any, t: Any, criterion: Loss | None = None, *,
 
 def measure(model: Sequential, x: Any, t: Any, criterion: Loss | None = None, *, passes: int = 10) -> tuple[list[Row], str]:
     """The table of `profile`, its header first, and its last line."""
-    instance("model", model, Sequential, "a nn.Sequential")
+    needs_model(model)
     whole("passes", passes, 1)
     clock = _Clock(criterion or CrossEntropy(), model.backend.wait)
     values, number = model.snapshot(), model.passes

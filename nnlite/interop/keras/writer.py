@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnlite import layers
-from nnlite.arguments import instance, shortened
+from nnlite.arguments import shortened
 from nnlite.atomic import write_whole
 from nnlite.backend import Array, Window
 from nnlite.backend.window import both
@@ -21,7 +21,7 @@ from nnlite.interop.keras.files import Named, Unit
 from nnlite.interop.keras.layers import group_name
 from nnlite.layers.base import Layer
 from nnlite.layers.branches import Joined, Sum
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 Entry = tuple[str, dict[str, Any]]  # a class of Keras and its options
 FUNCTIONAL = "keras.src.models.functional"
@@ -35,7 +35,8 @@ def save(model: Sequential, path: str | PathLike[str]) -> None:
     Layers bear the names that they have here, such as "3.shortcut.0". Raises ValueError for another ending, StateError for what
     Keras has no layer for, FileError where the file cannot be written.
     """
-    name, graph = fspath(path), _Graph(instance("model", model, Sequential, "a nn.Sequential"))
+    needs_model(model)
+    name, graph = fspath(path), _Graph(model)
     if name.endswith(".weights.h5"):
         data = files.numbered(graph.units)
     elif name.endswith(".keras"):

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from nnlite import layers
-from nnlite.arguments import choice, instance, shortened
+from nnlite.arguments import choice, shortened
 from nnlite.atomic import write_whole
 from nnlite.backend import Pair, Window
 from nnlite.engine.plan import flatten
@@ -19,7 +19,7 @@ from nnlite.errors import StateError
 from nnlite.layers.base import Elementwise, Layer, Shape
 from nnlite.layers.branches import Joined, Sum
 from nnlite.layers.sequence import OfSequences
-from nnlite.model import Sequential
+from nnlite.model import Sequential, needs_model
 
 OPSET, IR_VERSION = 20, 10  # onnx's own defaults are newer than what many runtimes read
 OF_CHANNELS = (layers.Normalize, layers.PReLU)  # Elementwise ones that have a constant for each
@@ -40,7 +40,8 @@ def export(model: Sequential, path: str | PathLike[str], *, layout: str = "NHWC"
 
 def to_onnx(model: Sequential, layout: str = "NHWC") -> Any:
     """The model as an `onnx.ModelProto`, checked."""
-    graph = _Graph(instance("model", model, Sequential, "a nn.Sequential"))
+    needs_model(model)
+    graph = _Graph(model)
     graph.run(layout)
     made = helper.make_model(
         helper.make_graph(graph.nodes, "nnlite", [graph.input], [graph.output], graph.constants),
