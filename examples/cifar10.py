@@ -102,8 +102,7 @@ def draw(
     """The curves, the confusion matrix, and two rows of right and two of wrong predictions."""
     plots, hits = nn.insight.plots, logits.argmax(axis=1) == test.labels
     picks = np.concatenate([np.flatnonzero(hits == right)[:16] for right in (True, False)])
-    pictures = {
-        "curves": plots.curves(history),
+    pictures = ({"curves": plots.curves(history)} if history else {}) | {
         "confusion": plots.confusion_matrix(matrix, classes=classes),
         "samples": plots.samples(test.images[picks], test.labels[picks], logits[picks], classes=classes),
     }

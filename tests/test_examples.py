@@ -82,6 +82,13 @@ def test_cifar10_on_shapes(tmp_path, capsys):
     assert written["weights"] != hash_of_weights(model)
 
 
+def test_cifar10_untrained_has_no_curves(tmp_path):
+    import cifar10
+
+    cifar10.main(["--data", "shapes", "--limit", "60", "--epochs", "0", "--out", str(tmp_path)])
+    assert OUTPUTS - {p.name for p in tmp_path.iterdir()} <= {"curves.png", "checkpoints"}
+
+
 def test_cifar10_on_real_images_twice_the_same(tmp_path, data_folder):
     import cifar10
 
