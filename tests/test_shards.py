@@ -46,12 +46,12 @@ def small_shards(monkeypatch):
 def whole_training(threads):
     """Dropout, batch norm, clipping, prediction, evaluation, an uneven last batch."""
     nn.set_num_threads(threads)
-    model, data = make_net(), nn.data.shapes(150, seed=1)
+    model, data = make_net(), nn.data.shapes(300, seed=1)
     images = data.train.images[:, ::2, ::2]
     train = nn.data.Dataset(images, data.train.labels).augmented(nn.data.RandomFlip(), nn.data.RandomCrop(2))
     optimizer = nn.AdamW(nn.schedules.cosine(1e-2, steps=10), clip_norm=1.0)
     trainer = nn.Trainer(model, nn.CrossEntropy(label_smoothing=0.1), optimizer, metrics=[nn.Accuracy()])
-    history = trainer.fit(train, epochs=2, batch_size=64, validation=(images[:70], data.train.labels[:70]), progress=False)
+    history = trainer.fit(train, epochs=2, batch_size=128, validation=(images[:70], data.train.labels[:70]), progress=False)
     columns = [history[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
     return [model.params.copy(), model.buffers.copy(), trainer.predict(images), np.array(columns)]
 
@@ -60,7 +60,7 @@ def whole_training(threads):
 def test_the_same_bits_for_any_number_of_threads_and_twice(monkeypatch):
     for name, value in (("BUDGET", 1 << 16), ("WORTH_CUTTING", 0), ("FLOPS_PER_SUMMED_VALUE", 1)):
         monkeypatch.setattr(cut, name, value)
-    assert min(len(run.cut(64, 4)) for run in make_net().plan.training) >= 8
+    assert min(len(run.cut(128, 4)) for run in make_net().plan.training) >= 8
     first = whole_training(1)
     for threads in (1, 2, 3):
         assert all(np.array_equal(a, b) for a, b in zip(first, whole_training(threads), strict=True)), threads
