@@ -51,7 +51,7 @@ def airbench(
     """A whitening convolution and three groups of two convolutions.  Source: Jordan 2024, 94% on CIFAR-10 in 3.29 seconds.
 
     padding: of the whitening. "valid", as published: the groups see 31 x 31 pixels, then 15 x 15, 7 x 7 and 3 x 3. "same":
-    32 x 32, 16 x 16, 8 x 8 and 4 x 4, which Winograd's tiles of 4 x 4 cover exactly.
+    32 x 32, 16 x 16, 8 x 8 and 4 x 4, which tiles of 4 x 4 cover exactly.
     activation: makes the layer after each norm. GELU by tanh, as published; `nn.ReLU` costs less.
 
     Layer 1 is the whitening: give it its filters, `model[1].W = nn.init.whitening(images)(model[1].W.shape)`, of normalized
