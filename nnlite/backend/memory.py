@@ -86,10 +86,12 @@ class Memory:
 
     `swept` says that backward follows forward immediately on the same thread: then even large arrays, such as patches, are
     worth keeping. Otherwise they are recomputed, so that a batch keeps no more than its activations.
+    `batch`: the samples that what is prepared will serve, in all shards; 0 where that is not known, as in inference.
     """
 
     def __init__(self, backend: Operations, swept: bool = False) -> None:
         self.backend, self._swept, self._needs_backward = backend, swept, swept
+        self.batch = 0
         self._own = Buffers(backend)
         self._kept: dict[str, Array] = {}
         self._parts: dict[int, Memory] = {}
@@ -99,7 +101,7 @@ class Memory:
         if i not in self._parts:
             self._parts[i] = Memory(self.backend)
         part = self._parts[i]
-        part._swept, part._needs_backward = self.swept, self.needs_backward
+        part._swept, part._needs_backward, part.batch = self.swept, self.needs_backward, self.batch
         return part
 
     @property

@@ -133,5 +133,5 @@ class Engine:
 
     def _pass(self, x: Array, pass_id: int, part: Part) -> TrainingPass:
         memories = [self.memory_of(run) for run in self.plan.training]
-        stages = [Stage(m.run, m, part.exchange.cut(m.run, part, self.vectors), m.prepare()) for m in memories]
+        stages = [Stage(m.run, m, part.exchange.cut(m.run, part, self.vectors), m.prepare(part.n)) for m in memories]
         return TrainingPass(self.plan, stages, self.vectors, self.pool, x, pass_id, part)

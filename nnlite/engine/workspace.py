@@ -116,8 +116,10 @@ class RunMemory:
         except IndexError:
             return Workspace(self.vectors, self.run, self.layer_ids, self.seed)
 
-    def prepare(self) -> Prepared:
-        """What the layers prepare for a training pass; the next one overwrites the same arrays."""
+    def prepare(self, batch: int) -> Prepared:
+        """What the layers prepare for a training pass of so many samples; the next one overwrites the same arrays."""
+        for memory in self.reused:
+            memory.batch = batch
         return self._prepare(self.reused)
 
     def keep_prepared(self) -> Prepared:

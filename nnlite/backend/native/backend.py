@@ -15,7 +15,7 @@ from nnlite.backend.native.pooled import NativePooledPlan
 from nnlite.backend.native.pools import NativeAveragePoolPlan, NativeMaxPoolPlan
 from nnlite.backend.native.sums import Sums
 from nnlite.backend.native.updates import Updates
-from nnlite.backend.native.winograd import NativeWinogradPlan, best_tile
+from nnlite.backend.native.winograd import NativeTilesPlan, best_tile
 from nnlite.backend.window import Pair, Window
 
 
@@ -30,8 +30,8 @@ class NativeBackend(Norms, Pictures, Pointwise, Sums, Updates, Backend):
         return plan if pool == (1, 1) else NativePooledPlan(self, window, filters, bias, plan, pool)
 
     def _unpooled_plan(self, window: Window, filters: int, bias: bool) -> ConvPlan:
-        if (m := best_tile(window, filters)) is not None:
-            return NativeWinogradPlan(self, window, filters, bias, m)
+        if best_tile(window, filters) is not None:
+            return NativeTilesPlan(self, window, filters, bias)
         if (fold := best_fold(window, filters)) is not None:
             return FoldedPlan(self, window, filters, bias, *fold)
         return NativePlan(self, window, filters, bias)

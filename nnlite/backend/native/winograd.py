@@ -13,7 +13,11 @@ from nnlite.backend.window import Array, Window
 
 TILES = {3: (2, 3, 4, 5, 6, 7), 4: (3,)}  # m, by r
 _LANES = 16  # values between planes
-_TRANSFORM = 1.4  # the cost of a term of a transformed value, in multiplications of a product: measured on a Zen 4 server
+# Measured on a Zen 4 server, in multiplications of a product:
+_TRANSFORM = 1.4  # a term of a transformed value
+_FILTER, _FAR_FILTER = 1, 4  # one of a transformed filter, with its gradient's; where not all filters fit L2
+_NEAR = 1 << 18  # values that do
+_FEWEST = 16  # images that transformed filters serve, where no more are known of
 _WORTH = 0.9  # of the cost of smaller tiles: larger ones lose digits
 
 
@@ -26,20 +30,69 @@ def best_tile(window: Window, filters: int) -> int | None:
     return m if best < in_place or conv_algorithm.name == "winograd" else None
 
 
-def cheapest_tile(window: Window, filters: int) -> tuple[int, float]:
-    """m and the cost of an image with it, in multiplications of a product."""
+def cheapest_tile(window: Window, filters: int, batch: int = 0) -> tuple[int, float]:
+    """m and the cost of an image with it, in multiplications of a product. batch: samples in two shards that share filters."""
+    images = max(_FEWEST, batch // 2)
     best, *larger = TILES[window.kernel[0]]
-    least = _cost(window, filters, best)
+    least = _cost(window, filters, best, images)
     for m in larger:
-        if (cost := _cost(window, filters, m)) < _WORTH * least:
+        if (cost := _cost(window, filters, m, images)) < _WORTH * least:
             best, least = m, cost
     return best, least
 
 
-def _cost(window: Window, filters: int, m: int) -> float:
+def _cost(window: Window, filters: int, m: int, images: int) -> float:
     side = m + window.kernel[0] - 1
     tiles, channels, outputs = -(-window.out_size[0] // m) * -(-window.out_size[1] // m), window.in_shape[2], padded(filters)
-    return tiles * side**2 * (channels * outputs + _TRANSFORM * side * (padded(channels) + outputs))
+    products = tiles * (channels * outputs + _TRANSFORM * side * (padded(channels) + outputs))
+    of_filter = _FILTER if side**2 * channels * outputs <= _NEAR else _FAR_FILTER
+    return side**2 * (products + of_filter * side * channels * outputs / images)
+
+
+class NativeTilesPlan(ConvPlan):
+    """A 3 x 3 convolution whose tiles are chosen when filters are prepared: more images are worth larger ones."""
+
+    backend: NativeOperations
+    normalizes = True
+
+    def __init__(self, backend: NativeOperations, window: Window, filters: int, bias: bool) -> None:
+        super().__init__(backend, window, filters, 1, bias)
+        self._plans: dict[int, NativeWinogradPlan] = {}
+        few = self.of_batch(0)
+        self.weights, self.temporaries = few.weights, few.temporaries
+
+    def of_batch(self, batch: int) -> "NativeWinogradPlan":
+        """The plan for a batch of so many samples; 0: not known."""
+        m, _ = cheapest_tile(self.window, self.filters, batch)
+        if m not in self._plans:
+            self._plans[m] = NativeWinogradPlan(self.backend, self.window, self.filters, self.bias, m)
+        return self._plans[m]
+
+    def prepare(self, W: Array, b: Array | None, memory: Memory) -> Any:
+        """The plan, and what it prepares."""
+        plan = self.of_batch(memory.batch)
+        return plan, plan.prepare(W, b, memory)
+
+    def forward(self, a: Array, filters: Any, memory: Memory, out: Array | None, relu: bool = False) -> Array:
+        plan, prepared = filters
+        z: Array = plan.forward(a, prepared, memory, out, relu)
+        return z
+
+    def weight_gradient(self, a: Array, delta: Array, memory: Memory, dW: Array, db: Array | None) -> None:
+        self.of_batch(0).weight_gradient(a, delta, memory, dW, db)
+
+    def input_gradient(self, delta: Array, filters: Any, memory: Memory, out: Array | None) -> Array:
+        plan, prepared = filters
+        da: Array = plan.input_gradient(delta, prepared, memory, out)
+        return da
+
+    def gradients(
+        self, a: Array, delta: Array, filters: Any, memory: Memory, dW: Array, db: Array | None, out: Array | None
+    ) -> Array | None:
+        """Both, with delta transformed once."""
+        plan, prepared = filters
+        da: Array | None = plan.gradients(a, delta, prepared, memory, dW, db, out)
+        return da
 
 
 class NativeWinogradPlan(ConvPlan):
