@@ -59,7 +59,7 @@ def windows() -> Iterator[tuple[str, Callable[[], list[nn.Layer]], tuple[int, ..
         ((7, 10, 17), 33, {"kernel_size": 3, "padding": ((0, 1), (2, 0))}),
         ((4, 4, 130), 20, {"kernel_size": 3}),
         ((10, 5, 33), 17, {"kernel_size": 3, "padding": 1}),
-        ((12, 5, 17), 17, {"kernel_size": 3, "padding": 1}),
+        ((12, 18, 40), 17, {"kernel_size": 3, "padding": 1}),
         ((7, 14, 19), 34, {"kernel_size": 3, "padding": 1}),
         ((9, 9, 3), 24, {"kernel_size": 2}),
         ((12, 11, 6), 10, {"kernel_size": 3, "stride": 2, "padding": 1}),

@@ -18,7 +18,7 @@ _TRANSFORM = 1.4  # a term of a transformed value
 _FILTER, _FAR_FILTER = 1, 4  # one of a transformed filter, with its gradient's; where not all filters fit L2
 _NEAR = 1 << 18  # values that do
 _FEWEST = 16  # images that transformed filters serve, where no more are known of
-_WORTH = 0.9  # of the cost of smaller tiles: larger ones lose digits
+_DIGITS = 1.08  # what a tile must save for each pixel that it is wider: it loses digits
 
 
 def best_tile(window: Window, filters: int) -> int | None:
@@ -33,12 +33,9 @@ def best_tile(window: Window, filters: int) -> int | None:
 def cheapest_tile(window: Window, filters: int, batch: int = 0) -> tuple[int, float]:
     """m and the cost of an image with it, in multiplications of a product. batch: samples in two shards that share filters."""
     images = max(_FEWEST, batch // 2)
-    best, *larger = TILES[window.kernel[0]]
-    least = _cost(window, filters, best, images)
-    for m in larger:
-        if (cost := _cost(window, filters, m, images)) < _WORTH * least:
-            best, least = m, cost
-    return best, least
+    costs = {m: _cost(window, filters, m, images) for m in TILES[window.kernel[0]]}
+    best = min(costs, key=lambda m: costs[m] * _DIGITS**m)
+    return best, costs[best]
 
 
 def _cost(window: Window, filters: int, m: int, images: int) -> float:
