@@ -1,5 +1,6 @@
 """3 x 3 and 4 x 4 convolutions of stride 1 by the C kernels of Winograd's F(m x m, r x r)."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def best_tile(window: Window, filters: int) -> int | None:
     return m if best < in_place or conv_algorithm.name == "winograd" else None
 
 
+@cache  # it is asked in every pass
 def cheapest_tile(window: Window, filters: int, batch: int = 0) -> tuple[int, float]:
     """m and the cost of an image with it, in multiplications of a product. batch: samples in two shards that share filters."""
     images = max(_FEWEST, batch // 2)
