@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kills import TIMING
-from test_checkpoint import Killed
+from test_checkpoint import KillAt, Killed
 
 import nnlite as nn
 from nnlite.training import checkpoint
@@ -16,15 +16,6 @@ from nnlite.training import checkpoint
 X = np.random.default_rng(0).standard_normal((40, 4)).astype("float32")
 T = np.random.default_rng(1).integers(0, 3, 40)
 STEPS = 5  # an epoch
-
-
-class KillAt(nn.Callback):
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step_end(self, trainer):
-        if trainer.steps == self.steps:
-            raise Killed
 
 
 def make(callbacks=(), metrics=(), freeze=(), optimizer=None):
